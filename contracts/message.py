@@ -1,0 +1,44 @@
+"""How every message is written: flat JSON, a `type` tag that carries the version, unknown fields ignored by readers."""
+
+from datetime import datetime
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+UtcInstant = Annotated[datetime, msgspec.Meta(tz=True)]
+Text = Annotated[str, msgspec.Meta(max_length=2048)]
+SymbolText = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+JobId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,63}$")]
+
+Lane = Literal["manual", "live", "backfill"]
+Dataset = Literal["bars", "quote", "chain", "iv", "actions"]
+Timeframe = Literal["1m", "5m", "15m", "30m", "1h", "1d", "1wk", "1mo"]
+Basis = Literal["raw", "split", "split_dividend"]
+
+LANES: tuple[Lane, ...] = ("manual", "live", "backfill")
+DATASETS: tuple[Dataset, ...] = ("bars", "quote", "chain", "iv", "actions")
+TIMEFRAMES: tuple[Timeframe, ...] = ("1m", "5m", "15m", "30m", "1h", "1d", "1wk", "1mo")
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """A message as it crosses the bus. Readers ignore fields they do not know, so a version only ever gains optional fields."""
+
+
+M = TypeVar("M", bound=Message)
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """The message as JSON bytes."""
+    return _encoder.encode(message)
+
+
+def decode(body: bytes, kind: type[M]) -> M:
+    """The message of one kind in `body`.
+
+    Raises:
+        msgspec.ValidationError: the body is no such message; the text names the field.
+        msgspec.DecodeError: the body is not JSON.
+    """
+    return msgspec.json.decode(body, type=kind)

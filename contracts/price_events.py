@@ -1,0 +1,160 @@
+"""`price.>`: what a provider said, one symbol an event, columnar."""
+
+from datetime import date
+from typing import Literal
+
+from contracts.message import Basis, Message, Timeframe, UtcInstant
+
+MAX_ROWS = 2000
+Column = list[float | None]
+
+
+class _Provenance(Message, frozen=True, kw_only=True):
+    """Where an event comes from, in every event.
+
+    `observed_at`: as of when the vendor says this was true, else the start of the call less the vendor's declared delay.
+    `fetched_at`: when the call started. `feed`: the class of source, such as `sip`, `iex`, `delayed`, `eod` or `synthetic`;
+    rows of two feeds are never mixed. `currency`: ISO 4217, the major unit; `quoted_in`: the vendor's own unit where that
+    is a hundredth of it (GBp, ILA, ZAc) and prices were divided by 100.
+    """
+
+    symbol: str
+    provider: str
+    feed: str
+    observed_at: UtcInstant
+    fetched_at: UtcInstant
+    currency: str | None = None
+    quoted_in: str | None = None
+    request_id: str | None = None
+    run_id: str | None = None
+    fallback_from: list[str] = []
+
+
+class PriceBars(_Provenance, frozen=True, kw_only=True, tag="price_bars.v1"):
+    """Bars of one series in time order, at most MAX_ROWS; no rows means "asked, and nothing there".
+
+    Every column has the length of `at`. Sent by the fetcher on `price.bars.<timeframe>.<SYMBOL>`; received by the cacher and by anybody. `at`: start of the bar,
+    UTC; 00:00 of the session date for 1d, of the week's Monday for 1wk, of the month's first day for 1mo. Prices per share
+    in `currency`. `basis`: what the vendor has already adjusted for. `final`: false while a bar can still change.
+    `asked_from`, `asked_to`: the range this event answers for (to exclusive); none when the latest bars were asked.
+    """
+
+    timeframe: Timeframe
+    basis: Basis
+    asked_from: UtcInstant | None = None
+    asked_to: UtcInstant | None = None
+    at: list[UtcInstant]
+    open: list[float]
+    high: list[float]
+    low: list[float]
+    close: list[float]
+    volume: Column
+    final: list[bool]
+    adjusted_close: Column | None = None
+
+    def __post_init__(self) -> None:
+        _same_length(self, "open", "high", "low", "close", "volume", "final", "adjusted_close")
+        if any(a >= b for a, b in zip(self.at, self.at[1:], strict=False)):
+            raise ValueError("at: instants must rise")
+
+
+class PriceQuote(_Provenance, frozen=True, kw_only=True, tag="price_quote.v1"):
+    """The price of now. Sent by the fetcher on `price.quote.<SYMBOL>`; received by the cacher and by anybody.
+
+    `at`: the vendor's quote time, else its last trade's, else none. Unknown numbers are null, never 0. `volume`: of the day.
+    """
+
+    at: UtcInstant | None = None
+    price: float | None = None
+    bid: float | None = None
+    ask: float | None = None
+    previous_close: float | None = None
+    volume: float | None = None
+
+
+class PriceChain(_Provenance, frozen=True, kw_only=True, tag="price_chain.v1"):
+    """An option chain, all columns one row a contract. Sent by the fetcher on `price.chain.<SYMBOL>` (the underlying).
+
+    `part` of `parts`: a chain of more than MAX_ROWS contracts comes in several events. `iv` is a fraction (0.25 = 25 %).
+    """
+
+    part: int = 1
+    parts: int = 1
+    contract: list[str]
+    expiry: list[date]
+    strike: list[float]
+    right: list[Literal["call", "put"]]
+    bid: Column
+    ask: Column
+    last: Column
+    mark: Column
+    volume: Column
+    open_interest: Column
+    iv: Column
+    delta: Column
+    gamma: Column
+    theta: Column
+    vega: Column
+    at: list[UtcInstant | None]
+
+    def __post_init__(self) -> None:
+        _same_length(self, "contract", "expiry", "strike", "right", "bid", "ask", "last", "mark", "volume")
+        _same_length(self, "open_interest", "iv", "delta", "gamma", "theta", "vega")
+
+
+class PriceActions(_Provenance, frozen=True, kw_only=True, tag="price_actions.v1"):
+    """Splits and dividends in order of date. Sent by the fetcher on `price.actions.<SYMBOL>`.
+
+    `date`: the ex-date. `ratio`: new shares per old (4-for-1 = 4), of splits; `amount`: per share, of dividends.
+    """
+
+    asked_from: UtcInstant | None = None
+    asked_to: UtcInstant | None = None
+    date: list[date]
+    kind: list[Literal["split", "dividend"]]
+    ratio: Column
+    amount: Column
+
+
+class PriceCorrected(Message, frozen=True, kw_only=True, tag="price_corrected.v1"):
+    """A final bar changed after the fact. Sent by the cacher on `price.corrected.<timeframe>.<SYMBOL>`.
+
+    The message id is the correction's. Lists are [open, high, low, close, volume], before and after.
+    """
+
+    correction_id: int
+    symbol: str
+    timeframe: Timeframe
+    basis: Basis
+    feed: str
+    provider: str
+    at: UtcInstant
+    before: Column
+    after: Column
+    observed_at: UtcInstant
+
+
+class PriceQuarantined(_Provenance, frozen=True, kw_only=True, tag="price_quarantined.v1"):
+    """Rows that failed validation and were not published. Sent by the fetcher on `price.quarantined.<SYMBOL>`; the cacher keeps them.
+
+    One entry a row: `at` its instant where it had one, `rule` the name of the rule it broke, `row` the row as JSON text.
+    """
+
+    dataset: str
+    timeframe: Timeframe | None = None
+    at: list[UtcInstant | None]
+    rule: list[str]
+    row: list[str]
+
+
+PriceEvent = PriceBars | PriceQuote | PriceChain | PriceActions
+
+
+def _same_length(event: PriceBars | PriceChain | PriceActions, *columns: str) -> None:
+    rows = len(event.date if isinstance(event, PriceActions) else event.at)
+    if rows > MAX_ROWS:
+        raise ValueError(f"at: {rows} rows, at most {MAX_ROWS} an event")
+    for name in columns:
+        column = getattr(event, name)
+        if column is not None and len(column) != rows:
+            raise ValueError(f"{name}: {len(column)} values for {rows} rows")

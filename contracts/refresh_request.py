@@ -1,0 +1,79 @@
+"""`refresh.request.<lane>[.<job>]`: somebody wants prices refreshed."""
+
+from datetime import date
+from typing import Annotated, Literal
+
+import msgspec
+
+from contracts.message import Dataset, JobId, Message, SymbolText, Text, Timeframe, UtcInstant
+
+
+class RefreshRequest(Message, frozen=True, kw_only=True, tag="refresh_request.v1", forbid_unknown_fields=True):
+    """A wish for fresh data of some symbols. Sent by the scheduler, the command line and people; received by the fetcher's planner.
+
+    Every field has a default; one of `symbols` and `universe` must name somebody. The lane is the subject's.
+    `start` (inclusive) and `end` (exclusive) are UTC days; without both the latest data is meant. Without `provider` the
+    planner chooses one. `max_age_s`: leave alone what was fetched less than so many seconds ago. `wanted_at`: data as of
+    this instant or later will do (default: the moment the request was accepted). `expires_at`: not worth a call after this.
+    Unknown fields are refused, so that a misspelt one is not taken for a default.
+    """
+
+    symbols: list[SymbolText] = []
+    universe: Literal["watchlist"] | None = None
+    dataset: Dataset = "bars"
+    timeframe: Timeframe | None = None
+    start: date | None = None
+    end: date | None = None
+    provider: Text | None = None
+    max_age_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    wanted_at: UtcInstant | None = None
+    expires_at: UtcInstant | None = None
+    request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    job: JobId | None = None
+    slot_at: UtcInstant | None = None
+    missed_slots: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        if not self.symbols and self.universe is None:
+            raise ValueError("symbols: name at least one, or a universe")
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise ValueError(f"end: {self.end} is not after start {self.start}")
+        if (self.start is None) != (self.end is None):
+            raise ValueError("start, end: give both or none")
+        if self.timeframe is not None and self.dataset != "bars":
+            raise ValueError(f"timeframe: a {self.dataset} has none")
+
+
+class RefreshAsk(Message, frozen=True, kw_only=True, tag="refresh_ask.v1", forbid_unknown_fields=True):
+    """`refresh.ask`: a refresh whose outcome is awaited. Sent by `nats request` and the command line.
+
+    A fetcher answers with `RefreshAnswer`. `timeout_s`: answer after so many seconds at the latest, with what is known by then.
+    """
+
+    symbols: list[SymbolText]
+    dataset: Dataset = "bars"
+    timeframe: Timeframe | None = None
+    start: date | None = None
+    end: date | None = None
+    provider: Text | None = None
+    max_age_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 25.0
+
+
+class SymbolOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one symbol: the outcome of its `RunResult`, or `pending` when the time was up first."""
+
+    symbol: str
+    outcome: str
+    reason: str | None = None
+    provider: str | None = None
+    rows: int = 0
+
+
+class RefreshAnswer(Message, frozen=True, kw_only=True, tag="refresh_answer.v1"):
+    """The answer to a `RefreshAsk`: one outcome per symbol. `error` is set instead when the ask itself was refused."""
+
+    request_id: str | None = None
+    run_id: str | None = None
+    outcomes: list[SymbolOutcome] = []
+    error: str | None = None

@@ -1,0 +1,142 @@
+"""Every stream and every subject: a pattern to subscribe to, a builder to publish on, a parser to read one back.
+
+A symbol is one token: letters, digits and `-^=/:$+` stand for themselves, `.` becomes `_`, anything else (`_` and `%`
+too) is percent-encoded by its UTF-8 bytes. So `BRK.B` is `BRK_B`, every symbol comes back as it went, and no two share a token.
+"""
+
+import re
+from datetime import date
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+from contracts.fetch_task import FetchTask
+from contracts.message import Dataset, Lane, Timeframe
+
+REFRESH, TASKS, PRICES, RUNS, DEAD = "REFRESH", "TASKS", "PRICES", "RUNS", "DEAD"
+JOBS_BUCKET, SESSIONS_BUCKET, STATE_BUCKET = "jobs", "sessions", "state"
+
+STREAM_SUBJECTS: dict[str, list[str]] = {
+    REFRESH: ["refresh.request.*", "refresh.request.*.*"],
+    TASKS: ["task.>"],
+    PRICES: [
+        "price.bars.*.*",
+        "price.quote.*",
+        "price.chain.*",
+        "price.iv.*",
+        "price.actions.*",
+        "price.corrected.*.*",
+        "price.quarantined.*",
+    ],
+    RUNS: ["run.planned.*", "run.result.*", "run.finished.*"],
+    DEAD: ["refresh.dead.*"],
+}
+REFRESH_ASK = "refresh.ask"
+NO_JOB = "-"
+MAX_SYMBOL_BYTES = 64
+_KEPT = "-^=/:$+"
+_TOKEN = re.compile(r"(?:[A-Za-z0-9_^=/:$+-]|%[0-9A-F]{2})+")
+
+
+def symbol_token(symbol: str) -> str:
+    """The symbol as one subject token.
+
+    Raises:
+        ValueError: the symbol is empty, longer than 64 bytes, or not encodable.
+    """
+    try:
+        size = len(symbol.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"symbol {symbol!r} is not valid text") from None
+    if not 0 < size <= MAX_SYMBOL_BYTES:
+        raise ValueError(f"symbol {symbol[:80]!r}: {size} bytes; give 1 to {MAX_SYMBOL_BYTES}")
+    # quote() leaves `_.~` alone whatever it is told, so these three are written by hand.
+    parts = (quote(part, safe=_KEPT).replace("_", "%5F").replace("~", "%7E") for part in symbol.split("."))
+    return "_".join(parts)
+
+
+def symbol_of(token: str) -> str:
+    """The symbol that `symbol_token` made this token of.
+
+    Raises:
+        ValueError: no symbol gives this token.
+    """
+    symbol = unquote(token.replace("_", "."), errors="surrogateescape") if _TOKEN.fullmatch(token) else ""
+    try:
+        if symbol_token(symbol) == token:
+            return symbol
+    except ValueError:
+        pass
+    raise ValueError(f"{token!r} is no symbol's token")
+
+
+def refresh_request(lane: Lane, job: str | None = None) -> str:
+    """Where a request is published; a job's goes under its own name."""
+    return f"refresh.request.{lane}" if job is None else f"refresh.request.{lane}.{job}"
+
+
+def job_requests(job: str) -> str:
+    """Every request of one job, whatever its lane."""
+    return f"refresh.request.*.{job}"
+
+
+class RequestSubject(NamedTuple):
+    lane: str
+    job: str | None
+
+
+def parse_refresh_request(subject: str) -> RequestSubject:
+    """The lane and job of a request's subject; the lane is as it came, not checked."""
+    _, _, lane, *job = subject.split(".")
+    return RequestSubject(lane, job[0] if job else None)
+
+
+def range_token(start: date | None, end: date | None) -> str:
+    """`latest`, or `20240102-20240201` (end exclusive)."""
+    return "latest" if start is None or end is None else f"{start:%Y%m%d}-{end:%Y%m%d}"
+
+
+def fetch_task(task: FetchTask) -> str:
+    """Where a task is published: two tasks that want the same of the same provider and lane share the subject."""
+    wanted = f"{task.dataset}.{task.timeframe or '-'}.{range_token(task.start, task.end)}"
+    return f"task.{task.provider}.{task.lane}.{wanted}.{symbol_token(task.symbol)}"
+
+
+def lane_tasks(provider: str, lane: Lane) -> str:
+    """Every task of one provider and lane."""
+    return f"task.{provider}.{lane}.>"
+
+
+def lane_consumer(provider: str, lane: Lane) -> str:
+    """The durable consumer on TASKS of one provider and lane."""
+    return f"fetcher-{provider}-{lane}"
+
+
+def price(dataset: Dataset, timeframe: Timeframe | None, symbol: str) -> str:
+    """Where an event of this dataset and symbol is published; only bars have a timeframe."""
+    token = symbol_token(symbol)
+    return f"price.bars.{timeframe}.{token}" if dataset == "bars" else f"price.{dataset}.{token}"
+
+
+def price_corrected(timeframe: Timeframe, symbol: str) -> str:
+    """Where the correction of a final bar is published."""
+    return f"price.corrected.{timeframe}.{symbol_token(symbol)}"
+
+
+def price_quarantined(symbol: str) -> str:
+    """Where rows that failed validation are published."""
+    return f"price.quarantined.{symbol_token(symbol)}"
+
+
+def run(kind: str, job: str | None) -> str:
+    """Where a run's event of this kind (planned, result, finished) is published."""
+    return f"run.{kind}.{job or NO_JOB}"
+
+
+def dead(reason: str) -> str:
+    """Where a message that was given up on for this reason is published."""
+    return f"refresh.dead.{reason}"
+
+
+def quota(provider: str, key: str, window: str, day: date | None = None) -> str:
+    """Where a permit of one window is published; windows that reset on a date have one subject per date."""
+    return f"quota.{provider}.{key}.{window}" + (f".{day:%Y%m%d}" if day else "")

@@ -1,0 +1,1 @@
+"""What a person holds: the command line, the client, the embedded servers."""

@@ -1,0 +1,1 @@
+"""The services: scheduler asks, fetcher answers, cacher remembers."""

@@ -1,0 +1,1 @@
+"""Remembers: writes price events to Postgres, then to Redis, and closes runs."""

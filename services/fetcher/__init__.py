@@ -1,0 +1,1 @@
+"""Answers: plans requests into tasks, spends permits, calls providers, publishes price events."""

@@ -1,0 +1,100 @@
+"""The fetcher: one planner, one worker per provider, the desk for asks, the sweeper."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+import structlog
+from faststream import FastStream
+from faststream.nats import NatsBroker
+from faststream.nats.annotations import NatsMessage
+
+from contracts import subjects
+from contracts.message import encode
+from services.fetcher.accounts import Account, accounts
+from services.fetcher.http import MeteredHttp, open_session
+from services.fetcher.ledger import Ledger
+from services.fetcher.on_fetch_task import Permit, Work, Worker
+from services.fetcher.on_refresh_ask import AskDesk
+from services.fetcher.on_refresh_request import Planner, planner_puller
+from services.fetcher.provider import Http
+from services.fetcher.rest import Rest
+from services.fetcher.sweep import Sweeper
+from services.fetcher.universe import Universe
+from services.runtime.bus import Bus, connect
+from services.runtime.health import Health
+from services.runtime.main import light_broker, watched
+from services.runtime.provision import wait_until_provisioned
+from services.runtime.settings import Settings
+from services.runtime.skew import refuse_skewed_clock
+
+ASKS_AT_ONCE = 64
+
+log = structlog.get_logger()
+
+
+def build(settings: Settings) -> FastStream:
+    """The fetcher's application."""
+    health = Health("fetcher")
+    broker = light_broker(settings, health)
+    desk = AskDesk()
+    _answer_asks(broker, desk)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        working = accounts(settings)
+        async with (
+            health.serve(settings.health),
+            connect(settings.nats, "fetcher") as bus,
+            open_session() as session,
+            _working(settings, working, bus, session, health),
+        ):
+            desk.open(bus)
+            health.ready("fetcher", True)
+            log.info("fetcher_ready", providers=sorted(working))
+            yield
+
+    return FastStream(broker, lifespan=lifespan, logger=None)
+
+
+def _answer_asks(broker: NatsBroker, desk: AskDesk) -> None:
+    @broker.subscriber(subjects.REFRESH_ASK, queue="ask", max_workers=ASKS_AT_ONCE)
+    async def on_refresh_ask(msg: NatsMessage) -> bytes:
+        return encode(await desk.on_refresh_ask(msg.body))
+
+
+@asynccontextmanager
+async def _working(
+    settings: Settings, working: Mapping[str, Account], bus: Bus, session: aiohttp.ClientSession, health: Health
+) -> AsyncIterator[None]:
+    """Plan and work while the block runs; afterwards finish or give back what is in hand."""
+    await wait_until_provisioned(bus.js, [subjects.REFRESH, subjects.TASKS, subjects.PRICES, subjects.RUNS, subjects.DEAD])
+    await refuse_skewed_clock(bus)
+    state = await bus.js.key_value(subjects.STATE_BUCKET)
+    stop = asyncio.Event()
+    rests = {name: Rest(bus, state, name, settings.fetcher.breaker_failures) for name in working}
+    universe = Universe(settings.postgres.dsn.get_secret_value())
+    planner = Planner(bus, working, universe, settings.fetcher.expires_after_s)
+    parts = {"planner": planner.run(planner_puller(bus), stop, settings.fetcher.ack_wait_s)}
+    for name, account in working.items():
+        work = Work(
+            bus=bus,
+            account=account,
+            accounts=working,
+            ledger=Ledger(bus, account.windows()),
+            rest=rests[name],
+            http=_http_of(session, account),
+            ack_wait_s=settings.fetcher.ack_wait_s,
+            calls_at_once=settings.fetcher.calls_at_once,
+        )
+        parts[f"worker {name}"] = Worker(work).run(stop)
+    async with watched(health, parts, stop), watched(health, {"sweeper": Sweeper(bus, working, rests).run()}, None):
+        yield
+
+
+def _http_of(session: aiohttp.ClientSession, account: Account) -> Callable[[Permit], Http]:
+    def client(permit: Permit) -> Http:
+        return MeteredHttp(session, account.base_url, permit, account.settings.timeout_s, account.settings.max_body_bytes)
+
+    return client

@@ -1,0 +1,179 @@
+"""HTTP for the adapters: every attempt takes its own permit; nothing is followed, retried, remembered or unbounded."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from types import SimpleNamespace
+from urllib.parse import urlencode, urlsplit
+
+import aiohttp
+from yarl import URL
+
+from services.fetcher.provider import ProviderError, Reply, Verdict
+
+Permit = Callable[[int], Awaitable[None]]
+
+PERMIT_LASTS_S = 0.125
+CONNECT_TIMEOUT_S = 10.0
+CONNECTIONS_PER_HOST = 8
+CHUNK = 64 * 1024
+
+
+@dataclass
+class _Ticket:
+    """The permit of one attempt. One that connecting made stale, or that an earlier attempt used up, is replaced."""
+
+    permit: Permit
+    cost: int
+    lasts_s: float
+    taken_at: float = field(default=0.0, init=False)
+    used: bool = field(default=False, init=False)
+
+    async def take(self) -> None:
+        await self.permit(self.cost)
+        self.taken_at = asyncio.get_running_loop().time()
+
+    async def spend(self) -> None:
+        """The connection is there, the request goes out next."""
+        if self.used or asyncio.get_running_loop().time() - self.taken_at > self.lasts_s:
+            await self.take()
+        self.used = True
+
+
+async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    # aiohttp sends a GET again by itself when a kept connection turns out dead: it passes here a second time.
+    if isinstance(context.trace_request_ctx, _Ticket):
+        await context.trace_request_ctx.spend()
+
+
+def open_session() -> aiohttp.ClientSession:
+    """The session that every adapter of a process shares: no cookies, no proxies or passwords from the environment."""
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_end.append(_connected)
+    tracing.on_connection_reuseconn.append(_connected)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit_per_host=CONNECTIONS_PER_HOST),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": "quotebus"},
+        trust_env=False,
+        trace_configs=[tracing],
+    )
+
+
+class MeteredHttp:
+    """One provider's way out: `provider.Http` on a session of `open_session`.
+
+    `base_url`: scheme and host only; https, or http to this machine. `permit`: awaited before each attempt with its cost.
+    `permit_lasts_s`: a permit that old when the request is about to leave is worth nothing, another one is taken.
+    A `path` that is a whole URL keeps its host only if that belongs to the site of `base_url`.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        permit: Permit,
+        timeout_s: float,
+        max_body_bytes: int,
+        *,
+        permit_lasts_s: float = PERMIT_LASTS_S,
+        allow_http: bool = False,
+    ) -> None:
+        self._session = session
+        self._origin, self._host = _origin(base_url, allow_http)
+        self._permit = permit
+        self._permit_lasts_s = permit_lasts_s
+        self._timeout_s = timeout_s
+        self._max_body_bytes = max_body_bytes
+
+    async def get(
+        self, path: str, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None, cost: int = 1
+    ) -> Reply:
+        """The answer to a GET; see `provider.Http`."""
+        return await self._ask("GET", self._url(path, params), headers, None, cost)
+
+    async def post_form(
+        self, path: str, form: Mapping[str, str], headers: Mapping[str, str] | None = None, cost: int = 1
+    ) -> Reply:
+        """The answer to a POST of a form; see `provider.Http`."""
+        return await self._ask("POST", self._url(path, None), headers, form, cost)
+
+    async def _ask(
+        self, method: str, url: URL, headers: Mapping[str, str] | None, form: Mapping[str, str] | None, cost: int
+    ) -> Reply:
+        ticket = _Ticket(self._permit, cost, self._permit_lasts_s)
+        await ticket.take()
+        timeout = aiohttp.ClientTimeout(
+            total=self._timeout_s, connect=min(self._timeout_s, CONNECT_TIMEOUT_S), sock_read=self._timeout_s
+        )
+        try:
+            async with self._session.request(
+                method, url, headers=headers, data=form, timeout=timeout, allow_redirects=False, trace_request_ctx=ticket
+            ) as response:
+                return Reply(response.status, _headers(response), await self._body(response))
+        # Neither error is kept as a cause: its text may hold the URL, and the URL a key.
+        except TimeoutError:
+            raise ProviderError(Verdict.TIMEOUT, f"{url.host}: no whole answer in {self._timeout_s:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ProviderError(Verdict.SERVER_ERROR, f"{url.host}: {_what_broke(error)}") from None
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(CHUNK):
+            body += chunk
+            if len(body) > self._max_body_bytes:
+                problem = f"{response.url.host}: the answer is larger than {self._max_body_bytes} bytes; raise max_body_bytes"
+                raise ProviderError(Verdict.MALFORMED, problem)
+        return bytes(body)
+
+    def _url(self, path: str, params: Mapping[str, str] | None) -> URL:
+        parts = urlsplit(path)
+        origin = self._origin
+        if parts.scheme == "https" and parts.hostname and _site(parts.hostname) == _site(self._host):
+            origin = f"https://{parts.hostname}"
+        query = f"?{urlencode(params)}" if params else ""
+        return URL(f"{origin}{parts.path}{query}", encoded=True)
+
+
+def _origin(base_url: str, allow_http: bool) -> tuple[str, str]:
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not host or parts.username or parts.path.strip("/") or parts.query:
+        raise ValueError("base_url: give scheme and host only, as in https://api.example.com; the paths are the vendor's own")
+    if parts.scheme == "http" and not (allow_http or _is_loopback(host)):
+        raise ValueError(f"base_url: http to {host} would send keys in the clear; use https")
+    return f"{parts.scheme}://{parts.netloc}", host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _site(host: str) -> str:
+    """The last two labels of a name; an address is its own site."""
+    return host if host.replace(".", "").isdigit() else ".".join(host.split(".")[-2:])
+
+
+def _headers(response: aiohttp.ClientResponse) -> dict[str, str]:
+    """Names in lower case; of several values one a line, as a cookie's may hold commas."""
+    return {name.lower(): "\n".join(response.headers.getall(name)) for name in response.headers}
+
+
+def _what_broke(error: Exception) -> str:
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "no such host, or no name service"
+        case aiohttp.ClientConnectorCertificateError():
+            return "its certificate is not to be trusted"
+        case aiohttp.ClientConnectorError():
+            return f"cannot be reached: {error.os_error.strerror or type(error.os_error).__name__}"
+        case aiohttp.ServerDisconnectedError():
+            return "hung up before it answered"
+        case aiohttp.ClientPayloadError():
+            return "hung up in the middle of its answer"
+        case _:
+            return f"the connection failed ({type(error).__name__})"

@@ -1,0 +1,111 @@
+"""The tasks of one provider, pulled lane by lane and grouped into calls."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date
+
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+
+from contracts import subjects
+from contracts.fetch_task import FetchTask
+from contracts.message import LANES, Dataset, Timeframe, decode
+from services.fetcher.reports import bury
+from services.runtime.bus import Bus
+from services.runtime.puller import Puller
+
+
+@dataclass(frozen=True)
+class Held:
+    """A task in hand and the message it came in."""
+
+    msg: Msg
+    task: FetchTask
+
+    @property
+    def call_key(self) -> tuple[Dataset, Timeframe | None, date | None, date | None]:
+        """Tasks of one key can share a call."""
+        return self.task.dataset, self.task.timeframe, self.task.start, self.task.end
+
+
+class Lanes:
+    """Manual before live before backfill. What does not fit the next call is held, kept alive, and never sent back while we run."""
+
+    def __init__(self, bus: Bus, provider: str, ack_wait_s: float) -> None:
+        self._bus = bus
+        self._pullers = [Puller(bus, subjects.TASKS, subjects.lane_consumer(provider, lane)) for lane in LANES]
+        self._held: list[Held] = []
+        self._ack_wait_s = ack_wait_s
+
+    async def next_call(self, size: int, wait_s: float) -> list[Held]:
+        """The tasks of the next call, at most `size` of one key; the first lane that has any decides. Empty after `wait_s`."""
+        if not self._held and not await self._first(wait_s):
+            return []
+        await self._top_up(size)
+        if not self._held:
+            return []
+        lead = min(self._held, key=lambda held: LANES.index(held.task.lane))
+        chosen = [lead, *(h for h in self._held if h is not lead and h.call_key == lead.call_key)]
+        chosen = _one_per_symbol(sorted(chosen, key=lambda held: LANES.index(held.task.lane)))[:size]
+        taken = {id(held) for held in chosen}
+        self._held = [held for held in self._held if id(held) not in taken]
+        return chosen
+
+    async def keep_alive(self) -> None:
+        """Tell the server, for ever, that what is held is not lost."""
+        while True:
+            await asyncio.sleep(self._ack_wait_s / 3)
+            for held in list(self._held):
+                with suppress(nats.errors.Error):
+                    await held.msg.in_progress()
+
+    async def give_back(self) -> None:
+        """Return what is held to the server at once."""
+        while self._held:
+            with suppress(nats.errors.Error):
+                await self._held.pop().msg.nak()
+
+    async def close(self) -> None:
+        """Stop pulling and give everything back."""
+        await self.give_back()
+        for puller in self._pullers:
+            await puller.close()
+
+    async def _first(self, wait_s: float) -> bool:
+        """Wait on all lanes at once. A cancelled pull loses nothing: what it would have brought is there for the next one."""
+        for puller in self._pullers:
+            if puller.waiting:
+                return True
+        pulls = [asyncio.create_task(puller.wait(wait_s)) for puller in self._pullers]
+        try:
+            await asyncio.wait(pulls, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pull in pulls:
+                pull.cancel()
+            await asyncio.gather(*pulls, return_exceptions=True)
+        return any(puller.waiting for puller in self._pullers)
+
+    async def _top_up(self, size: int) -> None:
+        for puller in self._pullers:
+            room = size - len(self._held) if self._held else size
+            # A lane above may always add, up to twice a call; a lane below only fills what is missing.
+            room = max(room, 1 if puller is self._pullers[0] else 0)
+            room = min(room, 2 * size - len(self._held))
+            if room > 0:
+                await self._take(await puller.pull(room, 0.5, no_wait=True))
+
+    async def _take(self, messages: Sequence[Msg]) -> None:
+        for msg in messages:
+            try:
+                self._held.append(Held(msg, decode(msg.data, FetchTask)))
+            except (msgspec.MsgspecError, ValueError) as error:
+                await bury(self._bus, msg, "malformed", f"{msg.subject}: {error}")
+                await msg.ack()
+
+
+def _one_per_symbol(tasks: Sequence[Held]) -> list[Held]:
+    """A vendor is not asked twice for a symbol in one call; the second stays held and finds the first one's answer."""
+    return list({held.task.symbol: held for held in reversed(tasks)}.values())[::-1]

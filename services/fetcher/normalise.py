@@ -1,0 +1,154 @@
+"""Vendor-neutral pieces of an adapter: numbers that may be unknown, minor units, symbols, days and periods."""
+
+import math
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from contracts.message import Timeframe
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LENGTHS: dict[Timeframe, timedelta] = {
+    "1m": timedelta(minutes=1),
+    "5m": timedelta(minutes=5),
+    "15m": timedelta(minutes=15),
+    "30m": timedelta(minutes=30),
+    "1h": timedelta(hours=1),
+}
+# What vendors write where they know no price; the largest integers stand for "undefined" in binary formats.
+_NO_PRICE = frozenset({0.0, -1.0, -999.0, -999.99, 9223372036.854775807, 9223372036854775807.0, 18446744073709551615.0})
+_MINOR_UNITS = {"GBp": "GBP", "GBX": "GBP", "GBx": "GBP", "ILA": "ILS", "ZAc": "ZAR", "ZAC": "ZAR"}
+_FIAT = frozenset(
+    re.findall(
+        "...",
+        "AEDARSAUDBRLCADCHFCLPCNHCNYCOPCZKDKKEURGBPHKDHUFIDRILSINRJPYKRWMXNMYRNGNNOKNZDPENPHPPKRPLN"
+        "RONRUBSARSEKSGDTHBTRYTWDUAHUSDVNDZARXAGXAUXPDXPT",
+    )
+)
+_CRYPTO_QUOTES = ("USDT", "USDC", "USD", "EUR", "GBP", "JPY", "BTC", "ETH")
+_SHARE_CLASS = re.compile(r"([A-Za-z]{1,5})\.([A-Za-z])")
+
+
+class Unit(NamedTuple):
+    """Of what a vendor's prices are: the major unit, the vendor's own where it is a hundredth of it, and what to multiply with."""
+
+    currency: str | None = None
+    quoted_in: str | None = None
+    scale: float = 1.0
+
+    def known(self, value: float) -> float:
+        """A vendor's price in the major unit."""
+        return value if self.scale == 1.0 else significant(value * self.scale, 15)
+
+    def major(self, value: float | None) -> float | None:
+        """Likewise, of a price that may be unknown."""
+        return None if value is None else self.known(value)
+
+
+PLAIN = Unit()
+
+
+def unit_of(code: str | None) -> Unit:
+    """The unit of a vendor's currency code. Case matters: GBp is a penny, GBP a pound."""
+    if not code:
+        return PLAIN
+    major = _MINOR_UNITS.get(code)
+    return Unit(major, code, 0.01) if major else Unit(code.upper())
+
+
+def number(value: object) -> float | None:
+    """A finite number from a number, a text or `{"raw": …}`; None for anything else."""
+    if isinstance(value, dict):
+        value = value.get("raw")
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found + 0.0 if math.isfinite(found) else None  # a minus zero is a zero
+
+
+def price(value: object) -> float | None:
+    """A price, or None where the vendor knows none: 0, -1 and other sentinels are no prices."""
+    found = number(value)
+    return None if found in _NO_PRICE else found
+
+
+def significant(value: float, digits: int) -> float:
+    """The value with so many significant digits: 7 take the noise of a float32 away."""
+    return float(f"{value:.{digits}g}")
+
+
+class Pair(NamedTuple):
+    """A currency pair; `fx`: both sides are money or metal, else one is a crypto currency."""
+
+    base: str
+    quote: str
+
+    @property
+    def fx(self) -> bool:
+        return self.base in _FIAT and self.quote in _FIAT
+
+
+def pair_of(symbol: str) -> Pair | None:
+    """The pair a symbol names: `EUR/USD`, `BTC/USD`, or joined as in `eurusd`, which is no share as it has six letters or more."""
+    text = symbol.upper()
+    base, slash, quote = text.partition("/")
+    if slash:
+        return Pair(base, quote) if base and quote else None
+    if len(text) < 6 or not text.isalnum():
+        return None
+    if len(text) == 6 and text[:3] in _FIAT and text[3:] in _FIAT:
+        return Pair(text[:3], text[3:])
+    quote = next((q for q in _CRYPTO_QUOTES if text.endswith(q) and len(text) - len(q) >= 2), "")
+    return Pair(text.removesuffix(quote), quote) if quote else None
+
+
+def dashed_class(symbol: str, suffixes: str = "") -> str:
+    """`BRK.B` as `BRK-B`. One-letter `suffixes` that are the vendor's exchanges stay: `VOD.L` is London's."""
+    found = _SHARE_CLASS.fullmatch(symbol)
+    return f"{found[1]}-{found[2]}" if found and found[2].upper() not in suffixes else symbol
+
+
+def day_of(text: object) -> date | None:
+    """The day a text begins with, as it is written: a session date is never shifted by a time zone."""
+    try:
+        return date.fromisoformat(str(text)[:10])
+    except ValueError:
+        return None
+
+
+def instant_of(text: object, zone: str = "UTC") -> datetime | None:
+    """The UTC instant of an ISO text; one that names no offset is local time in `zone`."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=ZoneInfo(zone))).astimezone(UTC)
+
+
+def from_epoch(seconds: object) -> datetime | None:
+    """The instant so many seconds after (or, negative, before) 1970; None for unknown, which vendors write as 0 too."""
+    found = number(seconds)
+    return EPOCH + timedelta(seconds=found) if found else None
+
+
+def day_start(day: date, zone: str = "UTC") -> datetime:
+    """The instant a day begins in a zone, as UTC."""
+    return datetime.combine(day, time(), ZoneInfo(zone)).astimezone(UTC)
+
+
+def period_start(day: date, timeframe: Timeframe) -> date:
+    """The day that stands for a daily or longer bar: the session's, its week's Monday, its month's first."""
+    if timeframe == "1wk":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if timeframe == "1mo" else day
+
+
+def period_end(start: date, timeframe: Timeframe) -> date:
+    """The first day after the period that begins on `start`."""
+    if timeframe == "1wk":
+        return start + timedelta(days=7)
+    return (start + timedelta(days=31)).replace(day=1) if timeframe == "1mo" else start + timedelta(days=1)

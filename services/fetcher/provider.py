@@ -1,0 +1,181 @@
+"""What a provider is, what it is asked, what it may answer, and every way in which it may fail."""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from enum import StrEnum
+from functools import cache
+from typing import ClassVar, Protocol
+
+from contracts.message import Basis, Dataset, Timeframe
+from contracts.price_events import PriceEvent
+
+
+class Verdict(StrEnum):
+    """Why there is no data: the closed list. What follows from each stands in one place, `verdicts.py`."""
+
+    RATE_LIMITED = "rate_limited"
+    UNAUTHORIZED = "unauthorized"
+    PLAN_RESTRICTED = "plan_restricted"
+    NOT_FOUND = "not_found"
+    EMPTY = "empty"
+    BAD_REQUEST = "bad_request"
+    MALFORMED = "malformed"
+    SERVER_ERROR = "server_error"
+    TIMEOUT = "timeout"
+
+
+class ProviderError(Exception):
+    """A call, or one symbol of it, that brought no data.
+
+    `message`: one line for people, without keys or full URLs. `retry_at`: when the provider said to come back, UTC.
+    """
+
+    def __init__(self, verdict: Verdict, message: str, retry_at: datetime | None = None) -> None:
+        super().__init__(f"{verdict}: {message}")
+        self.verdict = verdict
+        self.message = message
+        self.retry_at = retry_at
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Calls a provider allows per window; None: no such limit. `day_zone`: where its day and month begin."""
+
+    per_second: int | None = None
+    per_minute: int | None = None
+    per_hour: int | None = None
+    per_day: int | None = None
+    per_month: int | None = None
+    day_zone: str = "UTC"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a provider offers, before any call: the planner chooses by it.
+
+    `offers`: datasets, and for bars the timeframes. `basis`: what its bars are adjusted for. `feed`: its class of source,
+    `eod`, `delayed`, `iex`, `sip`, `consolidated` or `synthetic`. `delay_s`: how old its newest data is at best.
+    `symbols_per_call`: at most so many in one call, by dataset (1 where not named). `limits`: its free plan's.
+    `secrets`: settings it cannot work without. `real`: false for a made-up market, which never stands in for a real one.
+    """
+
+    name: str
+    base_url: str
+    offers: Mapping[Dataset, tuple[Timeframe, ...]]
+    basis: Basis
+    feed: str
+    delay_s: float = 0.0
+    symbols_per_call: Mapping[Dataset, int] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    secrets: tuple[str, ...] = ("api_key",)
+    real: bool = True
+
+    def offers_series(self, dataset: Dataset, timeframe: Timeframe | None) -> bool:
+        """Whether it has this dataset, and for bars this timeframe."""
+        return dataset in self.offers and (timeframe is None or timeframe in self.offers[dataset])
+
+
+@dataclass(frozen=True)
+class Access:
+    """What the settings say about one provider's account. Keys never show in a repr."""
+
+    api_key: str = field(default="", repr=False)
+    api_secret: str = field(default="", repr=False)
+    refresh_token: str = field(default="", repr=False)
+    dataset: str = ""
+    options: Mapping[str, str | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a provider is asked at once: canonical symbols; UTC days, `start` inclusive, `end` exclusive, both None: the latest."""
+
+    dataset: Dataset
+    symbols: tuple[str, ...]
+    timeframe: Timeframe | None = None
+    start: date | None = None
+    end: date | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: events by whatever order, and an error for each symbol that has none.
+
+    A symbol in neither was left out by the vendor: it is not found. An event's `request_id`, `run_id` and `fetched_at`
+    are the caller's to set. Prices are in the major unit.
+    """
+
+    events: Sequence[PriceEvent] = ()
+    failed: Mapping[str, ProviderError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP answer, whole: any status, header names in lower case, a body within the size cap."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Http(Protocol):
+    """How an adapter reaches its vendor: every request takes its own permit first, so that no call is uncounted.
+
+    `path` is the vendor's own, after the base URL's host. Redirects are not followed: they come back as a `Reply`.
+
+    Raises:
+        ProviderError: timeout or server_error when no whole answer came; malformed when the body is larger than the cap;
+            rate_limited when the quota has no permit left.
+    """
+
+    async def get(
+        self, path: str, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None, cost: int = 1
+    ) -> Reply: ...
+
+    async def post_form(
+        self, path: str, form: Mapping[str, str], headers: Mapping[str, str] | None = None, cost: int = 1
+    ) -> Reply: ...
+
+
+class Provider(Protocol):
+    """One vendor's adapter. Built once per process; `fetch` may run several times at once."""
+
+    profile: ClassVar[Profile]
+
+    def __init__(self, access: Access) -> None: ...
+
+    def to_vendor(self, symbol: str) -> str:
+        """The vendor's spelling of a canonical symbol; a symbol already in the vendor's spelling stays as it is."""
+        ...
+
+    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+        """Fetch what the call asks for, following pages and windows to the end. `now` decides what can still change.
+
+        Raises:
+            ProviderError: the call as a whole failed.
+        """
+        ...
+
+
+@cache
+def providers() -> dict[str, type[Provider]]:
+    """Every provider by name: the modules of the folder `providers`, each with its `PROVIDER`."""
+    folder = importlib.import_module("services.fetcher.providers")
+    found = {}
+    for module in pkgutil.iter_modules(folder.__path__):
+        provider: type[Provider] = importlib.import_module(f"{folder.__name__}.{module.name}").PROVIDER
+        found[provider.profile.name] = provider
+    return found
+
+
+def refuse_unoffered(profile: Profile, call: Call) -> None:
+    """Raise bad_request for what the provider does not have, before any call is spent."""
+    if call.dataset not in profile.offers:
+        have = ", ".join(profile.offers)
+        raise ProviderError(Verdict.BAD_REQUEST, f"{profile.name} has no {call.dataset}; it has {have}")
+    if call.timeframe is not None and call.timeframe not in profile.offers[call.dataset]:
+        have = ", ".join(profile.offers[call.dataset])
+        raise ProviderError(Verdict.BAD_REQUEST, f"{profile.name} has no {call.timeframe} bars; it has {have}")

@@ -1,0 +1,85 @@
+"""What the fetcher tells of its work: results, dead letters, and the state of a provider."""
+
+from datetime import UTC, datetime
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+from nats.js.errors import APIError
+from nats.js.kv import KeyValue
+from prometheus_client import Counter
+
+from contracts import subjects
+from contracts.fetch_task import FetchTask
+from contracts.run_events import DeadLetter, Outcome, RunResult
+from services.runtime.bus import Bus
+
+MAX_BODY = 64 * 1024
+RESULTS = Counter("quotebus_results_total", "Symbols by outcome.", ["provider", "outcome", "reason"])
+DEAD_LETTERS = Counter("quotebus_dead_letters_total", "Messages given up on.", ["service", "reason"])
+
+log = structlog.get_logger()
+
+
+async def report_result(bus: Bus, task: FetchTask, outcome: Outcome, **details: object) -> None:
+    """Publish the result of one task; the same outcome of the same task and run counts once."""
+    subject = subjects.fetch_task(task)
+    result = RunResult(
+        run_id=task.run_id,
+        request_id=task.request_id,
+        job=task.job,
+        symbol=task.symbol,
+        outcome=outcome,
+        provider=task.provider,
+        task=subject,
+        wanted_at=task.wanted_at,
+        at=datetime.now(UTC),
+        **details,  # type: ignore[arg-type]
+    )
+    await publish_result(bus, result)
+
+
+async def publish_result(bus: Bus, result: RunResult) -> None:
+    """Publish a result under an id of its run, symbol and outcome."""
+    RESULTS.labels(result.provider or "", result.outcome, result.reason or "").inc()
+    identity = f"{result.run_id}:{result.request_id}:{result.symbol}:{result.outcome}"
+    await bus.publish(subjects.run("result", result.job), result, message_id=identity)
+
+
+async def bury(bus: Bus, msg: Msg, reason: str, message: str, task: FetchTask | None = None) -> None:
+    """Publish a message that is given up on as a dead letter; whoever calls then acknowledges it."""
+    meta = msg.metadata
+    await bury_stored(bus, (meta.stream, meta.sequence.stream, msg.subject, msg.data), reason, message, task)
+
+
+async def bury_stored(
+    bus: Bus, where: tuple[str, int, str, bytes], reason: str, message: str, task: FetchTask | None = None
+) -> None:
+    """`bury` for a message known by stream, sequence, subject and body."""
+    stream, sequence, subject, body = where
+    letter = DeadLetter(
+        reason=reason,
+        message=message,
+        service="fetcher",
+        subject=subject,
+        stream=stream,
+        sequence=sequence,
+        body=body[:MAX_BODY].decode(errors="replace"),
+        symbol=task.symbol if task else None,
+        provider=task.provider if task else None,
+        run_id=task.run_id if task else None,
+        request_id=task.request_id if task else None,
+        at=datetime.now(UTC),
+    )
+    DEAD_LETTERS.labels("fetcher", reason).inc()
+    log.warning("dead_letter", reason=reason, error=message, subject=subject)
+    await bus.publish(subjects.dead(reason), letter, message_id=f"{stream}:{sequence}:{reason}")
+
+
+async def tell_state(bucket: KeyValue, provider: str, **what: object) -> None:
+    """Keep a provider's state where `quotebus status` and `doctor` look. Best effort: the work does not depend on it."""
+    try:
+        await bucket.put(f"provider.{provider}", msgspec.json.encode({"provider": provider, "at": datetime.now(UTC), **what}))
+    except (nats.errors.Error, APIError) as error:
+        log.debug("state_not_told", provider=provider, error=str(error))

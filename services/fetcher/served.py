@@ -1,0 +1,49 @@
+"""What was already answered: the last event of a subject, read back so that nothing is paid for twice."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time
+
+import msgspec
+import nats.errors
+from nats.js.errors import APIError, NotFoundError
+
+from contracts import subjects
+from contracts.message import Dataset, Timeframe, UtcInstant
+from services.runtime.bus import Bus
+
+
+class Served(msgspec.Struct, frozen=True):
+    """The part of a price event that tells what it answers for."""
+
+    provider: str
+    fetched_at: UtcInstant
+    at: msgspec.Raw = msgspec.Raw(b"null")
+    asked_from: UtcInstant | None = None
+    asked_to: UtcInstant | None = None
+
+    def answers(self, start: date | None, end: date | None) -> bool:
+        """Whether it was an answer for just this range (none: the latest)."""
+        return (self.asked_from, self.asked_to) == (midnight(start), midnight(end))
+
+
+_decoder = msgspec.json.Decoder(Served)
+
+
+def midnight(day: date | None) -> datetime | None:
+    """The UTC instant at which a day begins."""
+    return datetime.combine(day, time(), UTC) if day else None
+
+
+async def last_served(bus: Bus, dataset: Dataset, timeframe: Timeframe | None, symbols: Sequence[str]) -> dict[str, Served]:
+    """The last event of each symbol that has one. One that cannot be read counts as none: rather a call too many."""
+
+    async def one(symbol: str) -> Served | None:
+        try:
+            raw = await bus.js.get_last_msg(subjects.PRICES, subjects.price(dataset, timeframe, symbol), direct=True)
+            return _decoder.decode(raw.data or b"")
+        except (NotFoundError, APIError, nats.errors.Error, msgspec.MsgspecError):
+            return None
+
+    found = await asyncio.gather(*(one(symbol) for symbol in symbols))
+    return {symbol: served for symbol, served in zip(symbols, found, strict=True) if served is not None}

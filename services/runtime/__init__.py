@@ -1,0 +1,1 @@
+"""What the services share: settings, logging, the bus, the puller, health."""

@@ -1,0 +1,126 @@
+"""The connection to NATS: reconnects for ever, publishes with an id and an ack, takes the process down when closed for good."""
+
+import asyncio
+import os
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import PubAck
+from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
+
+from contracts.message import Message, encode
+from services.runtime.settings import NatsSettings
+
+EXIT_CONNECTION_CLOSED = 70
+MESSAGE_ID = "Nats-Msg-Id"
+_UNANSWERED = (nats.errors.TimeoutError, nats.errors.NoRespondersError, NoStreamResponseError, ServiceUnavailableError)
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Bus:
+    """One connection. `on_reconnect`: called after each reconnect, when every pull that was under way is lost."""
+
+    nc: Client
+    js: JetStreamContext
+    on_reconnect: list[Callable[[], None]] = field(default_factory=list)
+
+    async def publish(
+        self,
+        subject: str,
+        message: Message | bytes,
+        *,
+        message_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 5.0,
+    ) -> PubAck:
+        """Publish to the subject's stream and wait until it is stored.
+
+        An unanswered publish may have been stored all the same, so it is sent again under the same id, three times in all.
+
+        Raises:
+            nats.js.errors.APIError: the stream refused it (full, a twin, a lost compare-and-set).
+            nats.errors.Error: no answer; it may or may not be stored.
+        """
+        body = message if isinstance(message, bytes) else encode(message)
+        identity = message_id or uuid.uuid4().hex
+        for wait_s in (0.1, 0.5, None):
+            try:
+                # A fresh dict each time: nats-py writes into it.
+                return await self.js.publish(subject, body, timeout=timeout_s, headers={**(headers or {}), MESSAGE_ID: identity})
+            except _UNANSWERED:
+                if wait_s is None:
+                    raise
+                await asyncio.sleep(wait_s)
+        raise AssertionError("unreachable")
+
+
+@asynccontextmanager
+async def connect(settings: NatsSettings, service: str) -> AsyncIterator[Bus]:
+    """Give a connected bus; it waits for the server as long as it takes.
+
+    When the client is closed by anything but us (credentials revoked, say) nothing of the process would work again and some
+    loops would spin, so the process exits at once with status 70 for its supervisor to start afresh.
+    """
+    leaving = False
+    listeners: list[Callable[[], None]] = []
+
+    async def closed() -> None:
+        if not leaving:
+            log.critical("nats_connection_closed", url=settings.url, action="the process exits; its supervisor restarts it")
+            os._exit(EXIT_CONNECTION_CLOSED)
+
+    async def disconnected() -> None:
+        if not leaving:
+            log.warning("nats_disconnected", url=settings.url)
+
+    async def reconnected() -> None:
+        log.info("nats_reconnected", url=settings.url)
+        for listener in listeners:
+            listener()
+
+    async def failed(error: Exception) -> None:
+        if not leaving:
+            log.debug("nats_error", error=str(error) or type(error).__name__)
+
+    nc = await nats.connect(
+        **connection_options(settings, service),
+        closed_cb=closed,
+        disconnected_cb=disconnected,
+        reconnected_cb=reconnected,
+        error_cb=failed,
+    )
+    try:
+        yield Bus(nc, nc.jetstream(timeout=5), listeners)
+    finally:
+        leaving = True
+        await nc.close()
+
+
+def connection_options(settings: NatsSettings, service: str) -> dict[str, Any]:
+    """What every connection of a service is made with, FastStream's too."""
+    options: dict[str, Any] = {
+        "servers": settings.url,
+        "name": f"{service}@{socket.gethostname()}",
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": 0.5,
+        "ping_interval": 10,
+        "max_outstanding_pings": 2,
+        "connect_timeout": 3,
+    }
+    if settings.credentials_file:
+        options["user_credentials"] = settings.credentials_file
+    elif settings.user:
+        options["user"] = settings.user
+        options["password"] = settings.password.get_secret_value() if settings.password else ""
+    return options

@@ -1,0 +1,65 @@
+"""A changed limit is a new ledger: what was spent under the old one is carried over, so no change of settings forgives a call."""
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig, StreamInfo
+from nats.js.errors import NotFoundError
+
+from services.runtime.topology import LEDGER_CARRYING, LEDGER_STATE, QuotaWindow, ledger_stream
+
+_RETIRED = "quota-retired"
+
+
+async def carry_over(js: JetStreamContext, ledgers: Iterable[QuotaWindow], replicas: int) -> list[str]:
+    """Replace each ledger whose limit changed; give a line for each. May be stopped anywhere and run again.
+
+    Nobody spends meanwhile: the old stream gives up its subject first, the new one is not ready until it holds as many permits
+    as were spent (at most its limit). A sliding window's carried permits count from now: they lapse late, never early.
+    """
+    there = [info for info in await js.streams_info() if str(info.config.name).startswith("QUOTA_")]
+    done = []
+    for window in ledgers:
+        stem = window.stream.rpartition("_")[0] + "_"
+        old = [info for info in there if str(info.config.name).startswith(stem) and info.config.name != window.stream]
+        if not old:
+            continue
+        spent = sum([await _retire_and_count(js, info) for info in old], Counter[str]())
+        await _create_spent(js, window, spent, replicas)
+        for info in old:
+            await js.delete_stream(str(info.config.name))
+        carried = sum(spent.values())
+        done.append(
+            f"{window.provider}: {window.limit} calls a {window.window} from now on; {carried} already spent were carried over"
+        )
+    return done
+
+
+async def _retire_and_count(js: JetStreamContext, info: StreamInfo) -> Counter[str]:
+    """Take the subject away from a ledger, then count its permits by subject: none can come after the count."""
+    name = str(info.config.name)
+    await js.update_stream(StreamConfig(**{**asdict(info.config), "subjects": [f"{_RETIRED}.{name}"]}))
+    return await _permits(js, name)
+
+
+async def _permits(js: JetStreamContext, stream: str) -> Counter[str]:
+    state = (await js.stream_info(stream, subjects_filter=">")).state
+    return Counter(state.subjects or {})
+
+
+async def _create_spent(js: JetStreamContext, window: QuotaWindow, spent: Counter[str], replicas: int) -> None:
+    try:
+        state = (await js.stream_info(window.stream)).config.metadata or {}
+    except NotFoundError:
+        await js.add_stream(ledger_stream(window, replicas, ready=False))
+        state = {LEDGER_STATE: LEDGER_CARRYING}
+    if state.get(LEDGER_STATE) != LEDGER_CARRYING:
+        return
+    have = await _permits(js, window.stream)
+    for subject, count in spent.items():
+        for _ in range(min(count, window.limit) - have[subject]):
+            await js.publish(subject, b"carried over", headers={"Nats-Msg-Id": uuid.uuid4().hex})
+    await js.update_stream(ledger_stream(window, replicas))

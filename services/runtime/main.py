@@ -1,0 +1,110 @@
+"""How a service starts and ends: settings, logs, FastStream's application, and an exit code that a supervisor understands."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import nats.errors
+import structlog
+from faststream import FastStream
+from faststream.nats import NatsBroker
+
+from services.runtime.bus import EXIT_CONNECTION_CLOSED, connection_options
+from services.runtime.health import Health
+from services.runtime.load_settings import SettingsError, load_settings
+from services.runtime.logs import configure_logging, hide
+from services.runtime.settings import Settings, secrets_of
+
+EXIT_BAD_SETTINGS = 78
+EXIT_PART_FAILED = 1
+STOP_WITHIN_S = 3.5
+STATUS_ASK = "status.ask"
+
+log = structlog.get_logger()
+
+
+class StartRefusedError(Exception):
+    """The service cannot work as it is set up; the message says what to do. The process exits with 78."""
+
+
+class PartFailedError(Exception):
+    """A part of the service ended with an error, which is its cause."""
+
+
+def light_broker(settings: Settings, health: Health) -> NatsBroker:
+    """FastStream's own connection of a service: carries request-reply, and answers `status.ask` with the service's health."""
+    # The critical path has its own connection and puller: this one may be slow or closed without harm to a message.
+    broker = NatsBroker(**connection_options(settings.nats, f"{health.service}-light"), graceful_timeout=2)
+
+    @broker.subscriber(STATUS_ASK)
+    async def answer_status() -> dict[str, object]:
+        return health.report()
+
+    return broker
+
+
+@asynccontextmanager
+async def watched(
+    health: Health, parts: Mapping[str, Coroutine[Any, Any, None]], stop: asyncio.Event | None
+) -> AsyncIterator[None]:
+    """Run the parts while the block runs. One that ends with an error takes the process down: a service never lives half dead.
+
+    Afterwards `stop` is set and the parts get their time to end; parts without a `stop` are cancelled.
+    """
+    running = {name: asyncio.create_task(part, name=name) for name, part in parts.items()}
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("part_failed", part=task.get_name(), error=repr(error), action="the process exits", exc_info=error)
+            health.ready(task.get_name(), False, repr(error))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for task in running.values():
+        task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        if stop is not None:
+            stop.set()
+            await asyncio.wait(running.values(), timeout=STOP_WITHIN_S)
+        for task in running.values():
+            task.cancel()
+        ends = await asyncio.gather(*running.values(), return_exceptions=True)
+        if faults := [end for end in ends if isinstance(end, Exception)]:
+            raise PartFailedError from faults[0]
+
+
+def run_service(service: str, build: Callable[[Settings], FastStream]) -> None:
+    """Run a service until SIGTERM or SIGINT; exit 0 after an orderly stop, 78 for bad settings."""
+    try:
+        settings = load_settings()
+        configure_logging(settings.log, service)
+        hide(secrets_of(settings))
+        app = build(settings)
+    except (SettingsError, StartRefusedError) as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
+    _run(app)
+
+
+def _run(app: FastStream) -> None:
+    runner = asyncio.run
+    with suppress(ImportError):
+        import uvloop  # noqa: PLC0415  (an extra)
+
+        runner = uvloop.run
+    try:
+        runner(app.run())
+    except StartRefusedError as error:
+        log.critical("refused_to_start", error=str(error))
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
+    except nats.errors.ConnectionReconnectingError:
+        log.info("stopped_while_disconnected")
+    except nats.errors.ConnectionClosedError:
+        raise SystemExit(EXIT_CONNECTION_CLOSED) from None
+    except PartFailedError:
+        raise SystemExit(EXIT_PART_FAILED) from None

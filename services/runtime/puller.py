@@ -1,0 +1,186 @@
+"""Pulls the messages of one durable: never spins, never blocks, strands nothing, outlives its consumer and its server.
+
+One pull request is open at a time. What it brings waits in a buffer until it is asked for, so a cancelled `pull` strands no
+message. A request whose server died is noticed by its missing heartbeats, or at once when the client reconnects.
+"""
+
+import asyncio
+import itertools
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+
+from services.runtime.bus import Bus
+
+HEARTBEAT_S = 5.0
+OPEN_S = 30.0
+BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_NS = 1_000_000_000
+
+log = structlog.get_logger()
+
+
+class Puller:
+    """The messages of one durable, in order of delivery. One user at a time."""
+
+    def __init__(self, bus: Bus, stream: str, durable: str) -> None:
+        self.durable = durable
+        self._bus = bus
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._inbox = bus.nc.new_inbox()
+        self._ids = itertools.count(1)
+        self._subscription: Any = None  # its drain() is untyped
+        self._buffer: deque[Msg] = deque()
+        self._wake = asyncio.Event()
+        self._reply = ""
+        self._owed = 0
+        self._heard = 0.0
+        self._open_until = 0.0
+        self._failures = 0
+        self._trouble = ""
+        bus.on_reconnect.append(self._forget_request)
+
+    async def pull(self, batch: int, wait_s: float, *, no_wait: bool = False) -> list[Msg]:
+        """Give up to `batch` messages: at once what is there, else the first that come within `wait_s`, else none.
+
+        With `no_wait` it only asks for what the server has ready. A consumer that is gone or a server that is down looks like no
+        messages; it is logged once and asked again with growing pauses.
+        """
+        await self._until_some(batch, wait_s, no_wait=no_wait)
+        await self._collect(batch)
+        return [self._buffer.popleft() for _ in range(min(batch, len(self._buffer)))]
+
+    async def wait(self, wait_s: float) -> bool:
+        """Whether a message came within `wait_s`; it stays for the next `pull`. Keeps a request for one message open meanwhile."""
+        await self._until_some(1, wait_s, no_wait=False)
+        return bool(self._buffer)
+
+    @property
+    def waiting(self) -> int:
+        """Messages delivered and not yet handed out."""
+        return len(self._buffer)
+
+    async def close(self) -> None:
+        """Stop: what was delivered and not handed out goes back to the server at once."""
+        with suppress(ValueError):
+            self._bus.on_reconnect.remove(self._forget_request)
+        if self._subscription is not None and not self._bus.nc.is_closed:
+            # Draining tells the server to send no more, then waits for what is already under way.
+            with suppress(nats.errors.Error, asyncio.TimeoutError):
+                await asyncio.wait_for(self._subscription.drain(), 2)
+            self._subscription = None
+        while self._buffer:
+            with suppress(nats.errors.Error):
+                await self._buffer.popleft().nak()
+
+    async def _until_some(self, batch: int, wait_s: float, *, no_wait: bool) -> None:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wait_s
+        while not self._buffer:
+            now = clock()
+            if now >= deadline or (no_wait and self._owed and self._open_until > now and self._reply):
+                break
+            if self._trouble:
+                await self._back_off(deadline - now)
+                continue
+            if not self._owed:
+                await self._ask(batch, no_wait=no_wait)
+            await self._wait(min(deadline, self._heard + 2 * HEARTBEAT_S, self._open_until))
+            if no_wait and not self._owed:
+                break
+            self._give_up_when_silent(clock())
+
+    async def _collect(self, batch: int) -> None:
+        """Let in what has already reached the socket: a batch comes as many messages in a row."""
+        seen = 0
+        while seen < len(self._buffer) < batch and self._owed:
+            seen = len(self._buffer)
+            await asyncio.sleep(0)
+
+    async def _ask(self, batch: int, *, no_wait: bool) -> None:
+        if self._subscription is None:
+            self._subscription = await self._bus.nc.subscribe(f"{self._inbox}.*", cb=self._receive, pending_msgs_limit=-1)
+        clock = asyncio.get_running_loop().time()
+        self._reply = f"{self._inbox}.{next(self._ids)}"
+        self._owed, self._heard, self._open_until = batch, clock, clock + (2.0 if no_wait else OPEN_S + HEARTBEAT_S)
+        terms = {"no_wait": True} if no_wait else {"expires": int(OPEN_S * _NS), "idle_heartbeat": int(HEARTBEAT_S * _NS)}
+        try:
+            await self._bus.nc.publish(self._next, json.dumps({"batch": batch, **terms}).encode(), self._reply)
+        except nats.errors.Error as error:
+            self._failed(str(error) or type(error).__name__)
+
+    async def _receive(self, msg: Msg) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        status = (msg.headers or {}).get("Status") if msg.subject.startswith(self._inbox) else None
+        if status is None:
+            self._buffer.append(msg)
+            self._owed = max(0, self._owed - 1)
+            self._recovered()
+        elif msg.subject == self._reply and status != "100":
+            self._owed = 0
+            text = (msg.headers or {}).get("Description", "")
+            if status == "503" or (status == "409" and "deleted" in text.lower()):
+                self._failed(f"{status} {text or 'no such consumer, or JetStream is not ready'}")
+            elif status in ("404", "408"):
+                self._recovered()
+        self._wake.set()
+
+    def _failed(self, why: str) -> None:
+        self._owed = 0
+        self._trouble = why
+        if self._failures == 0:
+            log.warning("pull_failed", consumer=self.durable, error=why, action="asking again; if it lasts run `quotebus migrate`")
+        self._failures += 1
+
+    def _recovered(self) -> None:
+        if self._failures:
+            log.info("pull_recovered", consumer=self.durable, after_failures=self._failures)
+        self._failures, self._trouble = 0, ""
+
+    def _forget_request(self) -> None:
+        self._owed, self._reply, self._trouble = 0, "", ""
+        self._wake.set()
+
+    def _give_up_when_silent(self, now: float) -> None:
+        if self._owed and (now >= self._open_until or now - self._heard >= 2 * HEARTBEAT_S):
+            self._owed, self._reply = 0, ""
+
+    async def _back_off(self, remaining_s: float) -> None:
+        pause = BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1]
+        await self._wait(asyncio.get_running_loop().time() + min(pause, max(0.0, remaining_s)))
+        self._trouble = ""
+
+    async def _wait(self, until: float) -> None:
+        self._wake.clear()
+        timeout = until - asyncio.get_running_loop().time()
+        if timeout > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), timeout)
+
+
+@asynccontextmanager
+async def kept_alive(messages: Iterable[Msg], ack_wait_s: float) -> AsyncIterator[None]:
+    """Tell the server every third of `ack_wait_s` that these messages are being worked on, until acked or the block ends."""
+    held = list(messages)
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(ack_wait_s / 3)
+            for message in held:
+                if not message.is_acked:
+                    with suppress(nats.errors.Error):
+                        await message.in_progress()
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating

@@ -1,0 +1,188 @@
+"""Every setting, with its default. Where the values come from is `load_settings.py`'s."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from typing_extensions import override
+
+from contracts.job import Job
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    """A table of the settings: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NatsSettings(Section):
+    """The bus. `replicas`: copies of each stream (3 on a cluster of three). `price_mebibytes`: room for seven days of price events. `price_mebibytes`: room for seven days of prices."""
+
+    url: str = "nats://127.0.0.1:4222"
+    user: str | None = None
+    password: SecretStr | None = None
+    credentials_file: str | None = None
+    replicas: PositiveInt = 1
+    price_mebibytes: PositiveInt = 2048
+
+
+class PostgresSettings(Section):
+    """The truth. `dsn` is a secret as it holds a password."""
+
+    dsn: SecretStr = SecretStr("postgresql://quotebus@127.0.0.1:5432/quotebus")
+    pool_size: PositiveInt = 4
+
+
+class RedisSettings(Section):
+    """The fast copy; without a `url` there is none. `lookback`: bars kept per series. `ttl_s`: by timeframe or dataset."""
+
+    url: SecretStr | None = None
+    prefix: str = "quotebus"
+    lookback: PositiveInt = 500
+    timeout_s: PositiveFloat = 0.2
+    compress: bool = False
+    ttl_s: dict[str, PositiveInt] = {}
+
+
+class ProviderSettings(Section):
+    """One provider's account and limits. What is not set is the adapter's own default (its free plan).
+
+    `enabled`: by default a provider works when it needs no key or has one. A limit of 0 means none. `burst`: calls that
+    may leave at once before pacing begins. `priority`: lower is asked first. `options`: the adapter's own extras.
+    """
+
+    enabled: bool | None = None
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    api_secret: SecretStr | None = None
+    refresh_token: SecretStr | None = None
+    dataset: str | None = None
+    per_second: int | None = Field(default=None, ge=0)
+    per_minute: int | None = Field(default=None, ge=0)
+    per_hour: int | None = Field(default=None, ge=0)
+    per_day: int | None = Field(default=None, ge=0)
+    per_month: int | None = Field(default=None, ge=0)
+    day_zone: str | None = None
+    symbols_per_call: PositiveInt | None = None
+    burst: PositiveInt = 1
+    priority: int = 100
+    timeout_s: PositiveFloat = 20.0
+    max_body_bytes: PositiveInt = 32 * 1024 * 1024
+    options: dict[str, str | float] = {}
+
+
+class SchedulerSettings(Section):
+    """The clock. `enabled = false` stops every scheduler from asking; requests by hand still work."""
+
+    enabled: bool = True
+
+
+class FetcherSettings(Section):
+    """`expires_after_s`: how long a task of a request that does not say is worth a call. `ack_wait_s`: of tasks and requests."""
+
+    expires_after_s: PositiveFloat = 3600.0
+    ack_wait_s: PositiveFloat = 30.0
+    calls_at_once: PositiveInt = 4
+    breaker_failures: PositiveInt = 5
+
+
+class CacherSettings(Section):
+    """`batch_events`: price events written in one transaction at most. `ack_wait_s`: of price and run events."""
+
+    batch_events: PositiveInt = 64
+    ack_wait_s: PositiveFloat = 30.0
+
+
+class HealthSettings(Section):
+    """Where a service answers /livez, /readyz and /metrics. Port 0: any free one."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+def _checked_job(table: dict[str, object]) -> dict[str, object]:
+    for key in table.keys() - set(Job.__struct_fields__):
+        close = get_close_matches(key, Job.__struct_fields__, 1)
+        raise ValueError(f"{key}: no such setting of a job" + (f"; did you mean {close[0]}?" if close else ""))
+    _job(table)
+    return table
+
+
+def _job(table: dict[str, object]) -> Job:
+    return msgspec.convert({**table, "origin": "settings"}, Job)
+
+
+JobTable = Annotated[dict[str, object], AfterValidator(_checked_job)]
+
+
+class Settings(BaseSettings):
+    """All settings of one process. Made by hand it holds what it is given and the defaults, and reads no file and no environment.
+
+    `job`: the `[[job]]` tables, each with the fields of a `Job`; `jobs()` gives them as such.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="QUOTEBUS_", env_nested_delimiter="__", env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    nats: NatsSettings = NatsSettings()
+    postgres: PostgresSettings = PostgresSettings()
+    redis: RedisSettings = RedisSettings()
+    providers: dict[str, ProviderSettings] = {}
+    scheduler: SchedulerSettings = SchedulerSettings()
+    fetcher: FetcherSettings = FetcherSettings()
+    cacher: CacherSettings = CacherSettings()
+    health: HealthSettings = HealthSettings()
+    log: LogSettings = LogSettings()
+    job: list[JobTable] = []
+
+    @field_validator("job")
+    @classmethod
+    def _one_job_an_id(cls, tables: list[JobTable]) -> list[JobTable]:
+        ids = [table["id"] for table in tables]
+        for job in ids:
+            if ids.count(job) > 1:
+                raise ValueError(f"job {job}: {ids.count(job)} tables have this id; give each its own")
+        return tables
+
+    @override
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what it is given: `load_settings` reads the sources, as it must say which one is wrong."""
+        return (init_settings,)
+
+    def jobs(self) -> list[Job]:
+        """The `[[job]]` tables as jobs whose origin is the settings."""
+        return [_job(table) for table in self.job]
+
+
+def secrets_of(settings: BaseModel) -> Iterator[str]:
+    """Every secret text in these settings, also the passwords inside URLs, as they are written and as they are meant."""
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        for each in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(each, BaseModel):
+                yield from secrets_of(each)
+            elif isinstance(each, SecretStr):
+                yield each.get_secret_value()
+            text = each.get_secret_value() if isinstance(each, SecretStr) else each
+            if isinstance(text, str) and "://" in text and (password := urlsplit(text).password):
+                yield from {password, unquote(password)}

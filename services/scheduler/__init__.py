@@ -1,0 +1,1 @@
+"""Asks: publishes a refresh request for every slot that falls due."""
