@@ -43,16 +43,16 @@ def build(settings: Settings) -> FastStream:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        working = accounts(settings)
+        known = accounts(settings)
         async with (
             health.serve(settings.health),
             connect(settings.nats, "fetcher") as bus,
             open_session() as session,
-            _working(settings, working, bus, session, health),
+            working(settings, known, bus, session, health),
         ):
             desk.open(bus)
             health.ready("fetcher", True)
-            log.info("fetcher_ready", providers=sorted(working))
+            log.info("fetcher_ready", providers=sorted(known))
             yield
 
     return FastStream(broker, lifespan=lifespan, logger=None)
@@ -65,31 +65,33 @@ def _answer_asks(broker: NatsBroker, desk: AskDesk) -> None:
 
 
 @asynccontextmanager
-async def _working(
-    settings: Settings, working: Mapping[str, Account], bus: Bus, session: aiohttp.ClientSession, health: Health
+async def working(
+    settings: Settings, known: Mapping[str, Account], bus: Bus, session: aiohttp.ClientSession, health: Health
 ) -> AsyncIterator[None]:
     """Plan and work while the block runs; afterwards finish or give back what is in hand."""
     await wait_until_provisioned(bus.js, [subjects.REFRESH, subjects.TASKS, subjects.PRICES, subjects.RUNS, subjects.DEAD])
     await refuse_skewed_clock(bus)
     state = await bus.js.key_value(subjects.STATE_BUCKET)
     stop = asyncio.Event()
-    rests = {name: Rest(bus, state, name, settings.fetcher.breaker_failures) for name in working}
+    rests = {name: Rest(bus, state, name, settings.fetcher.breaker_failures) for name in known}
     universe = Universe(settings.postgres.dsn.get_secret_value())
-    planner = Planner(bus, working, universe, settings.fetcher.expires_after_s)
-    parts = {"planner": planner.run(planner_puller(bus), stop, settings.fetcher.ack_wait_s)}
-    for name, account in working.items():
+    planner = Planner(bus, known, universe, settings.fetcher.expires_after_s)
+    workers = {}
+    for name, account in known.items():
         work = Work(
             bus=bus,
             account=account,
-            accounts=working,
+            accounts=known,
             ledger=Ledger(bus, account.windows()),
             rest=rests[name],
             http=_http_of(session, account),
             ack_wait_s=settings.fetcher.ack_wait_s,
             calls_at_once=settings.fetcher.calls_at_once,
         )
-        parts[f"worker {name}"] = Worker(work).run(stop)
-    async with watched(health, parts, stop), watched(health, {"sweeper": Sweeper(bus, working, rests).run()}, None):
+        workers[f"worker {name}"] = Worker(work)
+    parts = {name: worker.run(stop) for name, worker in workers.items()}
+    parts["planner"] = planner.run(planner_puller(bus), stop, settings.fetcher.ack_wait_s)
+    async with watched(health, parts, stop), watched(health, {"sweeper": Sweeper(bus, known, rests).run()}, None):
         yield
 
 

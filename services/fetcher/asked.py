@@ -115,9 +115,10 @@ class Asked:
         if row.open is None or row.high is None or row.low is None or not row.close:
             return None
         o, h, low, c, adjusted = map(self.unit.known, (row.open, row.high, row.low, row.close, row.adjusted or 0.0))
-        return _Bar(self._label(row.at), o, h, low, c, row.volume, adjusted or None)
+        return _Bar(self.label(row.at), o, h, low, c, row.volume, adjusted or None)
 
-    def _label(self, at: datetime) -> datetime:
+    def label(self, at: datetime) -> datetime:
+        """The instant that stands for the bar which a vendor's instant lies in; a bar shorter than a day keeps its start."""
         if self.call.timeframe is None or self.call.timeframe in LENGTHS:
             return at
         return day_start(period_start(at.astimezone(ZoneInfo(self.zone)).date(), self.call.timeframe))

@@ -93,9 +93,7 @@ class MeteredHttp:
         """The answer to a GET; see `provider.Http`."""
         return await self._ask("GET", self._url(path, params), headers, None, cost)
 
-    async def post_form(
-        self, path: str, form: Mapping[str, str], headers: Mapping[str, str] | None = None, cost: int = 1
-    ) -> Reply:
+    async def post_form(self, path: str, form: Mapping[str, str], headers: Mapping[str, str] | None = None, cost: int = 1) -> Reply:
         """The answer to a POST of a form; see `provider.Http`."""
         return await self._ask("POST", self._url(path, None), headers, form, cost)
 

@@ -26,6 +26,11 @@ class Held:
     task: FetchTask
 
     @property
+    def wish(self) -> tuple[object, ...]:
+        """What it wants, whatever the lane and the run."""
+        return *self.call_key, self.task.symbol
+
+    @property
     def call_key(self) -> tuple[Dataset, Timeframe | None, date | None, date | None]:
         """Tasks of one key can share a call."""
         return self.task.dataset, self.task.timeframe, self.task.start, self.task.end
@@ -38,6 +43,8 @@ class Lanes:
         self._bus = bus
         self._pullers = [Puller(bus, subjects.TASKS, subjects.lane_consumer(provider, lane)) for lane in LANES]
         self._held: list[Held] = []
+        self._under_way: set[tuple[object, ...]] = set()
+        self._call_ended = asyncio.Event()
         self._ack_wait_s = ack_wait_s
 
     async def next_call(self, size: int, wait_s: float) -> list[Held]:
@@ -45,14 +52,23 @@ class Lanes:
         if not self._held and not await self._first(wait_s):
             return []
         await self._top_up(size)
-        if not self._held:
+        # A wish that a call is answering just now waits for that answer: it may do for it too.
+        free = [held for held in self._held if held.wish not in self._under_way]
+        if not free:
+            await self._wait_for_a_call(wait_s)
             return []
-        lead = min(self._held, key=lambda held: LANES.index(held.task.lane))
-        chosen = [lead, *(h for h in self._held if h is not lead and h.call_key == lead.call_key)]
-        chosen = _one_per_symbol(sorted(chosen, key=lambda held: LANES.index(held.task.lane)))[:size]
+        lead = min(free, key=lambda held: LANES.index(held.task.lane))
+        alike = [held for held in free if held.call_key == lead.call_key]
+        chosen = _one_per_wish(sorted(alike, key=lambda held: LANES.index(held.task.lane)))[:size]
         taken = {id(held) for held in chosen}
         self._held = [held for held in self._held if id(held) not in taken]
+        self._under_way.update(held.wish for held in chosen)
         return chosen
+
+    def call_ended(self, chosen: Sequence[Held]) -> None:
+        """The tasks of a call are through: those that want the same may go on."""
+        self._under_way.difference_update(held.wish for held in chosen)
+        self._call_ended.set()
 
     async def keep_alive(self) -> None:
         """Tell the server, for ever, that what is held is not lost."""
@@ -73,6 +89,11 @@ class Lanes:
         await self.give_back()
         for puller in self._pullers:
             await puller.close()
+
+    async def _wait_for_a_call(self, wait_s: float) -> None:
+        self._call_ended.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._call_ended.wait(), wait_s)
 
     async def _first(self, wait_s: float) -> bool:
         """Wait on all lanes at once. A cancelled pull loses nothing: what it would have brought is there for the next one."""
@@ -98,14 +119,18 @@ class Lanes:
                 await self._take(await puller.pull(room, 0.5, no_wait=True))
 
     async def _take(self, messages: Sequence[Msg]) -> None:
+        malformed = []
         for msg in messages:
             try:
                 self._held.append(Held(msg, decode(msg.data, FetchTask)))
             except (msgspec.MsgspecError, ValueError) as error:
-                await bury(self._bus, msg, "malformed", f"{msg.subject}: {error}")
-                await msg.ack()
+                malformed.append((msg, error))
+        # All are in our books before the first wait: being cancelled there must not forget one.
+        for msg, error in malformed:
+            await bury(self._bus, msg, "malformed", f"{msg.subject}: {error}")
+            await msg.ack()
 
 
-def _one_per_symbol(tasks: Sequence[Held]) -> list[Held]:
+def _one_per_wish(tasks: Sequence[Held]) -> list[Held]:
     """A vendor is not asked twice for a symbol in one call; the second stays held and finds the first one's answer."""
-    return list({held.task.symbol: held for held in reversed(tasks)}.values())[::-1]
+    return list({held.wish: held for held in reversed(tasks)}.values())[::-1]

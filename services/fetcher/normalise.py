@@ -19,12 +19,9 @@ LENGTHS: dict[Timeframe, timedelta] = {
 # What vendors write where they know no price; the largest integers stand for "undefined" in binary formats.
 _NO_PRICE = frozenset({0.0, -1.0, -999.0, -999.99, 9223372036.854775807, 9223372036854775807.0, 18446744073709551615.0})
 _MINOR_UNITS = {"GBp": "GBP", "GBX": "GBP", "GBx": "GBP", "ILA": "ILS", "ZAc": "ZAR", "ZAC": "ZAR"}
-_FIAT = frozenset(
-    re.findall(
-        "...",
-        "AEDARSAUDBRLCADCHFCLPCNHCNYCOPCZKDKKEURGBPHKDHUFIDRILSINRJPYKRWMXNMYRNGNNOKNZDPENPHPPKRPLN"
-        "RONRUBSARSEKSGDTHBTRYTWDUAHUSDVNDZARXAGXAUXPDXPT",
-    )
+_MONEY = re.compile(
+    "AED|ARS|AUD|BRL|CAD|CHF|CLP|CNH|CNY|COP|CZK|DKK|EUR|GBP|HKD|HUF|IDR|ILS|INR|JPY|KRW|MXN|MYR|NGN|NOK|NZD|PEN|PHP|PKR|PLN"
+    "|RON|RUB|SAR|SEK|SGD|THB|TRY|TWD|UAH|USD|VND|ZAR|XAG|XAU|XPD|XPT"
 )
 _CRYPTO_QUOTES = ("USDT", "USDC", "USD", "EUR", "GBP", "JPY", "BTC", "ETH")
 _SHARE_CLASS = re.compile(r"([A-Za-z]{1,5})\.([A-Za-z])")
@@ -89,7 +86,7 @@ class Pair(NamedTuple):
 
     @property
     def fx(self) -> bool:
-        return self.base in _FIAT and self.quote in _FIAT
+        return bool(_MONEY.fullmatch(self.base) and _MONEY.fullmatch(self.quote))
 
 
 def pair_of(symbol: str) -> Pair | None:
@@ -100,8 +97,8 @@ def pair_of(symbol: str) -> Pair | None:
         return Pair(base, quote) if base and quote else None
     if len(text) < 6 or not text.isalnum():
         return None
-    if len(text) == 6 and text[:3] in _FIAT and text[3:] in _FIAT:
-        return Pair(text[:3], text[3:])
+    if (joined := Pair(text[:3], text[3:])).fx:
+        return joined
     quote = next((q for q in _CRYPTO_QUOTES if text.endswith(q) and len(text) - len(q) >= 2), "")
     return Pair(text.removesuffix(quote), quote) if quote else None
 

@@ -1,37 +1,32 @@
 """The work on one provider: pace, tasks, permit, call, events, results, acks; in this order nothing is lost or paid twice."""
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-import msgspec
 import nats.errors
 import structlog
-from nats.js.errors import APIError
 from prometheus_client import Counter as Metric
 from prometheus_client import Histogram
 
-from contracts import subjects
-from contracts.price_events import PriceEvent
-from contracts.run_events import Outcome
 from services.fetcher.accounts import Account
 from services.fetcher.lanes import Held, Lanes
-from services.fetcher.ledger import WINDOW_FULL, Ledger
-from services.fetcher.on_refresh_request import NoProviderError, choose
+from services.fetcher.ledger import Ledger
 from services.fetcher.provider import Answer, Call, Http, ProviderError, Verdict, refuse_unoffered
-from services.fetcher.publish_events import publish_answer
-from services.fetcher.reports import bury, report_result
+from services.fetcher.reports import bury
 from services.fetcher.rest import Rest
-from services.fetcher.served import Served, last_served
-from services.fetcher.verdicts import MAX_NAK_S, Then, consequence, retry_delay_s
+from services.fetcher.served import last_served
+from services.fetcher.settle import Settlement
+from services.fetcher.stopping import or_stop, sleep_or_stop
+from services.fetcher.verdicts import MAX_NAK_S
 from services.runtime.bus import Bus
 from services.runtime.puller import kept_alive
 
 GRACE_S = 2.0
+IDLE_S = 5.0
 CALLS = Metric("quotebus_provider_calls_total", "Permits spent on calls.", ["provider"])
 CALL_SECONDS = Histogram("quotebus_provider_call_seconds", "Duration of a call, all its requests.", ["provider", "verdict"])
 
@@ -60,7 +55,7 @@ class Worker:
         self._work = work
         self._bus = work.bus
         self._name = work.account.name
-        self._attempts: Counter[tuple[str, str]] = Counter()
+        self._settle = Settlement(work.bus, self._name, work.accounts, work.rest)
         self._calls: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -72,36 +67,39 @@ class Worker:
             await self._until_stopped(stop, lanes)
         finally:
             alive.cancel()
-            await lanes.close()
-            await self._finish_calls()
+            await asyncio.gather(lanes.close(), self._finish_calls())
 
     async def _until_stopped(self, stop: asyncio.Event, lanes: Lanes) -> None:
         pace, slots = self._work.account.pace(), asyncio.Semaphore(self._work.calls_at_once)
         size = max(self._work.account.symbols_per_call(dataset) for dataset in self._work.account.profile.offers)
-        ready = False
+        paced = pace is None
         while not stop.is_set():
             if (rest_s := self._work.rest.remaining_s()) > 0:
                 if rest_s > MAX_NAK_S:
                     await lanes.give_back()
-                await _sleep_or_stop(stop, min(rest_s, 1.0))
+                await sleep_or_stop(stop, min(rest_s, 1.0))
                 continue
             # The pace is kept before tasks are pulled: a task in hand is a task that no other replica can take.
-            if pace and not ready:
-                ready = await _acquire_or_stop(stop, pace.acquire())
+            if pace and not paced:
+                await or_stop(stop, pace.acquire())
+                paced = True
                 continue
-            await slots.acquire()
-            chosen = await lanes.next_call(size, 1.0)
-            if not chosen:
+            await or_stop(stop, slots.acquire())
+            if chosen := await or_stop(stop, lanes.next_call(size, IDLE_S)):
+                paced = pace is None
+                self._start(chosen, slots, lanes)
+            else:
                 slots.release()
-                continue
-            ready = False
-            self._start(chosen, slots)
 
-    def _start(self, chosen: Sequence[Held], slots: asyncio.Semaphore) -> None:
+    def _start(self, chosen: Sequence[Held], slots: asyncio.Semaphore, lanes: Lanes) -> None:
+        def ended(call: asyncio.Task[None]) -> None:
+            self._calls.discard(call)
+            lanes.call_ended(chosen)
+            slots.release()
+
         call = asyncio.create_task(self.on_fetch_tasks(chosen))
         self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-        call.add_done_callback(lambda _: slots.release())
+        call.add_done_callback(ended)
 
     async def on_fetch_tasks(self, chosen: Sequence[Held]) -> None:
         """Serve tasks that share a call. Each is acknowledged, sent back or given up on by itself."""
@@ -111,15 +109,13 @@ class Worker:
                 limit = self._work.account.symbols_per_call(chosen[0].task.dataset)
                 for i in range(0, len(wanted), limit):
                     await self._call(wanted[i : i + limit])
-        except (asyncio.CancelledError, nats.errors.Error, APIError) as error:
-            # Stopping, or the bus refuses what must be told: the tasks go back, and the events already published serve them.
-            for held in chosen:
-                if not held.msg.is_acked:
-                    with suppress(nats.errors.Error):
-                        await held.msg.nak(delay=None if isinstance(error, asyncio.CancelledError) else 2)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            log.warning("tasks_sent_back", provider=self._name, tasks=len(chosen), error=str(error) or type(error).__name__)
+        except asyncio.CancelledError:
+            await _send_back(chosen, None)
+            raise
+        except Exception as error:
+            # The bus refuses what must be told, say. The events already published will serve the tasks when they come again.
+            log.warning("tasks_sent_back", provider=self._name, tasks=len(chosen), error=repr(error))
+            await _send_back(chosen, 2)
 
     async def _still_wanted(self, chosen: Sequence[Held]) -> list[Held]:
         """Those whose time is not up and that no call since `wanted_at` has answered; the others end here, at no call."""
@@ -130,10 +126,9 @@ class Worker:
             task, event = held.task, served.get(held.task.symbol)
             if task.expires_at <= datetime.now(UTC):
                 await bury(self._bus, held.msg, "expired", f"not fetched before {task.expires_at.isoformat()}", task)
-                await self._end(held, "expired", reason="expired")
-            elif event and _serves(event, held, self._name):
-                outcome_at = event.fetched_at
-                await self._end(held, "merged", reason="served", called_at=outcome_at)
+                await self._settle.end(held, "expired", reason="expired")
+            elif event and event.serves(task):
+                await self._settle.end(held, "merged", reason="served", called_at=event.fetched_at)
             else:
                 wanted.append(held)
         return wanted
@@ -146,20 +141,24 @@ class Worker:
         CALLS.labels(self._name).inc(calls)
         if error is not None:
             await self._work.rest.failed(error)
-            shares = [calls] + [0] * (len(chosen) - 1)
-            await asyncio.gather(*(self._fail(held, error, called_at, share) for held, share in zip(chosen, shares, strict=True)))
+            # A call that several symbols shared is counted with the first.
+            first, *others = chosen
+            failing = [self._settle.fail(held, error, called_at) for held in others]
+            await asyncio.gather(self._settle.fail(first, error, called_at, calls), *failing)
             return
         await self._work.rest.answered()
-        events = {event.symbol: event for event in answer.events}
+        events = defaultdict(list)
+        for event in answer.events:
+            events[event.symbol].append(event)
         missing = ProviderError(Verdict.NOT_FOUND, f"{self._name} left it out of its answer")
-        jobs = []
-        for held in chosen:
-            share, calls = calls, 0
-            if held.task.symbol in events:
-                jobs.append(self._publish(held, events[held.task.symbol], called_at, share))
-            else:
-                jobs.append(self._fail(held, answer.failed.get(held.task.symbol, missing), called_at, share))
-        await asyncio.gather(*jobs)
+        async with asyncio.TaskGroup() as group:
+            for held in chosen:
+                share, calls = calls, 0
+                symbol = held.task.symbol
+                if symbol in events:
+                    group.create_task(self._settle.publish(held, events[symbol], called_at, share))
+                else:
+                    group.create_task(self._settle.fail(held, answer.failed.get(symbol, missing), called_at, share))
 
     async def _ask(self, call: Call, called_at: datetime) -> tuple[Answer, ProviderError | None, int]:
         """The answer or the error of the call as a whole (a fault of the adapter is one too), and the permits it took."""
@@ -184,56 +183,6 @@ class Worker:
         finally:
             CALL_SECONDS.labels(self._name, verdict).observe(clock() - started)
 
-    async def _publish(self, held: Held, event: PriceEvent, called_at: datetime, calls: int) -> None:
-        rows = await publish_answer(self._bus, held.task, event, called_at)
-        await self._end(held, "refreshed" if rows else "empty", called_at=called_at, rows=rows, calls=calls)
-
-    async def _fail(self, held: Held, error: ProviderError, called_at: datetime, calls: int = 0) -> None:
-        if error.verdict is Verdict.EMPTY:
-            await self._end(held, "empty", called_at=called_at, calls=calls)
-            return
-        key = (held.task.run_id, held.msg.subject)
-        self._attempts[key] += 1
-        then = consequence(error.verdict, self._attempts[key])
-        if then is Then.RETRY:
-            delay_s = min(MAX_NAK_S, self._work.rest.remaining_s() or retry_delay_s(self._attempts[key]))
-            await held.msg.nak(delay=delay_s)
-            return
-        if then is Then.ELSEWHERE and await self._hand_over(held):
-            await held.msg.ack()
-            return
-        del self._attempts[key]
-        await bury(self._bus, held.msg, error.verdict, f"{held.task.symbol}: {error.message}", held.task)
-        await self._end(held, "failed", reason=str(error.verdict), message=error.message, called_at=called_at, calls=calls)
-
-    async def _hand_over(self, held: Held) -> bool:
-        """Give the task to the next provider of the same kind of series; False when there is none."""
-        tried = [*held.task.tried, self._name]
-        here = self._work.account
-        alike = {
-            name: account
-            for name, account in self._work.accounts.items()
-            if name not in tried and account.profile.real == here.profile.real and account.series_class == here.series_class
-        }
-        try:
-            account = choose(alike, msgspec.structs.replace(held.task, tried=tried), None)
-        except NoProviderError:
-            return False
-        task = msgspec.structs.replace(held.task, provider=account.name, tried=tried)
-        subject = subjects.fetch_task(task)
-        try:
-            await self._bus.publish(subject, task, message_id=f"{task.run_id}:{subject}")
-        except APIError as error:
-            if WINDOW_FULL not in (error.description or ""):
-                raise
-        log.info("handed_over", symbol=task.symbol, from_provider=self._name, to_provider=account.name)
-        return True
-
-    async def _end(self, held: Held, outcome: Outcome, **details: object) -> None:
-        self._attempts.pop((held.task.run_id, held.msg.subject), None)
-        await report_result(self._bus, held.task, outcome, **details)
-        await held.msg.ack()
-
     async def _finish_calls(self) -> None:
         if not self._calls:
             return
@@ -243,24 +192,8 @@ class Worker:
         await asyncio.gather(*late, return_exceptions=True)
 
 
-def _serves(event: Served, held: Held, provider: str) -> bool:
-    task = held.task
-    return event.provider == provider and event.fetched_at >= task.wanted_at and event.answers(task.start, task.end)
-
-
-async def _sleep_or_stop(stop: asyncio.Event, seconds: float) -> None:
-    with suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
-
-
-async def _acquire_or_stop(stop: asyncio.Event, acquiring: Awaitable[None]) -> bool:
-    """Whether the pace allows the next call; False when stopped first."""
-    getting: asyncio.Future[Any] = asyncio.ensure_future(acquiring)
-    stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait([getting, stopping], return_when=asyncio.FIRST_COMPLETED)
-        return getting.done()
-    finally:
-        for waiting in (getting, stopping):
-            waiting.cancel()
-        await asyncio.gather(getting, stopping, return_exceptions=True)
+async def _send_back(chosen: Sequence[Held], delay_s: float | None) -> None:
+    for held in chosen:
+        if not held.msg.is_acked:
+            with suppress(nats.errors.Error):
+                await held.msg.nak(delay=delay_s)

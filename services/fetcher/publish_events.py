@@ -1,36 +1,73 @@
-"""From a provider's answer to events on the bus: provenance, validation, pieces of at most MAX_ROWS rows."""
+"""From a provider's answer to events on the bus: provenance, validation, and the event that says "asked, and nothing there"."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeVar
 
 import msgspec
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
-from contracts.price_events import MAX_ROWS, PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuarantined
-from services.fetcher.served import midnight
-from services.fetcher.validate import validate
+from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuarantined
+from services.fetcher.asked import Asked
+from services.fetcher.provider import Call, Profile
+from services.fetcher.rows import Spot
+from services.fetcher.validate import Broken, validate
 from services.runtime.bus import Bus
 
-E = TypeVar("E", PriceBars, PriceChain)
 
-
-async def publish_answer(bus: Bus, task: FetchTask, event: PriceEvent, called_at: datetime) -> int:
+async def publish_answer(bus: Bus, task: FetchTask, events: Sequence[PriceEvent], called_at: datetime) -> int:
     """Publish one symbol's answer with the task's provenance; give the rows published. Returns when all of it is stored."""
-    provenance = {"fetched_at": called_at, "request_id": task.request_id, "run_id": task.run_id, "fallback_from": task.tried}
-    asked = {"asked_from": midnight(task.start), "asked_to": midnight(task.end)}
-    event = msgspec.structs.replace(event, **provenance, **(asked if isinstance(event, PriceBars | PriceActions) else {}))
-    if isinstance(event, PriceBars):
-        event, broken = validate(event, called_at)
-        if broken:
-            await _quarantine(bus, event, broken)
     subject = subjects.price(task.dataset, task.timeframe, task.symbol)
     identity = f"{task.run_id}:{subject}:{called_at.timestamp()}"
-    pieces = list(_pieces(event))
-    await asyncio.gather(*(bus.publish(subject, piece, message_id=f"{identity}:{n}") for n, piece in enumerate(pieces)))
-    return _count(event)
+    publishing = []
+    rows = 0
+    for number, answered in enumerate(events):
+        event = msgspec.structs.replace(
+            answered, fetched_at=called_at, request_id=task.request_id, run_id=task.run_id, fallback_from=task.tried
+        )
+        if isinstance(event, PriceBars):
+            whole = event
+            event, broken = validate(whole, called_at)
+            if broken:
+                publishing.append(bus.publish(subjects.price_quarantined(task.symbol), _quarantined(whole, broken)))
+        rows += _count(event)
+        publishing.append(bus.publish(subject, event, message_id=f"{identity}:{number}"))
+    await asyncio.gather(*publishing)
+    return rows
+
+
+def empty_answer(profile: Profile, task: FetchTask, called_at: datetime) -> Sequence[PriceEvent]:
+    """The event of a range that was asked for and holds nothing: it is no gap, and no made-up bar."""
+    call = Call(task.dataset, (task.symbol,), task.timeframe, task.start, task.end)
+    asked = Asked(profile, call, task.symbol, called_at)
+    match task.dataset:
+        case "bars":
+            return asked.bars([])
+        case "chain":
+            return asked.chain([])
+        case "actions":
+            return [asked.actions([])]
+        case _:
+            return [asked.quote(Spot())]
+
+
+def _quarantined(event: PriceBars, broken: Sequence[Broken]) -> PriceQuarantined:
+    return PriceQuarantined(
+        symbol=event.symbol,
+        provider=event.provider,
+        feed=event.feed,
+        observed_at=event.observed_at,
+        fetched_at=event.fetched_at,
+        currency=event.currency,
+        request_id=event.request_id,
+        run_id=event.run_id,
+        dataset="bars",
+        timeframe=event.timeframe,
+        at=[at for at, _, _ in broken],
+        rule=[rule for _, rule, _ in broken],
+        row=[row for _, _, row in broken],
+    )
 
 
 def _count(event: PriceEvent) -> int:
@@ -42,49 +79,4 @@ def _count(event: PriceEvent) -> int:
         case PriceChain():
             return len(event.contract)
         case _:
-            return 1
-
-
-async def _quarantine(bus: Bus, event: PriceEvent, broken: list[tuple[datetime | None, str, str]]) -> None:
-    kept = PriceQuarantined(
-        symbol=event.symbol,
-        provider=event.provider,
-        feed=event.feed,
-        observed_at=event.observed_at,
-        fetched_at=event.fetched_at,
-        currency=event.currency,
-        request_id=event.request_id,
-        run_id=event.run_id,
-        dataset="bars",
-        timeframe=event.timeframe if isinstance(event, PriceBars) else None,
-        at=[at for at, _, _ in broken],
-        rule=[rule for _, rule, _ in broken],
-        row=[row for _, _, row in broken],
-    )
-    await bus.publish(subjects.price_quarantined(event.symbol), kept)
-
-
-def _pieces(event: PriceEvent) -> Iterator[PriceEvent]:
-    """The event, or several that follow each other: a range is divided where the rows are, a chain is numbered."""
-    if isinstance(event, PriceBars) and len(event.at) > MAX_ROWS:
-        cuts = range(0, len(event.at), MAX_ROWS)
-        for i in cuts:
-            start = event.at[i] if i and event.asked_from else event.asked_from
-            end = event.at[i + MAX_ROWS] if i != cuts[-1] and event.asked_to else event.asked_to
-            yield msgspec.structs.replace(_rows(event, i), asked_from=start, asked_to=end)
-    elif isinstance(event, PriceChain) and len(event.contract) > MAX_ROWS:
-        cuts = range(0, len(event.contract), MAX_ROWS)
-        for number, i in enumerate(cuts, 1):
-            yield msgspec.structs.replace(_rows(event, i), part=number, parts=len(cuts))
-    else:
-        yield event
-
-
-def _rows(event: E, start: int) -> E:
-    """The event with MAX_ROWS rows from `start` on."""
-    columns = {
-        name: value[start : start + MAX_ROWS]
-        for name in event.__struct_fields__
-        if isinstance(value := getattr(event, name), list) and name != "fallback_from"
-    }
-    return msgspec.structs.replace(event, **columns)
+            return 1 if event.price is not None or event.bid is not None or event.ask is not None else 0

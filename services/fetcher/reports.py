@@ -1,6 +1,7 @@
 """What the fetcher tells of its work: results, dead letters, and the state of a provider."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import nats.errors
@@ -22,7 +23,7 @@ DEAD_LETTERS = Counter("quotebus_dead_letters_total", "Messages given up on.", [
 log = structlog.get_logger()
 
 
-async def report_result(bus: Bus, task: FetchTask, outcome: Outcome, **details: object) -> None:
+async def report_result(bus: Bus, task: FetchTask, outcome: Outcome, **details: Any) -> None:
     """Publish the result of one task; the same outcome of the same task and run counts once."""
     subject = subjects.fetch_task(task)
     result = RunResult(
@@ -35,7 +36,7 @@ async def report_result(bus: Bus, task: FetchTask, outcome: Outcome, **details: 
         task=subject,
         wanted_at=task.wanted_at,
         at=datetime.now(UTC),
-        **details,  # type: ignore[arg-type]
+        **details,
     )
     await publish_result(bus, result)
 

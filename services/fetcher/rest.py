@@ -58,6 +58,8 @@ class Rest:
             self._failures += 1
             if self._failures >= self._limit:
                 await self._begin(datetime.now(UTC) + timedelta(seconds=BREAKER_PROBE_S), "breaker_open", error)
+        else:
+            await self.answered()
 
     async def _begin(self, until: datetime, state: str, error: ProviderError) -> None:
         self.until = until

@@ -9,6 +9,7 @@ import nats.errors
 from nats.js.errors import APIError, NotFoundError
 
 from contracts import subjects
+from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Timeframe, UtcInstant
 from services.runtime.bus import Bus
 
@@ -25,6 +26,11 @@ class Served(msgspec.Struct, frozen=True):
     def answers(self, start: date | None, end: date | None) -> bool:
         """Whether it was an answer for just this range (none: the latest)."""
         return (self.asked_from, self.asked_to) == (midnight(start), midnight(end))
+
+    def serves(self, task: FetchTask) -> bool:
+        """Whether it is the task's provider's answer to the same question, from a call late enough."""
+        new_enough = self.fetched_at >= task.wanted_at
+        return self.provider == task.provider and new_enough and self.answers(task.start, task.end)
 
 
 _decoder = msgspec.json.Decoder(Served)

@@ -13,7 +13,7 @@ from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import decode
 from services.fetcher.accounts import Account
-from services.fetcher.on_refresh_request import NoProviderError, choose
+from services.fetcher.choose_provider import NoProviderError, choose
 from services.fetcher.reports import bury_stored, report_result
 from services.fetcher.rest import Rest
 from services.runtime.bus import Bus

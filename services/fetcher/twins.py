@@ -1,7 +1,7 @@
 """Tasks that were refused because two of the same were there already: looked after until a call has served them.
 
 The one in flight may have started before this task was wanted, and the one waiting may then end without a call of its own. So a
-refused task is offered again until an answer is new enough or its time is up. The newest of a subject is enough: it serves the others.
+refused task is offered again until an answer is new enough or its time is up. The newest of a subject is enough for all.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class Twins:
             served = await last_served(self._bus, dataset, timeframe, [task.symbol for _, task in tasks])
             for subject, task in tasks:
                 event = served.get(task.symbol)
-                if event and event.provider == task.provider and event.fetched_at >= task.wanted_at:
+                if event and event.serves(task):
                     self._tasks.pop(subject, None)
                 else:
                     await self._offer(subject, task)

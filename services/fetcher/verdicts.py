@@ -19,7 +19,7 @@ class Then(StrEnum):
 
 @dataclass(frozen=True)
 class Consequence:
-    """`then` for the task; after `attempts` tries ELSEWHERE. `cool_down_s`: how long the whole provider rests (doubling), 0 for not at all."""
+    """`then` for the task, after `attempts` tries ELSEWHERE; `cool_down_s`: how long the provider rests, doubling (0: not)."""
 
     then: Then
     attempts: int = 1
@@ -34,6 +34,7 @@ CONSEQUENCES: dict[Verdict, Consequence] = {
     Verdict.UNAUTHORIZED: Consequence(Then.ELSEWHERE, cool_down_s=900.0),
     Verdict.PLAN_RESTRICTED: Consequence(Then.ELSEWHERE),
     Verdict.NOT_FOUND: Consequence(Then.ELSEWHERE),
+    Verdict.EMPTY: Consequence(Then.GIVE_UP),  # an answer: it is published as an event without rows
     Verdict.BAD_REQUEST: Consequence(Then.GIVE_UP),
     Verdict.MALFORMED: Consequence(Then.ELSEWHERE),
     Verdict.SERVER_ERROR: Consequence(Then.RETRY, attempts=4, breaker=True),

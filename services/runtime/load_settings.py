@@ -69,7 +69,7 @@ def read_settings(path: Path | None = None, known_providers: Collection[str] | N
     named = merged.get("providers")
     if known_providers is not None and isinstance(named, dict):
         unknown = named.keys() - set(known_providers)
-        problems += [describe(layers, ("providers", name), "", known_providers) for name in unknown]
+        problems += [describe(layers, ("providers", name), "", sorted(known_providers)) for name in unknown]
     if problems:
         raise SettingsError(sorted(set(problems)))
     return Loaded(settings, layers)

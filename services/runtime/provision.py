@@ -122,8 +122,13 @@ def _differences(there: dict[str, Any], wanted: dict[str, Any], names: tuple[str
     return [
         f"{name} is {there.get(name)!r}, should be {wanted[name]!r}"
         for name in names
-        if (there.get(name) or None) != (wanted[name] or None)
+        if _unset(there.get(name)) != _unset(wanted[name])
     ]
+
+
+def _unset(value: Any) -> Any:
+    """The value, or None where the server writes 0 or -1 for "not set"."""
+    return None if value in (0, -1) else value or None
 
 
 async def _stale_consumers(js: JetStreamContext, wanted: Topology) -> AsyncIterator[str]:

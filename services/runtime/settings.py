@@ -22,7 +22,10 @@ class Section(BaseModel):
 
 
 class NatsSettings(Section):
-    """The bus. `replicas`: copies of each stream (3 on a cluster of three). `price_mebibytes`: room for seven days of price events. `price_mebibytes`: room for seven days of prices."""
+    """The bus. `replicas`: copies of each stream (3 on a cluster of three).
+
+    `price_mebibytes`: room for seven days of price events.
+    """
 
     url: str = "nats://127.0.0.1:4222"
     user: str | None = None

@@ -32,5 +32,5 @@ async def refuse_skewed_clock(bus: Bus) -> None:
     skew = await clock_skew(bus)
     if abs(skew) > MOST:
         raise ClockSkewError(
-            f"this clock is {skew.total_seconds():+.1f} s off the NATS server's, at most 1 s will do: synchronise both (chrony, NTP)"
+            f"this clock is {skew.total_seconds():+.1f} s off the NATS server's, 1 s at most: synchronise both (chrony, NTP)"
         )

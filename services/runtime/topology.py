@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
@@ -92,8 +92,8 @@ def topology(settings: Settings, quotas: Mapping[str, Iterable[QuotaWindow]]) ->
 def _streams(settings: Settings) -> list[StreamConfig]:
     mebibyte, nats = 1024 * 1024, settings.nats
 
-    def stream(name: str, age_s: float, size: int, **special: object) -> StreamConfig:
-        terms: dict[str, object] = {
+    def stream(name: str, age_s: float, size: int, **special: Any) -> StreamConfig:
+        terms: dict[str, Any] = {
             "retention": RetentionPolicy.LIMITS,
             # A full stream refuses: a publisher that is told can wait, a message dropped in silence is lost.
             "discard": DiscardPolicy.NEW,
@@ -103,7 +103,7 @@ def _streams(settings: Settings) -> list[StreamConfig]:
             "num_replicas": nats.replicas,
         }
         subject_list = subjects.STREAM_SUBJECTS[name]
-        return StreamConfig(name=name, subjects=subject_list, max_age=age_s, max_bytes=size, **{**terms, **special})  # type: ignore[arg-type]
+        return StreamConfig(name=name, subjects=subject_list, max_age=age_s, max_bytes=size, **{**terms, **special})
 
     return [
         # Older than every catch-up window, so a clock always finds its last slot.

@@ -1,0 +1,128 @@
+"""A request as it was understood: who is meant, since when, until when, and the tasks and results that come of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from nats.aio.msg import Msg
+
+from contracts import subjects
+from contracts.fetch_task import FetchTask
+from contracts.message import LANES, Lane, decode
+from contracts.refresh_request import RefreshRequest
+from contracts.run_events import Outcome, RunPlanned, RunResult
+from services.runtime.bus import MESSAGE_ID
+
+SYMBOLS_PER_PART = 2000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request as it was understood. `run_id`: its sequence on REFRESH."""
+
+    request: RefreshRequest
+    run_id: str
+    request_id: str
+    lane: Lane
+    requested_at: datetime
+    wanted_at: datetime
+    expires_at: datetime
+
+    def task(self, provider: str, symbol: str) -> FetchTask:
+        r = self.request
+        timeframe = r.timeframe or ("1d" if r.dataset == "bars" else None)
+        return FetchTask(
+            provider=provider,
+            lane=self.lane,
+            symbol=symbol,
+            dataset=r.dataset,
+            timeframe=timeframe,
+            start=r.start,
+            end=r.end,
+            wanted_at=self.wanted_at,
+            expires_at=self.expires_at,
+            request_id=self.request_id,
+            run_id=self.run_id,
+            job=r.job,
+        )
+
+    def result(self, symbol: str, outcome: Outcome, reason: str, **details: Any) -> RunResult:
+        return RunResult(
+            run_id=self.run_id,
+            request_id=self.request_id,
+            job=self.request.job,
+            symbol=symbol,
+            outcome=outcome,
+            reason=reason,
+            wanted_at=self.wanted_at,
+            at=datetime.now(UTC),
+            **details,
+        )
+
+    def announcements(self, symbols: Sequence[str]) -> list[RunPlanned]:
+        """What is told of this plan before its tasks go out, in as many parts as it takes."""
+        parts = [symbols[i : i + SYMBOLS_PER_PART] for i in range(0, len(symbols), SYMBOLS_PER_PART)] or [[]]
+        probe = self.task("", "X")
+        return [
+            RunPlanned(
+                run_id=self.run_id,
+                request_id=self.request_id,
+                job=self.request.job,
+                lane=self.lane,
+                dataset=probe.dataset,
+                timeframe=probe.timeframe,
+                slot_at=self.request.slot_at,
+                requested_at=self.requested_at,
+                wanted_at=self.wanted_at,
+                deadline_at=self.expires_at,
+                missed_slots=self.request.missed_slots,
+                planned=len(symbols),
+                part=number,
+                parts=len(parts),
+                symbols=[symbol[:64] for symbol in part],
+            )
+            for number, part in enumerate(parts, 1)
+        ]
+
+
+def understand(msg: Msg, expiry: timedelta) -> Plan:
+    """The plan of a request message.
+
+    Raises:
+        ValueError: the lane or a field is wrong; the text names it. (msgspec's errors are ValueErrors.)
+    """
+    lane, job = subjects.parse_refresh_request(msg.subject)
+    if lane not in LANES:
+        raise ValueError(f"lane: {lane!r} is none of {', '.join(LANES)}")
+    request = decode(msg.data or b"{}", RefreshRequest)
+    if request.job != job:
+        # The subject decides: a person's request must not pass for a job's.
+        request = msgspec.structs.replace(request, job=job)
+    meta = msg.metadata
+    accepted = meta.timestamp.astimezone(UTC)
+    identity = request.request_id or (msg.headers or {}).get(MESSAGE_ID) or f"r{meta.sequence.stream}"
+    return Plan(
+        request=request,
+        run_id=str(meta.sequence.stream),
+        request_id=identity,
+        lane=lane,
+        requested_at=accepted,
+        wanted_at=request.wanted_at or accepted,
+        expires_at=request.expires_at or accepted + expiry,
+    )
+
+
+def by_validity(symbols: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The symbols that can be asked for, and why each other one cannot."""
+    good: list[str] = []
+    bad: dict[str, str] = {}
+    for symbol in symbols:
+        try:
+            subjects.symbol_token(symbol)
+        except ValueError as error:
+            bad[symbol] = str(error)
+        else:
+            good.append(symbol)
+    return good, bad

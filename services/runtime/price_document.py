@@ -1,0 +1,171 @@
+"""A price document: one symbol's prices as Redis holds them and the gateway serves them, columnar JSON, plain or zstd.
+
+A document ends with what tells which of two is kept: `"real":1,"as_of":"2026-01-02T15:04:05.000000Z"}`. Compared as text, real
+prices come after made-up ones, and of two alike the newer comes later. A compressed document carries the same ending in a
+skippable frame after the data, which every zstd reader passes over.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+import zstandard
+
+from services.runtime.settings import RedisSettings
+
+SYNTHETIC = "synthetic"
+DEFAULT_TTL_S: Mapping[str, int] = {
+    "1m": 60,
+    "5m": 300,
+    "15m": 300,
+    "30m": 300,
+    "1h": 300,
+    "1d": 3600,
+    "1wk": 7200,
+    "1mo": 7200,
+    "quote": 60,
+    "chain": 900,
+    "iv": 1800,
+}
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE_MAGIC = b"\x50\x2a\x4d\x18"
+_MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+_encoder = msgspec.json.Encoder()
+# 1,"as_of":"2026-01-02T15:04:05.000000Z"} at the end of every document: of two under one key, the greater is kept.
+RANK_BYTES = 40
+
+
+class PriceDocument(msgspec.Struct, kw_only=True):
+    """What every document says. `real`: 0 for a made-up market. `as_of`: the newest observation it holds."""
+
+    symbol: str
+    provider: str
+    currency: str | None
+
+
+class BarsDocument(PriceDocument, kw_only=True):
+    """The newest bars of one series, oldest first."""
+
+    timeframe: str
+    at: list[datetime]
+    open: list[float]
+    high: list[float]
+    low: list[float]
+    close: list[float]
+    volume: list[float | None]
+    adjusted_close: list[float | None]
+    final: list[bool]
+    basis: str
+    feed: str
+    real: Literal[0, 1]
+    as_of: str
+
+
+class QuoteDocument(PriceDocument, kw_only=True):
+    """The price of now."""
+
+    at: datetime | None
+    price: float | None
+    bid: float | None
+    ask: float | None
+    previous_close: float | None
+    volume: float | None
+    feed: str
+    real: Literal[0, 1]
+    as_of: str
+
+
+class ChainDocument(PriceDocument, kw_only=True):
+    """An option chain, one row a contract, by expiry, strike and right. `symbol` is the underlying."""
+
+    contract: list[str]
+    expiry: list[str]
+    strike: list[float]
+    right: list[str]
+    bid: list[float | None]
+    ask: list[float | None]
+    last: list[float | None]
+    mark: list[float | None]
+    volume: list[float | None]
+    open_interest: list[float | None]
+    iv: list[float | None]
+    delta: list[float | None]
+    gamma: list[float | None]
+    theta: list[float | None]
+    vega: list[float | None]
+    at: list[datetime | None]
+    feed: str
+    real: Literal[0, 1]
+    as_of: str
+
+
+Document = BarsDocument | QuoteDocument | ChainDocument
+
+
+def document_key(settings: RedisSettings, document: Document) -> str:
+    """Where Redis holds this document."""
+    if isinstance(document, BarsDocument):
+        return bars_key(settings, document.symbol, document.timeframe)
+    return dataset_key(settings, "quote" if isinstance(document, QuoteDocument) else "chain", document.symbol)
+
+
+def bars_key(settings: RedisSettings, symbol: str, timeframe: str) -> str:
+    """Where Redis holds the bars of a symbol."""
+    return f"{settings.prefix}:price:{symbol}:{timeframe}:{settings.lookback}"
+
+
+def dataset_key(settings: RedisSettings, dataset: Literal["quote", "chain", "iv"], symbol: str) -> str:
+    """Where Redis holds a symbol's quote, chain or implied volatility."""
+    return f"{settings.prefix}:{dataset}:{symbol}"
+
+
+def ttl_s(settings: RedisSettings, kind: str) -> int:
+    """How long Redis holds a document of this timeframe or dataset."""
+    return settings.ttl_s.get(kind, DEFAULT_TTL_S[kind])
+
+
+def document_kind(document: Document) -> str:
+    """The timeframe of bars, else the dataset."""
+    if isinstance(document, BarsDocument):
+        return document.timeframe
+    return "quote" if isinstance(document, QuoteDocument) else "chain"
+
+
+def as_of_text(instant: datetime) -> str:
+    """The instant in the fixed width that makes two of them compare as text."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def real(feed: str) -> Literal[0, 1]:
+    """0 for a made-up market's feed, else 1."""
+    return 0 if feed == SYNTHETIC else 1
+
+
+def ending(basis: str, feed: str, as_of: datetime) -> bytes:
+    """The end of a document of bars, which says which series it shows and as of when."""
+    return b'"basis":' + _encoder.encode(basis) + b',"feed":' + _encoder.encode(feed) + _end(feed, as_of)
+
+
+def _end(feed: str, as_of: datetime) -> bytes:
+    return f',"real":{real(feed)},"as_of":"{as_of_text(as_of)}"}}'.encode()
+
+
+def encode_document(document: Document, *, compress: bool) -> bytes:
+    """The document as Redis holds it."""
+    body = _encoder.encode(document)
+    if not compress:
+        return body
+    end = body[body.rindex(b'"basis":' if isinstance(document, BarsDocument) else b'"real":') :]
+    return zstandard.ZstdCompressor(level=1).compress(body) + _SKIPPABLE_MAGIC + len(end).to_bytes(4, "little") + end
+
+
+def document_json(value: bytes) -> bytes:
+    """The JSON of a document as Redis holds it, whether compressed or not.
+
+    Raises:
+        zstandard.ZstdError: the value is no document.
+    """
+    if not value.startswith(_ZSTD_MAGIC):
+        return value
+    return zstandard.ZstdDecompressor().decompress(value, max_output_size=_MAX_DOCUMENT_BYTES)
