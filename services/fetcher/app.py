@@ -95,8 +95,10 @@ async def working(
         yield
 
 
-def _http_of(session: aiohttp.ClientSession, account: Account) -> Callable[[Permit], Http]:
-    def client(permit: Permit) -> Http:
-        return MeteredHttp(session, account.base_url, permit, account.settings.timeout_s, account.settings.max_body_bytes)
+def _http_of(session: aiohttp.ClientSession, account: Account) -> Callable[[Permit, Permit], Http]:
+    given = account.settings
+
+    def client(permit: Permit, pace: Permit) -> Http:
+        return MeteredHttp(session, account.base_url, permit, given.timeout_s, given.max_body_bytes, pace=pace)
 
     return client

@@ -1,71 +1,58 @@
 """HTTP for the adapters: every attempt takes its own permit; nothing is followed, retried, remembered or unbounded."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from contextvars import ContextVar
 from ipaddress import ip_address
-from types import SimpleNamespace
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
+from aiohttp.connector import Connection
 from yarl import URL
 
 from services.fetcher.provider import ProviderError, Reply, Verdict
 
 Permit = Callable[[int], Awaitable[None]]
 
-PERMIT_LASTS_S = 0.125
 CONNECT_TIMEOUT_S = 10.0
 CONNECTIONS_PER_HOST = 8
 CHUNK = 64 * 1024
 
 
-@dataclass
-class _Ticket:
-    """The permit of one attempt. One that connecting made stale, or that an earlier attempt used up, is replaced."""
-
-    permit: Permit
-    cost: int
-    lasts_s: float
-    taken_at: float = field(default=0.0, init=False)
-    used: bool = field(default=False, init=False)
-
-    async def take(self) -> None:
-        await self.permit(self.cost)
-        self.taken_at = asyncio.get_running_loop().time()
-
-    async def spend(self) -> None:
-        """The connection is there, the request goes out next."""
-        if self.used or asyncio.get_running_loop().time() - self.taken_at > self.lasts_s:
-            await self.take()
-        self.used = True
+async def no_permit_needed(_cost: int) -> None:
+    """The permit, and the pace, of requests that nobody counts."""
 
 
-async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-    # aiohttp sends a GET again by itself when a kept connection turns out dead: it passes here a second time.
-    if isinstance(context.trace_request_ctx, _Ticket):
-        await context.trace_request_ctx.spend()
+_PERMIT: ContextVar[tuple[Permit, int]] = ContextVar("permit")
+
+
+class _MeteredRequest(aiohttp.ClientRequest):
+    """A request that takes its permit when the connection is there and its bytes leave next, however long connecting took.
+
+    aiohttp sends a GET again by itself when a kept connection turns out dead: it passes here a second time, for a second permit.
+    """
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        permit, cost = _PERMIT.get((no_permit_needed, 1))
+        await permit(cost)
+        return await super().send(conn)
 
 
 def open_session() -> aiohttp.ClientSession:
     """The session that every adapter of a process shares: no cookies, no proxies or passwords from the environment."""
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_create_end.append(_connected)
-    tracing.on_connection_reuseconn.append(_connected)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit_per_host=CONNECTIONS_PER_HOST),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": "quotebus"},
         trust_env=False,
-        trace_configs=[tracing],
+        request_class=_MeteredRequest,
     )
 
 
 class MeteredHttp:
     """One provider's way out: `provider.Http` on a session of `open_session`.
 
-    `base_url`: scheme and host only; https, or http to this machine. `permit`: awaited before each attempt with its cost.
-    `permit_lasts_s`: a permit that old when the request is about to leave is worth nothing, another one is taken.
+    `base_url`: scheme and host only; https, or http to this machine. `pace`: awaited with the
+    cost before each request, as long as it likes. `permit`: awaited with the cost when the bytes of an attempt leave next.
     A `path` that is a whole URL keeps its host only if that belongs to the site of `base_url`.
     """
 
@@ -77,13 +64,13 @@ class MeteredHttp:
         timeout_s: float,
         max_body_bytes: int,
         *,
-        permit_lasts_s: float = PERMIT_LASTS_S,
+        pace: Permit = no_permit_needed,
         allow_http: bool = False,
     ) -> None:
         self._session = session
         self._origin, self._host = _origin(base_url, allow_http)
         self._permit = permit
-        self._permit_lasts_s = permit_lasts_s
+        self._pace = pace
         self._timeout_s = timeout_s
         self._max_body_bytes = max_body_bytes
 
@@ -100,14 +87,14 @@ class MeteredHttp:
     async def _ask(
         self, method: str, url: URL, headers: Mapping[str, str] | None, form: Mapping[str, str] | None, cost: int
     ) -> Reply:
-        ticket = _Ticket(self._permit, cost, self._permit_lasts_s)
-        await ticket.take()
+        await self._pace(cost)
+        _PERMIT.set((self._permit, cost))
         timeout = aiohttp.ClientTimeout(
             total=self._timeout_s, connect=min(self._timeout_s, CONNECT_TIMEOUT_S), sock_read=self._timeout_s
         )
         try:
             async with self._session.request(
-                method, url, headers=headers, data=form, timeout=timeout, allow_redirects=False, trace_request_ctx=ticket
+                method, url, headers=headers, data=form, timeout=timeout, allow_redirects=False
             ) as response:
                 return Reply(response.status, _headers(response), await self._body(response))
         # Neither error is kept as a cause: its text may hold the URL, and the URL a key.

@@ -55,7 +55,8 @@ class Lanes:
         # A wish that a call is answering just now waits for that answer: it may do for it too.
         free = [held for held in self._held if held.wish not in self._under_way]
         if not free:
-            await self._wait_for_a_call(wait_s)
+            if self._held:
+                await self._wait_for_a_call(wait_s)
             return []
         lead = min(free, key=lambda held: LANES.index(held.task.lane))
         alike = [held for held in free if held.call_key == lead.call_key]
@@ -126,8 +127,8 @@ class Lanes:
             except (msgspec.MsgspecError, ValueError) as error:
                 malformed.append((msg, error))
         # All are in our books before the first wait: being cancelled there must not forget one.
-        for msg, error in malformed:
-            await bury(self._bus, msg, "malformed", f"{msg.subject}: {error}")
+        for msg, fault in malformed:
+            await bury(self._bus, msg, "malformed", f"{msg.subject}: {fault}")
             await msg.ack()
 
 

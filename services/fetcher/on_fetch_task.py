@@ -36,14 +36,14 @@ Permit = Callable[[int], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker works with. `http` makes a client for one call, given how to take its permits."""
+    """What a worker works with. `http` makes a client for one call, given how to take its permits and to keep its pace."""
 
     bus: Bus
     account: Account
     accounts: Mapping[str, Account]
     ledger: Ledger
     rest: Rest
-    http: Callable[[Permit], Http]
+    http: Callable[[Permit, Permit], Http]
     ack_wait_s: float
     calls_at_once: int
 
@@ -56,6 +56,7 @@ class Worker:
         self._bus = work.bus
         self._name = work.account.name
         self._settle = Settlement(work.bus, self._name, work.accounts, work.rest)
+        self._pace = work.account.pace()
         self._calls: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -70,9 +71,9 @@ class Worker:
             await asyncio.gather(lanes.close(), self._finish_calls())
 
     async def _until_stopped(self, stop: asyncio.Event, lanes: Lanes) -> None:
-        pace, slots = self._work.account.pace(), asyncio.Semaphore(self._work.calls_at_once)
+        slots = asyncio.Semaphore(self._work.calls_at_once)
         size = max(self._work.account.symbols_per_call(dataset) for dataset in self._work.account.profile.offers)
-        paced = pace is None
+        paced = self._pace is None
         while not stop.is_set():
             if (rest_s := self._work.rest.remaining_s()) > 0:
                 if rest_s > MAX_NAK_S:
@@ -80,13 +81,13 @@ class Worker:
                 await sleep_or_stop(stop, min(rest_s, 1.0))
                 continue
             # The pace is kept before tasks are pulled: a task in hand is a task that no other replica can take.
-            if pace and not paced:
-                await or_stop(stop, pace.acquire())
+            if self._pace and not paced:
+                await or_stop(stop, self._pace.acquire())
                 paced = True
                 continue
             await or_stop(stop, slots.acquire())
             if chosen := await or_stop(stop, lanes.next_call(size, IDLE_S)):
-                paced = pace is None
+                paced = self._pace is None
                 self._start(chosen, slots, lanes)
             else:
                 slots.release()
@@ -170,9 +171,14 @@ class Worker:
             await self._work.ledger.permit(cost)
             spent += cost
 
+        async def pace(_cost: int) -> None:
+            # The worker paced the first request; those for further pages and windows of the same call wait their turn here.
+            if spent and self._pace:
+                await self._pace.acquire()
+
         try:
             refuse_unoffered(self._work.account.profile, call)
-            return await self._work.account.provider.fetch(call, self._work.http(permit), called_at), None, spent
+            return await self._work.account.provider.fetch(call, self._work.http(permit, pace), called_at), None, spent
         except ProviderError as error:
             verdict = error.verdict
             return Answer(), error, spent

@@ -118,7 +118,7 @@ class _Jumps:
         rows = self._rows
         if len(rows) > 2:
             typical = median(self._bars.close[i] for i in rows[1 : 1 + FIRST_ROWS])
-            if _is_hundredfold(self._bars.close[rows[0]] / typical):
+            if _is_hundredfold(log(self._bars.close[rows[0]]) - log(typical)):
                 yield rows[0], "hundredfold"
                 rows = rows[1:]
         before = rows[0] if rows else 0
@@ -134,7 +134,7 @@ class _Jumps:
         move = self._move(before, i)
         if abs(move) <= log(LEAST_JUMP) or self._explained(before, i, move):
             return ""
-        if _is_hundredfold(self._bars.close[i] / self._bars.close[before]):
+        if _is_hundredfold(move):
             return "hundredfold"
         if len(self._moves) < LEAST_MOVES or abs(move) <= self._multiple * median(self._moves):
             return ""
@@ -142,18 +142,18 @@ class _Jumps:
         return "" if confirmed else "jump"
 
     def _move(self, before: int, i: int) -> float:
-        return log(self._bars.close[i] / self._bars.close[before])
+        return log(self._bars.close[i]) - log(self._bars.close[before])
 
     def _explained(self, before: int, i: int, move: float) -> bool:
         adjusted = self._bars.adjusted_close
-        if adjusted and (old := adjusted[before]) and (new := adjusted[i]) and new / old > 0:
-            return abs(log(new / old)) <= log(LEAST_JUMP)
+        if adjusted and (old := adjusted[before] or 0.0) > 0 and (new := adjusted[i] or 0.0) > 0:
+            return abs(log(new) - log(old)) <= log(LEAST_JUMP)
         ratio = self._splits.get(self._bars.at[i].date())
         return ratio is not None and ratio > 0 and abs(move + log(ratio)) <= log(LEAST_JUMP)
 
 
-def _is_hundredfold(ratio: float) -> bool:
-    return HUNDREDFOLD[0] <= max(ratio, 1 / ratio) <= HUNDREDFOLD[1]
+def _is_hundredfold(move: float) -> bool:
+    return log(HUNDREDFOLD[0]) <= abs(move) <= log(HUNDREDFOLD[1])
 
 
 def _only(bars: PriceBars, rows: Sequence[int]) -> PriceBars:
