@@ -1,0 +1,86 @@
+"""One request per slot: published only if nobody has asked for the job since we last looked, which the server decides."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+
+from contracts import subjects
+from contracts.job import Job
+from contracts.message import decode
+from contracts.refresh_request import RefreshRequest
+from services.runtime.bus import Bus
+from services.scheduler.due import Due
+
+EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+# The second one is of servers that refuse by a fixed text.
+_SOMEBODY_ELSE = (10071, 10164)
+_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LastAsked:
+    """The newest message about a job on REFRESH: its sequence (0: there is none) and the slot it asked for."""
+
+    sequence: int = 0
+    slot: datetime | None = None
+
+
+async def last_asked(js: JetStreamContext, job: str) -> LastAsked:
+    """What was asked last for the job, in whatever lane, by whatever clock."""
+    try:
+        message = await js.get_last_msg(subjects.REFRESH, subjects.job_requests(job))
+    except NotFoundError:
+        return LastAsked()
+    try:
+        slot = decode(message.data or b"", RefreshRequest).slot_at
+    except msgspec.MsgspecError:
+        slot = None
+    # A person may have published under the job's name: whatever was due by then was served by that.
+    slot = slot or message.time
+    return LastAsked(message.seq or 0, slot.astimezone(UTC) if slot else None)
+
+
+async def ask(bus: Bus, job: Job, due: Due, last: LastAsked, now: datetime) -> LastAsked | None:
+    """Publish the request for the slot; none when somebody has asked for the job since `last`.
+
+    Raises:
+        APIError: REFRESH refused it for another reason, such as being full.
+        nats.errors.Error: no answer; it may or may not be stored, so look before asking again.
+    """
+    request = request_for(job, due, now)
+    try:
+        ack = await bus.publish(
+            subjects.refresh_request(job.lane, job.id),
+            request,
+            message_id=request.request_id,
+            headers={EXPECTED_SEQUENCE: str(last.sequence), EXPECTED_SUBJECT: subjects.job_requests(job.id)},
+            timeout_s=_PATIENCE_S,
+        )
+    except APIError as error:
+        if error.err_code in _SOMEBODY_ELSE:
+            return None
+        raise
+    # A duplicate is of another clock, or of a publish of ours whose answer was lost: the stream knows which slot it was.
+    return None if ack.duplicate else LastAsked(ack.seq, due.slot)
+
+
+def request_for(job: Job, due: Due, now: datetime) -> RefreshRequest:
+    """What the job asks for at this slot. After an outage its tasks live from now on, else they would be stillborn."""
+    return RefreshRequest(
+        symbols=job.symbols,
+        universe=job.universe,
+        dataset=job.dataset,
+        timeframe=job.timeframe,
+        provider=job.provider,
+        max_age_s=job.max_age_s,
+        wanted_at=due.slot,
+        expires_at=(now if due.late else due.slot) + timedelta(seconds=job.expires_after_s),
+        request_id=f"{job.id}@{due.slot.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
+        job=job.id,
+        slot_at=due.slot,
+        missed_slots=due.missed,
+    )

@@ -1,0 +1,155 @@
+"""When a schedule's slots fall: every so many seconds, or at times of day in a time zone. No clock and no memory here."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from itertools import pairwise
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
+_DAY = timedelta(days=1)
+_DAY_S = 86400
+# The rarest date that cron can name, a 29 February on one weekday, may be 40 years away.
+_FARTHEST_DAYS = 50 * 366
+
+
+class Schedule(Protocol):
+    """Rising instants without end. All are UTC; costs do not grow with the number of slots in between."""
+
+    def following(self, after: datetime) -> datetime:
+        """The first slot later than `after`.
+
+        Raises:
+            ValueError: there is none within 50 years.
+        """
+        ...
+
+    def newest(self, after: datetime, until: datetime) -> datetime | None:
+        """The last slot later than `after` and not later than `until`."""
+        ...
+
+    def count(self, after: datetime, until: datetime) -> int:
+        """How many slots are later than `after` and not later than `until`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Whole multiples of a length, counted from the epoch: the same slots for every clock, whenever it was started."""
+
+    microseconds: int
+
+    def following(self, after: datetime) -> datetime:
+        return self._slot(self._number(after) + 1)
+
+    def newest(self, after: datetime, until: datetime) -> datetime | None:
+        slot = self._slot(self._number(until))
+        return slot if slot > after else None
+
+    def count(self, after: datetime, until: datetime) -> int:
+        return max(0, self._number(until) - self._number(after))
+
+    def _number(self, instant: datetime) -> int:
+        return (instant - _EPOCH) // _TICK // self.microseconds
+
+    def _slot(self, number: int) -> datetime:
+        return _EPOCH + timedelta(microseconds=number * self.microseconds)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Daily:
+    """Times of day on the days that `falls_on` names.
+
+    `seconds`: since midnight on the wall, rising. `follows_wall`: a slot each time the wall shows the time, so none in an hour
+    that is skipped and two in one that is repeated; else one slot a day come what may, after the gap or at the first showing.
+    """
+
+    zone: ZoneInfo
+    seconds: tuple[int, ...]
+    falls_on: Callable[[date], bool]
+    follows_wall: bool = False
+
+    def following(self, after: datetime) -> datetime:
+        today, start = self._date(after), _seconds(after)
+        # A repeated hour before midnight lies after the next day's first instants, so a day may end within its neighbour.
+        near = [slot for n in (-1, 0, 1) for slot in _first(_slots(self, today + n * _DAY), start)]
+        if near:
+            return _instant(min(near))
+        for n in range(2, _FARTHEST_DAYS):
+            for slot in _first(_slots(self, today + n * _DAY), start):
+                return _instant(slot)
+        raise ValueError(f"no slot within 50 years of {after:%Y-%m-%d}")
+
+    def newest(self, after: datetime, until: datetime) -> datetime | None:
+        today, first, end = self._date(until), _seconds(after), _seconds(until)
+        for day in range((today - self._date(after)).days + 2):
+            around = (today + _DAY, today, today - _DAY) if day == 0 else (today - (day + 1) * _DAY,)
+            found = [slots[n - 1] for slots in (_slots(self, each) for each in around) if (n := bisect_right(slots, end))]
+            if found:
+                return _instant(max(found)) if max(found) > first else None
+        return None
+
+    def count(self, after: datetime, until: datetime) -> int:
+        first, end = self._date(after) - _DAY, self._date(until) + _DAY
+        start_s, end_s = _seconds(after), _seconds(until)
+        days = [_slots(self, first + n * _DAY) for n in range((end - first).days + 1)]
+        total = sum(max(0, bisect_right(slots, end_s) - bisect_right(slots, start_s)) for slots in days)
+        # A gap that reaches midnight moves a slot onto the next day's first instant, where there may be one already.
+        twins = (a[-1] for a, b in pairwise(days) if a and b and a[-1] == b[0])
+        return total - sum(start_s < twin <= end_s for twin in twins)
+
+    def _date(self, instant: datetime) -> date:
+        return instant.astimezone(self.zone).date()
+
+
+def _seconds(instant: datetime) -> float:
+    return (instant - _EPOCH) / timedelta(seconds=1)
+
+
+def _instant(seconds: int) -> datetime:
+    return _EPOCH + timedelta(seconds=seconds)
+
+
+def _first(slots: tuple[int, ...], after: float) -> tuple[int, ...]:
+    n = bisect_right(slots, after)
+    return slots[n : n + 1]
+
+
+# Small: a job of every minute has 1,440 slots a day, and those that fall due next are the ones looked at.
+@lru_cache(maxsize=64)
+def _slots(daily: Daily, day: date) -> tuple[int, ...]:
+    """The slots that belong to a day on the wall, as seconds since the epoch, rising."""
+    if not daily.falls_on(day):
+        return ()
+    midnight = datetime(day.year, day.month, day.day, tzinfo=daily.zone)
+    wall = (day - _EPOCH.date()).days * _DAY_S
+    offset = midnight.utcoffset()
+    if offset == (midnight + _DAY).replace(fold=1).utcoffset() and offset is not None:
+        return tuple(wall + second - int(offset.total_seconds()) for second in daily.seconds)
+    return tuple(sorted({slot for second in daily.seconds for slot in _showings(daily, wall + second)}))
+
+
+def _showings(daily: Daily, wall: int) -> set[int]:
+    """The instants at which the wall shows `wall` (seconds since 1970 on the wall itself), on a day that the clocks change."""
+    naive = datetime(1970, 1, 1) + timedelta(seconds=wall)  # noqa: DTZ001  (a wall's time has no zone yet)
+    first, second = (int(_seconds(naive.replace(tzinfo=daily.zone, fold=fold))) for fold in (0, 1))
+    shown = {slot for slot in (first, second) if _instant(slot).astimezone(daily.zone).replace(tzinfo=None) == naive}
+    if daily.follows_wall:
+        return shown
+    return {min(shown)} if shown else {_end_of_gap(daily.zone, second, first)}
+
+
+def _end_of_gap(zone: ZoneInfo, before: int, after: int) -> int:
+    """The instant in (before, after] at which the offset changes."""
+    old = _instant(before).astimezone(zone).utcoffset()
+    while after - before > 1:
+        middle = (before + after) // 2
+        if _instant(middle).astimezone(zone).utcoffset() == old:
+            before = middle
+        else:
+            after = middle
+    return after

@@ -1,0 +1,103 @@
+"""What becomes of the slots that fell due."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.job import Job
+from services.scheduler.ask import request_for
+from services.scheduler.due import MEMORY, Due, due, schedule_of
+
+NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
+SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+
+
+def job(**terms: object) -> Job:
+    terms = {"every_s": 600.0, "enabled_at": NOON - 30 * 24 * HOUR, **terms}
+    return Job(id="j", symbols=["AAPL"], **terms)
+
+
+def look(wanted: Job, last: datetime | None, now: datetime) -> Due | None:
+    return due(wanted, schedule_of(wanted), last, now)
+
+
+def test_nothing_is_due_before_the_next_slot():
+    assert look(job(), NOON, NOON + 599 * SECOND) is None
+
+
+def test_a_slot_is_due_at_its_instant():
+    assert look(job(), NOON, NOON + 600 * SECOND) == Due(NOON + 600 * SECOND, missed=0, late=False, ask=True)
+
+
+def test_a_slot_that_another_clock_asked_early_is_not_due_again():
+    assert look(job(), NOON, NOON - 5 * SECOND) is None
+
+
+def test_after_an_outage_only_the_newest_slot_is_asked_and_the_others_are_counted():
+    found = look(job(), NOON, NOON + 59 * MINUTE)
+    assert found == Due(NOON + 50 * MINUTE, missed=4, late=True, ask=True)
+
+
+def test_a_slot_older_than_the_catch_up_window_is_let_go():
+    wanted = job(at=["09:00"], every_s=None, catch_up_window_s=3600.0)
+    assert look(wanted, NOON - 48 * HOUR, NOON) == Due(NOON - 3 * HOUR, missed=1, late=True, ask=False)
+    assert look(wanted, NOON - 48 * HOUR, NOON - 2 * HOUR) == Due(NOON - 3 * HOUR, missed=1, late=True, ask=True)
+
+
+@pytest.mark.parametrize(("every_s", "age_s", "ask"), [(600.0, 60, True), (600.0, 61, False), (10.0, 5, True), (10.0, 6, False)])
+def test_without_catch_up_a_slot_is_asked_within_a_minute_or_half_its_interval(every_s: float, age_s: int, ask: bool):
+    found = look(job(every_s=every_s, catch_up="none"), NOON - 2 * timedelta(seconds=every_s), NOON + age_s * SECOND)
+    assert found is not None
+    assert found.ask is ask
+
+
+def test_a_window_of_nothing_still_asks_on_time():
+    found = look(job(catch_up_window_s=0.0), NOON - 10 * MINUTE, NOON + SECOND)
+    assert found is not None
+    assert found.ask
+
+
+def test_slots_before_the_job_was_enabled_are_nobodys():
+    wanted = job(enabled_at=NOON - 15 * MINUTE)
+    assert look(wanted, NOON - 10 * HOUR, NOON) == Due(NOON, missed=1, late=False, ask=True)
+    assert look(wanted, None, NOON) == Due(NOON, missed=1, late=False, ask=True)
+
+
+def test_slots_older_than_the_stream_remembers_are_not_called_missed():
+    wanted = job(every_s=86400.0)
+    found = look(wanted, None, NOON)
+    assert found is not None
+    assert found.missed == MEMORY.days - 1
+
+
+@given(st.sampled_from([1.0, 1.5, 7.0, 3600.0]), st.integers(0, 10**6), st.lists(st.integers(1, 10**5), max_size=10))
+def test_asked_and_missed_slots_together_are_all_of_them_whenever_the_clock_wakes(every_s: float, start: int, naps: list[int]):
+    wanted = job(every_s=every_s, catch_up="latest")
+    begin = now = NOON + start * SECOND
+    last, covered, asked = begin, 0, set[datetime]()
+    for nap in naps:
+        now += nap * timedelta(milliseconds=100)
+        found = look(wanted, last, now)
+        if found:
+            assert found.ask
+            assert found.slot not in asked
+            asked.add(found.slot)
+            covered += found.missed + 1
+            last = found.slot
+    assert covered == schedule_of(wanted).count(begin, now)
+
+
+def test_a_week_of_seconds_costs_no_walk():
+    found = look(job(every_s=1.0, catch_up="none"), None, NOON + timedelta(milliseconds=700))
+    assert found == Due(NOON, missed=7 * 86400 - 1, late=True, ask=False)
+
+
+def test_a_request_on_time_expires_after_its_slot_and_a_late_one_after_now():
+    wanted = job(expires_after_s=60.0, lane="backfill", timeframe="1d", provider="tiingo", max_age_s=5.0)
+    on_time = request_for(wanted, Due(NOON, 0, late=False, ask=True), NOON + SECOND)
+    late = request_for(wanted, Due(NOON, 3, late=True, ask=True), NOON + HOUR)
+    assert (on_time.expires_at, late.expires_at) == (NOON + MINUTE, NOON + HOUR + MINUTE)
+    assert (on_time.request_id, on_time.wanted_at, on_time.slot_at) == ("j@2026-03-04T12:00:00Z", NOON, NOON)
+    assert (late.missed_slots, late.job, late.timeframe, late.provider, late.max_age_s) == (3, "j", "1d", "tiingo", 5.0)

@@ -1,0 +1,175 @@
+"""Slots against slow but obvious ways to find them: minute by minute on the wall, and cronsim's own walk."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from cronsim import CronSim
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.job import Job
+from services.scheduler.due import schedule_of
+from services.scheduler.slots import Every, Schedule
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# New York and Lord Howe (half an hour) on both changes, Sao Paulo and Nuuk change at or before midnight, Apia skipped a day,
+# St John's once went back to the day before at one minute past midnight.
+CHANGES = [
+    ("America/New_York", datetime(2024, 3, 10, tzinfo=UTC)),
+    ("America/New_York", datetime(2024, 11, 3, tzinfo=UTC)),
+    ("Europe/London", datetime(2025, 3, 30, tzinfo=UTC)),
+    ("Europe/London", datetime(2025, 10, 26, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2024, 4, 6, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2024, 10, 5, tzinfo=UTC)),
+    ("America/Sao_Paulo", datetime(2018, 2, 18, tzinfo=UTC)),
+    ("America/Sao_Paulo", datetime(2018, 11, 4, tzinfo=UTC)),
+    ("America/Nuuk", datetime(2024, 3, 31, tzinfo=UTC)),
+    ("Pacific/Apia", datetime(2011, 12, 30, tzinfo=UTC)),
+    ("America/St_Johns", datetime(2010, 11, 7, tzinfo=UTC)),
+    ("Asia/Kolkata", datetime(2024, 6, 1, tzinfo=UTC)),
+]
+MINUTE = timedelta(minutes=1)
+
+
+def job(**terms: object) -> Job:
+    return Job(id="j", symbols=["AAPL"], **terms)
+
+
+def minutes(start: datetime, end: datetime) -> Iterator[datetime]:
+    while start < end:
+        start += MINUTE
+        yield start
+
+
+def once_a_day(times: list[str], zone: str, start: datetime, end: datetime) -> list[datetime]:
+    """Each wall time of each day at the first minute that shows it or, if none does, the first minute that shows a later one."""
+    tz, found = ZoneInfo(zone), set()
+    walls = [(m, m.astimezone(tz).replace(tzinfo=None)) for m in minutes(start - timedelta(days=3), end + timedelta(days=5))]
+    day = (start - timedelta(days=2)).date()
+    while day <= (end + timedelta(days=2)).date():
+        for text in times:
+            wanted = datetime.combine(day, datetime.strptime(text, "%H:%M").time())  # noqa: DTZ007
+            found.add(next(m for m, wall in walls if wall >= wanted))
+        day += timedelta(days=1)
+    return sorted(m for m in found if start < m <= end)
+
+
+def by_the_wall(text: str, zone: str, start: datetime, end: datetime) -> list[datetime]:
+    """Every minute at which the wall shows what the cron line names."""
+    fields = CronSim(text, EPOCH)
+    walls = ((m, m.astimezone(ZoneInfo(zone))) for m in minutes(start, end))
+    return [
+        m
+        for m, w in walls
+        if w.minute in fields.minutes and w.hour in fields.hours and w.month in fields.months and fields.match_day(w.date())
+    ]
+
+
+def walk(schedule: Schedule, start: datetime, end: datetime) -> list[datetime]:
+    found = []
+    while (start := schedule.following(start)) <= end:
+        found.append(start)
+    return found
+
+
+def agrees(schedule: Schedule, expected: list[datetime], start: datetime, end: datetime) -> None:
+    assert walk(schedule, start, end) == expected
+    assert schedule.count(start, end) == len(expected)
+    assert schedule.newest(start, end) == (expected[-1] if expected else None)
+
+
+clock_times = st.builds("{:02}:{:02}".format, st.integers(0, 23), st.sampled_from([0, 1, 15, 30, 59]))
+spans = st.builds(
+    lambda change, before, length: (change[0], change[1] - before * MINUTE, change[1] + (length - before) * MINUTE),
+    st.sampled_from(CHANGES),
+    st.integers(0, 2000),
+    st.integers(0, 5000),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(spans, st.lists(clock_times, min_size=1, max_size=4))
+def test_times_of_day_fall_once_a_day_also_when_the_clocks_change(span: tuple[str, datetime, datetime], times: list[str]) -> None:
+    zone, start, end = span
+    agrees(schedule_of(job(at=times, timezone=zone)), once_a_day(times, zone, start, end), start, end)
+
+
+minutes_of_hour = st.sampled_from(["*", "*/7", "*/30", "0", "15,45", "10-20"])
+days_of_any_kind = st.sampled_from(["* * *", "* * 1-5", "*/2 * *", "4 * SUN"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(spans, minutes_of_hour, st.sampled_from(["*", "*/3", "1", "1,2", "0,23"]), days_of_any_kind)
+def test_cron_with_stars_goes_by_the_wall(span: tuple[str, datetime, datetime], minute: str, hour: str, days: str) -> None:
+    if not minute.startswith("*"):
+        hour = "*" if not hour.startswith("*") else hour
+    zone, start, end = span
+    text = f"{minute} {hour} {days}"
+    agrees(schedule_of(job(cron=text, timezone=zone)), by_the_wall(text, zone, start, end), start, end)
+
+
+@settings(max_examples=40, deadline=None)
+@given(spans, st.sampled_from(["0", "15,45", "59"]), st.sampled_from(["0", "1,2", "2-4", "23"]), days_of_any_kind)
+def test_cron_that_names_its_times_agrees_with_cronsim(
+    span: tuple[str, datetime, datetime], minute: str, hour: str, days: str
+) -> None:
+    zone, start, end = span
+    text = f"{minute} {hour} {days}"
+    walked = CronSim(text, (start - timedelta(days=3)).astimezone(ZoneInfo(zone)))
+    slots: set[datetime] = set()
+    while (slot := next(walked).astimezone(UTC)) <= end + timedelta(days=2):
+        slots.add(slot)
+    expected = sorted(slot for slot in slots if start < slot <= end)
+    agrees(schedule_of(job(cron=text, timezone=zone)), expected, start, end)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1_000_000, 5_000_000), st.integers(0, 10**16), st.integers(0, 10**8))
+def test_every_is_a_multiple_of_its_length_since_the_epoch(length: int, start_us: int, span_us: int) -> None:
+    start = EPOCH + timedelta(microseconds=start_us)
+    end = start + timedelta(microseconds=span_us)
+    first = (start_us // length + 1) * length
+    expected = [EPOCH + timedelta(microseconds=us) for us in range(first, start_us + span_us + 1, length)]
+    agrees(Every(length), expected, start, end)
+
+
+def test_every_half_second_more_than_one_is_exact_for_a_century() -> None:
+    schedule = schedule_of(job(every_s=1.5))
+    assert schedule.following(datetime(2070, 1, 1, tzinfo=UTC)) == datetime(2070, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
+
+
+def test_half_past_two_in_new_york_is_three_o_clock_on_the_day_the_hour_is_skipped() -> None:
+    schedule = schedule_of(job(at=["02:30"], timezone="America/New_York"))
+    assert schedule.following(datetime(2024, 3, 10, 5, tzinfo=UTC)) == datetime(2024, 3, 10, 7, tzinfo=UTC)
+
+
+def test_half_past_one_in_new_york_comes_once_on_the_day_the_hour_is_repeated() -> None:
+    schedule = schedule_of(job(cron="30 1 * * *", timezone="America/New_York"))
+    first = schedule.following(datetime(2024, 11, 3, 4, tzinfo=UTC))
+    assert first == datetime(2024, 11, 3, 5, 30, tzinfo=UTC)
+    assert schedule.following(first) == datetime(2024, 11, 4, 6, 30, tzinfo=UTC)
+
+
+def test_a_date_that_comes_every_28_years_is_found() -> None:
+    schedule = schedule_of(job(cron="0 0 * 2 MON#5"))
+    assert schedule.following(datetime(2025, 1, 1, tzinfo=UTC)) == datetime(2044, 2, 29, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        ({"cron": "0 0 9 * * *"}, "cron: '0 0 9 * * *' has 6 fields; give five"),
+        ({"cron": "@daily"}, "cron: '@daily' has 1 fields; give five"),
+        ({"cron": "61 * * * *"}, "cron: bad minute in '61 * * * *'"),
+        ({"cron": "0 9 * * MOON"}, "cron: bad day-of-week in '0 9 * * MOON'"),
+        ({"cron": "0 0 31 4 *"}, "cron: bad day-of-month in '0 0 31 4 *'"),
+        ({"every_s": float("inf")}, "every_s: inf; give at most 31622400, a year"),
+    ],
+)
+def test_a_bad_schedule_is_refused_in_one_line_that_names_job_and_field(terms: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=r"^job j: ") as refused:
+        schedule_of(job(**terms))
+    assert str(refused.value).startswith(f"job j: {said}")
+    assert "\n" not in str(refused.value)
