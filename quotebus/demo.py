@@ -6,7 +6,7 @@ from contracts.refresh_request import RefreshRequest
 from services.runtime.settings import Settings
 
 PROVIDER = "synthetic"
-SYMBOLS = ["AAPL", "BRK.B", "MSFT", "NVDA", "SPY"]
+SYMBOLS = ["AAPL", "BRK.B", "MSFT", "NVDA", "SPY", "BTC-USD"]  # the last one trades round the clock
 _JOBS = [
     {"id": "demo-quotes", "every_s": 5, "dataset": "quote", "symbols": SYMBOLS, "provider": PROVIDER},
     {"id": "demo-bars", "every_s": 300, "dataset": "bars", "timeframe": "1d", "symbols": SYMBOLS, "provider": PROVIDER},

@@ -73,6 +73,7 @@ async def connect(settings: NatsSettings, service: str) -> AsyncIterator[Bus]:
     loops would spin, so the process exits at once with status 70 for its supervisor to start afresh.
     """
     leaving = False
+    waiting = True
     listeners: list[Callable[[], None]] = []
 
     async def closed() -> None:
@@ -90,7 +91,11 @@ async def connect(settings: NatsSettings, service: str) -> AsyncIterator[Bus]:
             listener()
 
     async def failed(error: Exception) -> None:
-        if not leaving:
+        nonlocal waiting
+        if waiting:
+            log.warning("nats_unreachable", url=settings.url, error=str(error) or type(error).__name__, action="waiting for it")
+            waiting = False
+        elif not leaving:
             log.debug("nats_error", error=str(error) or type(error).__name__)
 
     nc = await nats.connect(
@@ -100,6 +105,7 @@ async def connect(settings: NatsSettings, service: str) -> AsyncIterator[Bus]:
         reconnected_cb=reconnected,
         error_cb=failed,
     )
+    waiting = False
     try:
         yield Bus(nc, nc.jetstream(timeout=5), listeners)
     finally:

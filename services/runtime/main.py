@@ -38,7 +38,7 @@ class PartFailedError(Exception):
 def light_broker(settings: Settings, health: Health) -> NatsBroker:
     """FastStream's own connection of a service: carries request-reply, and answers `status.ask` with the service's health."""
     # The critical path has its own connection and puller: this one may be slow or closed without harm to a message.
-    broker = NatsBroker(**connection_options(settings.nats, f"{health.service}-light"), graceful_timeout=2)
+    broker = NatsBroker(**connection_options(settings.nats, f"{health.service}-light"), graceful_timeout=2, logger=None)
 
     @broker.subscriber(STATUS_ASK)
     async def answer_status() -> dict[str, object]:
@@ -78,6 +78,27 @@ async def watched(
             raise PartFailedError from faults[0]
 
 
+class Service(FastStream):
+    """FastStream's application, which also ends when it is told to before it has started: while it waits for its servers, say."""
+
+    _start_waits: asyncio.Task[Any] | None = None
+
+    def exit(self) -> None:
+        """Stop, now."""
+        super().exit()
+        if self._start_waits is not None:
+            self._start_waits.cancel()
+
+    async def run(self, *args: Any, **options: Any) -> None:
+        """Run until told to stop."""
+        self._start_waits = asyncio.current_task()
+        self.after_startup(self._started)
+        await super().run(*args, **options)
+
+    async def _started(self) -> None:
+        self._start_waits = None
+
+
 def run_service(service: str, build: Callable[[Settings], FastStream]) -> None:
     """Run a service until SIGTERM or SIGINT; exit 0 after an orderly stop, 78 for bad settings."""
     try:
@@ -99,6 +120,8 @@ def _run(app: FastStream) -> None:
         runner = uvloop.run
     try:
         runner(app.run())
+    except asyncio.CancelledError:
+        log.info("stopped_before_it_started")
     except StartRefusedError as error:
         log.critical("refused_to_start", error=str(error))
         raise SystemExit(EXIT_BAD_SETTINGS) from None

@@ -2,7 +2,7 @@
 
 A document ends with what tells which of two is kept: `"real":1,"as_of":"2026-01-02T15:04:05.000000Z"}`. Compared as text, real
 prices come after made-up ones, and of two alike the newer comes later. A compressed document carries the same ending in a
-skippable frame after the data, which every zstd reader passes over.
+skippable frame after the data, which every zstd reader passes over; the one there is the newer of the two.
 """
 
 from collections.abc import Mapping
@@ -168,4 +168,7 @@ def document_json(value: bytes) -> bytes:
     """
     if not value.startswith(_ZSTD_MAGIC):
         return value
-    return zstandard.ZstdDecompressor().decompress(value, max_output_size=_MAX_DOCUMENT_BYTES)
+    body = zstandard.ZstdDecompressor().decompress(value, max_output_size=_MAX_DOCUMENT_BYTES)
+    # The ending outside may be newer: a refresh that changed nothing writes only there.
+    _, frame, end = value.rpartition(_SKIPPABLE_MAGIC)
+    return body[: len(body) - len(end[4:])] + end[4:] if frame else body

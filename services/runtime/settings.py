@@ -1,6 +1,7 @@
 """Every setting, with its default. Where the values come from is `load_settings.py`'s."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
@@ -187,5 +188,8 @@ def secrets_of(settings: BaseModel) -> Iterator[str]:
             elif isinstance(each, SecretStr):
                 yield each.get_secret_value()
             text = each.get_secret_value() if isinstance(each, SecretStr) else each
-            if isinstance(text, str) and "://" in text and (password := urlsplit(text).password):
-                yield from {password, unquote(password)}
+            if isinstance(text, str) and "://" in text:
+                # What is no address after all is for whoever connects to complain about.
+                with suppress(ValueError):
+                    password = urlsplit(text).password or ""
+                    yield from {password, unquote(password)} - {""}

@@ -9,7 +9,7 @@ MOST = timedelta(seconds=1)
 
 
 class ClockSkewError(Exception):
-    """The clocks differ by more than a second; the text says by how much and what to do."""
+    """The clocks differ by more than a second, or cannot be compared; the text says what to do."""
 
 
 async def clock_skew(bus: Bus) -> timedelta:
@@ -19,7 +19,10 @@ async def clock_skew(bus: Bus) -> timedelta:
         asked = datetime.now(UTC)
         reply = await bus.nc.request("$JS.API.STREAM.INFO.REFRESH", b"", timeout=5)
         answered = datetime.now(UTC)
-        there = datetime.fromisoformat(json.loads(reply.data)["ts"])
+        said = json.loads(reply.data).get("ts")
+        if said is None:
+            raise ClockSkewError("the server's time is unknown, there is no stream REFRESH: run `quotebus migrate`")
+        there = datetime.fromisoformat(said)
         trip = answered - asked
         if best is None or trip < best[0]:
             best = trip, asked + trip / 2 - there

@@ -1,0 +1,170 @@
+"""What `quotebus doctor` looks at, each a line that says how it is and what to do."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from quotebus.cli.connections import nats_of, postgres_of, reason_of
+from quotebus.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from quotebus.client import Client
+    from quotebus.settings_here import Here
+
+_MUCH_BACKLOG = 1000
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line. `fail`: something does not work; `warn`: it works, and somebody should look."""
+
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    found: str
+    do: str | None = None
+
+
+async def checks(here: "Here") -> AsyncIterator[Check]:
+    """Everything there is to check, what others stand on first."""
+    async for check in _providers(here):
+        yield check
+    try:
+        async with nats_of(here) as qb:
+            async for check in _nats(here, qb):
+                yield check
+    except CommandError as error:
+        yield Check("fail", "nats", error.message)
+    try:
+        async with postgres_of(here) as connection:
+            yield Check("ok", "postgres", f"answers, version {connection.get_server_version().major}")
+            yield await _migrations(here)
+    except CommandError as error:
+        yield Check("fail", "postgres", error.message)
+    yield await _redis(here)
+
+
+async def _providers(here: "Here") -> AsyncIterator[Check]:
+    from services.fetcher.accounts import accounts, missing_secrets
+
+    working = accounts(here.settings)
+    for name, settings in here.settings.providers.items():
+        if settings.enabled is not False and (missing := missing_secrets(name, settings)):
+            variables = " and ".join(f"QUOTEBUS_PROVIDERS__{name}__{secret}".upper() for secret in missing)
+            state: Literal["warn", "fail"] = "fail" if settings.enabled else "warn"
+            yield Check(state, "provider keys", f"{name} has no {' and '.join(missing)}", f"set {variables}")
+    if working:
+        yield Check("ok", "providers", f"{', '.join(working)} can be asked")
+    else:
+        yield Check("warn", "providers", "none can be asked", "name one in quotebus.toml: [providers.synthetic] needs no key")
+
+
+async def _nats(here: "Here", qb: "Client") -> AsyncIterator[Check]:
+    import nats.errors
+
+    version = qb.nc.connected_server_version
+    server = f"{version.major}.{version.minor}.{version.patch} ({here.origin('nats', 'url')})"
+    try:
+        await qb.js.account_info()
+    except nats.errors.Error as error:
+        yield Check("fail", "jetstream", f"{server}: {reason_of(error)}", "enable JetStream on the server: nats-server -js")
+        return
+    yield Check("ok", "nats", f"version {server}, with JetStream")
+    for check in (_streams(here, qb), _skew(qb), _dead(qb)):
+        try:
+            yield await check
+        except nats.errors.Error as error:
+            yield Check("fail", "streams", reason_of(error), "run `quotebus migrate`")
+    async for behind in _backlog(here, qb):
+        yield behind
+
+
+async def _streams(here: "Here", qb: "Client") -> Check:
+    from services.fetcher.accounts import quotas
+    from services.runtime.provision import drift
+    from services.runtime.topology import topology
+
+    wanted = topology(here.settings, quotas(here.settings))
+    if found := await drift(qb.js, wanted):
+        more = f"; and {len(found) - 1} more" if len(found) > 1 else ""
+        return Check("fail", "streams", f"{found[0]}{more}", "run `quotebus migrate`")
+    return Check("ok", "streams", f"{len(wanted.streams)} streams and {len(wanted.consumers)} consumers are as they should be")
+
+
+async def _skew(qb: "Client") -> Check:
+    from services.runtime.bus import Bus
+    from services.runtime.skew import MOST, clock_skew
+
+    try:
+        skew = await clock_skew(Bus(qb.nc, qb.js))
+    except KeyError:
+        return Check("warn", "clock", "cannot be compared without the stream REFRESH", "run `quotebus migrate`")
+    found = f"this clock is {skew.total_seconds():+.3f} s off the NATS server's"
+    if abs(skew) > MOST:
+        return Check("fail", "clock", found, "synchronise both: chrony or another NTP client")
+    return Check("ok", "clock", found)
+
+
+async def _dead(qb: "Client") -> Check:
+    from contracts import subjects
+    from quotebus.follow import stored
+
+    async with aclosing(stored(qb.nc, subjects.DEAD, subjects.dead("*"), datetime.now(UTC) - _DAY)) as messages:
+        reasons = Counter([message.subject.rsplit(".", 1)[1] async for message in messages])
+    if reasons:
+        found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        return Check("warn", "dead letters", f"in the last 24 h: {found}", "look at them: `quotebus dead ls`")
+    return Check("ok", "dead letters", "none in the last 24 h")
+
+
+async def _backlog(here: "Here", qb: "Client") -> AsyncIterator[Check]:
+    backlog = await backlogs(here, qb)
+    for consumer, waiting in backlog.items():
+        if waiting > _MUCH_BACKLOG:
+            yield Check("warn", "backlog", f"{waiting} messages wait for {consumer}", "is the service running? `quotebus status`")
+    if backlog and max(backlog.values()) <= _MUCH_BACKLOG:
+        yield Check("ok", "backlog", f"{sum(backlog.values())} messages wait for {len(backlog)} consumers")
+
+
+async def backlogs(here: "Here", qb: "Client") -> dict[str, int]:
+    """Messages that each durable consumer has still to work off, those that are being worked on included."""
+    import nats.errors
+
+    from services.fetcher.accounts import quotas
+    from services.runtime.topology import topology
+
+    found = {}
+    for stream, consumer in topology(here.settings, quotas(here.settings)).consumers:
+        name = consumer.durable_name or ""
+        try:
+            info = await qb.js.consumer_info(stream, name)
+        except nats.errors.Error:
+            continue
+        found[name] = (info.num_pending or 0) + (info.num_ack_pending or 0)
+    return found
+
+
+async def _migrations(here: "Here") -> Check:
+    from quotebus.cli.migrate import pending_migrations
+
+    pending = await pending_migrations(here)
+    if pending:
+        return Check("fail", "migrations", f"pending: {', '.join(pending)}", "run `quotebus migrate`")
+    return Check("ok", "migrations", "none is pending")
+
+
+async def _redis(here: "Here") -> Check:
+    from quotebus.read_redis import RedisUnreadableError, answers
+
+    if here.settings.redis.url is None:
+        return Check("ok", "redis", "none is configured: prices are read from PostgreSQL")
+    try:
+        await answers(here.settings.redis)
+    except RedisUnreadableError as error:
+        # Nothing is lost without it, only slower.
+        origin = here.origin("redis", "url")
+        return Check("warn", "redis", f"{error} (url: {origin})", "start it, or leave QUOTEBUS_REDIS__URL empty to do without")
+    return Check("ok", "redis", "answers")

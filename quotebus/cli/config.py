@@ -1,0 +1,66 @@
+"""`quotebus config`: the settings in force."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from quotebus.cli.connections import Place, place_options, without_password
+from quotebus.cli.output import Row, output_option, write
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from quotebus.settings_here import Here
+
+HIDDEN = "***"
+
+
+@click.group()
+def config() -> None:
+    """Show the settings in force, and where each comes from."""
+
+
+@config.command()
+@click.option("--origin", is_flag=True, help="Also where each value comes from: default, a file, or a variable.")
+@output_option()
+@place_options
+def show(place: Place, *, origin: bool, output: str) -> None:
+    """Print every setting with its value; of secrets only that they are set."""
+    here = place.here()
+    write(_rows(here, origin=origin), output)
+
+
+def _rows(here: "Here", *, origin: bool) -> Iterator[Row]:
+    for key, value in _leaves(here.settings, ()):
+        row = {"setting": ".".join(key), "value": shown(value)}
+        yield {**row, "origin": here.origin(*key)} if origin else row
+
+
+def _leaves(node: "BaseModel", above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
+    from pydantic import BaseModel
+
+    for name in type(node).model_fields:
+        value = getattr(node, name)
+        key = (*above, name)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, key)
+        elif name == "providers":
+            for provider, account in value.items():
+                yield from _leaves(account, (*key, provider))
+        else:
+            yield key, value
+
+
+def shown(value: object) -> object:
+    """The value as it may be shown: no secret, and no password within an address."""
+    from pydantic import SecretStr
+
+    if isinstance(value, SecretStr):
+        text = value.get_secret_value()
+        return without_password(text) if "://" in text else HIDDEN
+    if isinstance(value, str) and "://" in value:
+        return ",".join(map(without_password, value.split(",")))
+    if isinstance(value, Mapping):
+        return {key: shown(each) for key, each in value.items()}
+    return [shown(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,170 @@
+"""`quotebus jobs`: what is to be refreshed, and when."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quotebus.cli.connections import Place, place_options, run_async
+from quotebus.cli.errors import CommandError
+from quotebus.cli.job_options import job_options
+from quotebus.cli.output import Row, output_option, write
+
+if TYPE_CHECKING:
+    from contracts.job import Job
+    from quotebus.cli.job_bucket import JobBucket
+
+_NAMES_SHOWN = 6
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def jobs(ctx: click.Context) -> None:
+    """List, add, change, pause and run jobs. Without a command it lists them."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_jobs)
+
+
+@jobs.command("list")
+@output_option()
+@place_options
+def list_jobs(place: Place, *, output: str) -> None:
+    """List every job: when it runs, what it asks for, and when next."""
+    found = run_async(_with_bucket(place, lambda bucket: bucket.all()))
+    now = datetime.now(UTC)
+    rows = [_row(job, now) for job in found] if output == "table" else [_fields(job) for job in found]
+    write(rows, output, "there are no jobs: add one with `quotebus jobs add`, or in quotebus.toml")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.argument("symbols", nargs=-1, metavar="[SYMBOL]...")
+@job_options
+@output_option()
+@place_options
+def add(place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str, object], output: str) -> None:
+    """Add a job; one of --every, --cron and --at says when it runs."""
+    wanted = {"id": job_id, "symbols": list(symbols), **fields}
+    _print(run_async(_with_bucket(place, lambda bucket: bucket.add(wanted))), output)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.argument("symbols", nargs=-1, metavar="[SYMBOL]...")
+@job_options
+@output_option()
+@place_options
+def edit(place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str, object], output: str) -> None:
+    """Change what is given of a job and leave the rest. SYMBOLs replace those it has."""
+    changes = {**fields, **({"symbols": list(symbols)} if symbols else {})}
+    if not changes:
+        raise CommandError("usage", f"nothing to change: `quotebus jobs edit --help` shows what there is of {job_id}")
+    _print(run_async(_with_bucket(place, lambda bucket: bucket.change(job_id, changes))), output)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--reason", required=True, help="Why; whoever looks at the jobs reads it.")
+@output_option()
+@place_options
+def pause(place: Place, job_id: str, *, reason: str, output: str) -> None:
+    """Let a job ask for nothing until it is resumed."""
+    _live(place, job_id, {"enabled": False, "paused_reason": reason}, output)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@output_option()
+@place_options
+def resume(place: Place, job_id: str, *, output: str) -> None:
+    """Let a paused job go on; slots that passed meanwhile are not made up for."""
+    _live(place, job_id, {"enabled": True, "paused_reason": None, "enabled_at": datetime.now(UTC)}, output)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@place_options
+def rm(place: Place, job_id: str) -> None:
+    """Remove a job."""
+    run_async(_with_bucket(place, lambda bucket: bucket.remove(job_id)))
+    click.echo(f"removed {job_id}", err=True)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@output_option()
+@place_options
+def run(place: Place, job_id: str, *, output: str) -> None:
+    """Run a job now, paused or not, before everything that is not asked by hand."""
+    request_id = run_async(_with_bucket(place, lambda bucket: _run(bucket, job_id)))
+    write([{"job": job_id, "request_id": request_id}], output)
+
+
+async def _with_bucket(place: Place, work: Callable[["JobBucket"], Any]) -> Any:
+    from quotebus.cli.job_bucket import job_bucket
+
+    async with job_bucket(place.here()) as bucket:
+        return await work(bucket)
+
+
+async def _run(bucket: "JobBucket", job_id: str) -> str:
+    from contracts.refresh_request import RefreshRequest
+
+    job = await bucket.get(job_id)
+    names = ("symbols", "universe", "dataset", "timeframe", "provider", "max_age_s")
+    wish = {name: getattr(job, name) for name in names}
+    expires_at = datetime.now(UTC) + timedelta(seconds=job.expires_after_s)
+    return await bucket.client.request_refresh(RefreshRequest(**wish, job=job.id, expires_at=expires_at))
+
+
+def _live(place: Place, job_id: str, changes: Mapping[str, object], output: str) -> None:
+    _print(run_async(_with_bucket(place, lambda bucket: bucket.change(job_id, changes, life_only=True))), output)
+
+
+def _print(job: "Job", output: str) -> None:
+    write([_row(job, datetime.now(UTC)) if output == "table" else _fields(job)], output)
+
+
+def _fields(job: "Job") -> Row:
+    import msgspec
+
+    return msgspec.structs.asdict(job)
+
+
+def _row(job: "Job", now: datetime) -> Row:
+    return {
+        "job": job.id,
+        "when": _when(job),
+        "next": _next(job, now),
+        "what": f"{job.dataset} {job.timeframe or ''}".strip(),
+        "symbols": _symbols(job),
+        "provider": job.provider or "any",
+        "state": "on" if job.enabled else f"paused: {job.paused_reason or 'no reason given'}",
+        "from": job.origin,
+    }
+
+
+def _when(job: "Job") -> str:
+    if job.every_s is not None:
+        return f"every {job.every_s:g} s"
+    zone = "" if job.timezone == "UTC" else f" {job.timezone}"
+    return f"{job.cron}{zone}" if job.cron else f"at {', '.join(job.at)}{zone}"
+
+
+def _next(job: "Job", now: datetime) -> datetime | str | None:
+    from services.scheduler.due import schedule_of
+
+    if not job.enabled:
+        return None
+    try:
+        return schedule_of(job).following(now).replace(microsecond=0)
+    except ValueError as error:
+        return f"never: {error}"
+
+
+def _symbols(job: "Job") -> str:
+    if job.universe:
+        return job.universe
+    more = len(job.symbols) - _NAMES_SHOWN
+    return " ".join(job.symbols[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

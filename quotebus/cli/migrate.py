@@ -1,0 +1,61 @@
+"""`quotebus migrate`: makes database and streams what this version needs."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from quotebus.cli.connections import Place, nats_of, place_options, postgres_of, run_async
+from quotebus.cli.errors import CommandError
+from quotebus.cli.output import Row, output_option, write
+from quotebus.cli.progress import waiting
+
+if TYPE_CHECKING:
+    from quotebus.settings_here import Here
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Change nothing; exit 1 if something is pending.")
+@output_option()
+@place_options
+def migrate(place: Place, *, check: bool, output: str) -> int:
+    """Apply pending migrations to PostgreSQL, and make streams, consumers and buckets on NATS as they ought to be.
+
+    Any number of times, by any number of processes: what is done already is left alone.
+    """
+    here = place.here()
+    with waiting("comparing" if check else "migrating"):
+        rows = run_async(_pending(here) if check else _applied(here))
+    write(rows, output, "nothing is pending" if check else "nothing to do: everything is as it should be")
+    return 1 if check and rows else 0
+
+
+async def _applied(here: "Here") -> list[Row]:
+    from quotebus.prepare import prepare
+    from services.cacher.migrate import MigrationError
+
+    # Both are looked for first: the services' own connection would wait for them for ever.
+    async with postgres_of(here), nats_of(here):
+        pass
+    try:
+        return [{"done": line} for line in await prepare(here.settings)]
+    except MigrationError as error:
+        raise CommandError("migration_failed", str(error)) from None
+
+
+async def _pending(here: "Here") -> list[Row]:
+    async with postgres_of(here):
+        rows = await pending_migrations(here)
+    async with nats_of(here) as qb:
+        from services.fetcher.accounts import quotas
+        from services.runtime.provision import drift
+        from services.runtime.topology import topology
+
+        found = await drift(qb.js, topology(here.settings, quotas(here.settings)))
+    return [*({"pending": f"migration {name}"} for name in rows), *({"pending": line} for line in found)]
+
+
+async def pending_migrations(here: "Here") -> list[str]:
+    """The names of the migrations that the settings' database has not seen."""
+    from services.cacher.migrate import pending
+
+    return await pending(here.settings.postgres.dsn.get_secret_value())

@@ -1,0 +1,55 @@
+"""Price events as flat records: one a bar, quote, option contract or corporate action."""
+
+from collections.abc import Iterator
+
+from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuote
+from quotebus.cli.output import Row
+
+_CONTRACT = ("contract", "expiry", "strike", "right", "bid", "ask", "last", "mark", "volume", "open_interest", "iv")
+_GREEKS = ("delta", "gamma", "theta", "vega")
+_QUOTE = ("symbol", "at", "price", "bid", "ask", "previous_close", "volume", "currency", "provider")
+
+
+def records_of(event: PriceEvent) -> Iterator[Row]:
+    """The event's rows; each has every key of its kind, null where the value is unknown."""
+    match event:
+        case PriceBars():
+            return _bars(event)
+        case PriceQuote():
+            return iter([{name: getattr(event, name) for name in _QUOTE}])
+        case PriceChain():
+            return _contracts(event)
+        case PriceActions():
+            return _actions(event)
+
+
+def _bars(event: PriceBars) -> Iterator[Row]:
+    adjusted = event.adjusted_close or [None] * len(event.at)
+    prices = zip(event.open, event.high, event.low, event.close, event.volume, adjusted, event.final, strict=True)
+    for at, (open_, high, low, close, volume, adjusted_close, final) in zip(event.at, prices, strict=True):
+        yield {
+            "symbol": event.symbol,
+            "timeframe": event.timeframe,
+            "at": at,
+            "open": open_,
+            "high": high,
+            "low": low,
+            "close": close,
+            "volume": volume,
+            "adjusted_close": adjusted_close,
+            "currency": event.currency,
+            "basis": event.basis,
+            "final": final,
+            "provider": event.provider,
+        }
+
+
+def _contracts(event: PriceChain) -> Iterator[Row]:
+    names = (*_CONTRACT, *_GREEKS, "at")
+    for row in zip(*(getattr(event, name) for name in names), strict=True):
+        yield {"underlying": event.symbol, **dict(zip(names, row, strict=True))}
+
+
+def _actions(event: PriceActions) -> Iterator[Row]:
+    for day, kind, ratio, amount in zip(event.date, event.kind, event.ratio, event.amount, strict=True):
+        yield {"symbol": event.symbol, "date": day, "kind": kind, "ratio": ratio, "amount": amount}

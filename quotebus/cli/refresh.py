@@ -1,0 +1,74 @@
+"""`quotebus refresh`: fresh prices of some symbols, now."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+from contracts.message import DATASETS, TIMEFRAMES
+from quotebus.cli.connections import Place, nats_of, place_options, run_async
+from quotebus.cli.errors import CommandError
+from quotebus.cli.output import Row, output_option, write
+from quotebus.cli.progress import waiting
+
+GOOD = frozenset({"refreshed", "empty", "skipped", "merged"})
+_DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@click.command()
+@click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
+@click.option("--dataset", type=click.Choice(DATASETS), default="bars", show_default=True)
+@click.option("--timeframe", type=click.Choice(TIMEFRAMES), help="Of bars; 1d if nothing is said.")
+@click.option("--start", type=_DAY, help="First day, UTC; without it the newest data.")
+@click.option("--end", type=_DAY, help="The day after the last.")
+@click.option("--provider", help="Ask this one; else the planner chooses.")
+@click.option("--max-age", "max_age_s", type=click.FloatRange(min=0), help="Leave alone what is fresher, in seconds.")
+@click.option("--wait/--no-wait", default=False, help="Wait for what becomes of each symbol; else only leave the wish.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 600), default=30.0, show_default=True, help="Seconds to wait.")
+@output_option()
+@place_options
+def refresh(place: Place, symbols: Sequence[str], *, wait: bool, output: str, timeout_s: float, **wish: object) -> int:
+    """Have symbols refreshed, and say what became of each.
+
+    Without --wait the wish is put on the bus and its id printed. With --wait there is one line a symbol, and the exit code
+    says whether all (0), some (1) or none (2) of them have what was asked for.
+    """
+    wish |= {name: day.date() for name in ("start", "end") if isinstance(day := wish[name], datetime)}
+    if not wait:
+        request_id = run_async(_publish(place, symbols, wish))
+        write([{"request_id": request_id, "symbols": list(symbols)}], output)
+        return 0
+    with waiting(f"refreshing {len(symbols)} symbols" if len(symbols) > 1 else f"refreshing {symbols[0]}"):
+        rows = run_async(_ask(place, symbols, wish, timeout_s))
+    write(rows, output)
+    good = sum(row["outcome"] in GOOD for row in rows)
+    return 0 if good == len(rows) else 1 if good else 2
+
+
+async def _publish(place: Place, symbols: Sequence[str], wish: dict[str, object]) -> str:
+    from contracts.refresh_request import RefreshRequest
+
+    request = _made(RefreshRequest, symbols, wish)
+    async with nats_of(place.here()) as qb:
+        return await qb.request_refresh(request)
+
+
+async def _ask(place: Place, symbols: Sequence[str], wish: dict[str, object], timeout_s: float) -> list[Row]:
+    from contracts.refresh_request import RefreshAsk
+
+    ask = _made(RefreshAsk, symbols, {**wish, "timeout_s": timeout_s})
+    async with nats_of(place.here()) as qb:
+        answer = await qb.refresh(ask)
+    import msgspec
+
+    return [msgspec.structs.asdict(outcome) for outcome in answer.outcomes]
+
+
+def _made(kind: Any, symbols: Sequence[str], wish: dict[str, object]) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.convert({"symbols": list(symbols), **wish}, kind)
+    except msgspec.ValidationError as error:
+        raise CommandError("bad_request", str(error)) from None

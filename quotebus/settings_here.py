@@ -1,0 +1,61 @@
+"""The settings as they hold in this folder: where `quotebus up` runs here, its servers instead of the defaults."""
+
+import json
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from quotebus.endpoints import FILE_NAME
+from services.fetcher import providers
+from services.runtime.load_settings import Loaded, read_settings
+from services.runtime.settings import Settings
+
+DEFAULT_DATA = Path(".quotebus")
+# What `endpoints.json` calls a server, and the setting that it stands for.
+_STANDS_FOR = {"nats": ("nats", "url"), "postgres": ("postgres", "dsn"), "redis": ("redis", "url")}
+
+
+@dataclass(frozen=True)
+class Here:
+    """Settings for a command that somebody types in this folder. `file`: the endpoints of a running `quotebus up`, if one runs."""
+
+    settings: Settings
+    file: Path | None
+    _loaded: Loaded
+    _from_file: frozenset[tuple[str, ...]]
+
+    def origin(self, *key: str) -> str:
+        """Where the value of this key comes from: `default`, a file, or a variable."""
+        return f"file {self.file}" if key in self._from_file else self._loaded.origin(*key)
+
+
+def settings_here(config: Path | None = None, data: Path = DEFAULT_DATA) -> Here:
+    """The settings; servers that are not set explicitly are those of the `quotebus up` whose data folder is `data`.
+
+    Raises:
+        SettingsError: with all that is wrong with them.
+    """
+    loaded = read_settings(config, known_providers())
+    file = data / FILE_NAME
+    try:
+        running = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # It is there only while `quotebus up` runs, and being replaced it may vanish under our eyes.
+        return Here(loaded.settings, None, loaded, frozenset())
+    used = {key: running[name] for name, key in _STANDS_FOR.items() if running.get(name) and loaded.origin(*key) == "default"}
+    return Here(_with(loaded.settings, used), file, loaded, frozenset(used))
+
+
+def known_providers() -> frozenset[str]:
+    """The names of all adapters. Each is one module of their folder, named like the provider; none is imported."""
+    return frozenset(module.name for module in pkgutil.iter_modules(providers.__path__))
+
+
+def _with(settings: Settings, values: dict[tuple[str, str], str]) -> Settings:
+    sections = {}
+    for (table, name), value in values.items():
+        section = getattr(settings, table)
+        sections[table] = section.model_copy(update={name: value if table == "nats" else SecretStr(value)})
+    return settings.model_copy(update=sections)

@@ -1,0 +1,91 @@
+"""What an operator types: migrate, doctor, status."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from nats.aio.msg import Msg
+
+from contracts import subjects
+from contracts.message import encode
+from contracts.run_events import DeadLetter
+from quotebus.client import Client
+
+
+async def test_migrate_is_checked_done_and_then_nothing_is_left_to_do(quotebus: Any) -> None:
+    pending = await quotebus("migrate", "--check", "-o", "ndjson")
+    assert pending.code == 1
+    assert "stream PRICES: missing" in [row["pending"] for row in pending.rows]
+    assert any(row["pending"].startswith("migration 0001") for row in pending.rows)
+    assert (await quotebus("migrate")).code == 0
+    ended = await quotebus("migrate", "--check")
+    assert (ended.code, ended.out, ended.err) == (0, "", "nothing is pending\n")
+
+
+async def test_before_a_migration_commands_say_to_migrate(quotebus: Any) -> None:
+    for command in (["refresh", "AAPL"], ["jobs"], ["dead", "ls"], ["runs"], ["price", "AAPL"], ["watch", "-n", "1"]):
+        ended = await quotebus(*command)
+        assert ended.code == 2
+        assert "run `quotebus migrate`" in ended.err, ended.err
+
+
+async def test_the_doctor_finds_nothing_wrong_with_what_was_migrated(quotebus: Any, qb: Client) -> None:
+    ended = await quotebus("doctor", "-o", "ndjson")
+    states = {row["what"]: row["state"] for row in ended.rows}
+    assert ended.code == 0, ended.out
+    assert set(states.values()) == {"ok"}, ended.out
+    assert {
+        "settings",
+        "providers",
+        "nats",
+        "streams",
+        "clock",
+        "dead letters",
+        "backlog",
+        "postgres",
+        "migrations",
+        "redis",
+    } == set(states)
+
+
+async def test_the_doctor_says_what_is_wrong_and_what_to_do(quotebus: Any, qb: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    await qb.js.delete_consumer(subjects.PRICES, "cacher")
+    letter = DeadLetter(reason="not_found", message="gone", service="fetcher", subject="task.x", body="{}", at=datetime.now(UTC))
+    await qb.js.publish(subjects.dead("not_found"), encode(letter))
+    monkeypatch.setenv("QUOTEBUS_PROVIDERS__TIINGO__ENABLED", "true")
+    monkeypatch.setenv("QUOTEBUS_REDIS__URL", "redis://127.0.0.1:9/0")
+    ended = await quotebus("doctor", "-o", "ndjson")
+    rows = {row["what"]: row for row in ended.rows}
+    assert ended.code == 1
+    assert (rows["streams"]["state"], rows["streams"]["do"]) == ("fail", "run `quotebus migrate`")
+    assert "consumer cacher: missing" in rows["streams"]["found"]
+    assert rows["dead letters"]["found"] == "in the last 24 h: 1 not_found"
+    assert rows["redis"]["state"] == "warn"
+    assert rows["provider keys"]["do"] == "set QUOTEBUS_PROVIDERS__TIINGO__API_KEY"
+    monkeypatch.setenv("QUOTEBUS_NATS__URLL", "x")
+    ended = await quotebus("doctor")
+    assert ended.code == 1
+    assert ended.out.startswith("fail  settings       environment: QUOTEBUS_NATS__URLL: no such setting; did you mean")
+
+
+async def test_the_status_tells_who_answers_and_what_waits(quotebus: Any, qb: Client) -> None:
+    reports = [
+        {"service": "scheduler", "ready": True, "parts": {"clock": "ok"}},
+        {"service": "fetcher", "ready": False, "parts": {"bus": "ok", "plan": "waiting for the streams"}},
+    ]
+
+    async def answer(message: Msg) -> None:
+        for report in reports:
+            await message.respond(json.dumps(report).encode())
+
+    await qb.nc.subscribe("status.ask", cb=answer)
+    await qb.nc.flush()
+    await qb.request_refresh(["AAPL"])
+    ended = await quotebus("status", "-o", "ndjson")
+    rows = {row["part"]: row for row in ended.rows}
+    assert ended.code == 1
+    assert [rows[name]["state"] for name in ("scheduler", "fetcher", "cacher")] == ["ready", "not ready", "no answer"]
+    assert rows["fetcher"]["detail"] == "plan: waiting for the streams"
+    assert rows["backlog"]["detail"] == "planner=1"
+    assert rows["newest price"]["state"] == "none"

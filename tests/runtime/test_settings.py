@@ -1,0 +1,183 @@
+"""Settings: which source wins, and what is said about whatever is wrong."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, SecretStr
+
+from services.runtime.load_settings import SettingsError, load_settings, read_settings
+from services.runtime.settings import NatsSettings, ProviderSettings, Settings, secrets_of
+
+SHIPPED = Path(__file__).parents[2] / "quotebus.toml"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    monkeypatch.setenv("QUOTEBUS_SECRETS_DIR", str(secrets))
+
+
+def problems(*, known: list[str] | None = None) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(known_providers=known)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return list(caught.value.problems)
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    assert load_settings() == Settings()
+
+
+def test_settings_made_by_hand_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUOTEBUS_NATS__URL", "nats://elsewhere:1")
+    assert Settings().nats.url == NatsSettings().url
+    assert Settings(nats=NatsSettings(url="nats://here:1")).nats.url == "nats://here:1"
+
+
+def test_the_environment_wins_over_secret_files_and_those_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("quotebus.toml").write_text('[nats]\nurl = "nats://file:1"\nuser = "file"\nreplicas = 3\n[log]\nlevel = "debug"\n')
+    (tmp_path / "secrets" / "quotebus_nats__user").write_text(" secret\n")
+    (tmp_path / "secrets" / "QUOTEBUS_NATS__URL").write_text("nats://secret:1")
+    monkeypatch.setenv("QUOTEBUS_NATS__URL", "nats://environment:1")
+    loaded = read_settings()
+    nats = loaded.settings.nats
+    assert (nats.url, nats.user, nats.replicas) == ("nats://environment:1", "secret", 3)
+    assert loaded.origin("nats", "url") == "environment QUOTEBUS_NATS__URL"
+    assert loaded.origin("nats", "user") == f"secret file {tmp_path}/secrets/quotebus_nats__user"
+    assert loaded.origin("log", "level") == "file quotebus.toml"
+    assert loaded.origin("log", "format") == "default"
+
+
+def test_the_file_may_be_named_by_the_caller_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(f'[nats]\nurl = "nats://{name}:1"\n')
+    monkeypatch.setenv("QUOTEBUS_CONFIG", "a")
+    assert load_settings().nats.url == "nats://a:1"
+    assert load_settings(Path("b")).nats.url == "nats://b:1"
+    monkeypatch.setenv("QUOTEBUS_CONFIG", "c")
+    assert problems() == ["c: cannot be read: No such file or directory; give another with --config or QUOTEBUS_CONFIG"]
+
+
+def test_an_empty_value_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUOTEBUS_REDIS__URL", "")
+    (tmp_path / "secrets" / "QUOTEBUS_NATS__PASSWORD").write_text("\n")
+    assert load_settings() == Settings()
+
+
+def test_lists_and_tables_are_given_as_json_or_by_their_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUOTEBUS_REDIS__TTL_S", '{"1m": 30}')
+    monkeypatch.setenv("QUOTEBUS_REDIS__TTL_S__1D", "60")
+    monkeypatch.setenv("QUOTEBUS_PROVIDERS__TIINGO__OPTIONS__MARKET", "us")
+    monkeypatch.setenv("QUOTEBUS_JOB", '[{"id": "a", "every_s": 5, "symbols": ["AAPL"]}]')
+    settings = load_settings()
+    assert settings.redis.ttl_s == {"1m": 30, "1d": 60}
+    assert settings.providers["tiingo"].options == {"market": "us"}
+    assert [(job.id, job.every_s, job.origin) for job in settings.jobs()] == [("a", 5.0, "settings")]
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("QUOTEBUS_NAT__URL", "no such setting; did you mean QUOTEBUS_NATS__URL?"),
+        ("QUOTEBUS_NATS_URL", "no such setting; did you mean QUOTEBUS_NATS__URL?"),
+        ("QUOTEBUS_POSTGRES__DNS", "no such setting; did you mean QUOTEBUS_POSTGRES__DSN?"),
+        ("QUOTEBUS_PROVIDERS__TIINGO__APIKEY", "no such setting; did you mean QUOTEBUS_PROVIDERS__TIINGO__API_KEY?"),
+        ("QUOTEBUS_PROVIDERS__TINGO__API_KEY", "no such setting; did you mean QUOTEBUS_PROVIDERS__TIINGO?"),
+        ("QUOTEBUS_HEALTH__FROB", "no such setting; there are host, port"),
+        ("QUOTEBUS_REDIS__TTL_S", "not JSON, which a list or a table has to be written in"),
+    ],
+)
+def test_a_misspelt_variable_is_an_error_that_names_the_right_one(
+    monkeypatch: pytest.MonkeyPatch, variable: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, "x")
+    assert problems(known=["tiingo", "yahoo"]) == [f"environment: {variable}: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[nat]\nurl = "x"', "nat: no such setting; did you mean nats?"),
+        ('[nats]\nurll = "x"', "nats.urll: no such setting; did you mean nats.url?"),
+        ('[providers.yahu]\nenabled = true', "providers.yahu: no such setting; did you mean providers.yahoo?"),
+        ("[providers.yahoo]\nper_dey = 1", "providers.yahoo.per_dey: no such setting; did you mean providers.yahoo.per_day?"),
+        ('[[job]]\nid = "a"\nevry_s = 5', "job.0: evry_s: no such setting of a job; did you mean every_s?"),
+        ('[[job]]\nid = "a"\nsymbols = ["A"]', "job.0: job a: give exactly one of cron, every_s and at"),
+        ('[[job]]\nevery_s = 5\nsymbols = ["A"]', "job.0: Object missing required field `id`"),
+        ('[nats]\nreplicas = "x"', "nats.replicas: Input should be a valid integer, unable to parse string as an integer"),
+        ("[nats", "not TOML: Expected ']' at the end of a table declaration (at end of document)"),
+    ],
+)  # fmt: skip
+def test_a_fault_in_the_file_is_named_with_its_place(text: str, said: str) -> None:
+    Path("quotebus.toml").write_text(text)
+    assert problems(known=["yahoo"]) == [f"quotebus.toml: {said}"]
+
+
+def test_a_misspelt_secret_file_is_an_error_and_other_programs_files_are_none(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    (folder / "postgres_password").write_text("x")
+    (folder / "quotebus_folder").mkdir()
+    (folder / "QUOTEBUS_NATS__PASWORD").write_text("hunter2")
+    assert problems() == [f"secret file: {folder}/QUOTEBUS_NATS__PASWORD: no such setting; did you mean QUOTEBUS_NATS__PASSWORD?"]
+
+
+def test_all_that_is_wrong_is_said_at_once_and_no_value_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("quotebus.toml").write_text('[health]\nport = "canary-1"\n[frob]\nx = 1\n')
+    (tmp_path / "secrets" / "QUOTEBUS_PROVIDERS__TIINGO__PER_DAY").write_text("canary-2")
+    monkeypatch.setenv("QUOTEBUS_LOG__LEVEL", "canary-3")
+    said = problems()
+    assert len(said) == 4
+    assert "canary" not in "\n".join(said)
+
+
+def test_two_jobs_of_one_id_are_an_error() -> None:
+    Path("quotebus.toml").write_text('[[job]]\nid = "a"\nevery_s = 5\nsymbols = ["A"]\n' * 2)
+    assert problems() == ["quotebus.toml: job: job a: 2 tables have this id; give each its own"]
+
+
+def test_no_secret_shows_when_settings_are_printed_and_each_is_known_to_the_log() -> None:
+    account = ProviderSettings(api_key=SecretStr("canary-key"), api_secret=SecretStr("canary-secret"))
+    nats = NatsSettings(url="nats://me:canary%2Fpw@host:1", password=SecretStr("canary-password"))
+    settings = Settings(nats=nats, providers={"tiingo": account})
+    assert "canary-key" not in repr(settings.providers)
+    assert "canary-password" not in repr(settings)
+    assert {"canary-key", "canary-secret", "canary-password", "canary%2Fpw", "canary/pw"} <= set(secrets_of(settings))
+
+
+def uncommented() -> dict[str, object]:
+    """The shipped file with every setting it shows switched on."""
+    lines = [re.sub(r"^# (?=\[\[?[a-z_.]+\]|[a-z_]+ = )", "", line) for line in SHIPPED.read_text().splitlines()]
+    return tomllib.loads("\n".join(lines))
+
+
+def test_the_shipped_file_changes_nothing_until_somebody_edits_it() -> None:
+    assert load_settings(SHIPPED, []) == Settings()
+
+
+def test_the_jobs_the_shipped_file_shows_are_good_ones() -> None:
+    tables = uncommented()["job"]
+    assert [job.id for job in Settings(job=tables).jobs()] == ["quotes", "daily_bars"]  # type: ignore[arg-type]
+
+
+def test_the_shipped_file_shows_every_setting_with_its_default() -> None:
+    shown = uncommented()
+    assert shown.keys() == Settings.model_fields.keys()
+    for name, section in {**Settings().__dict__, "providers": ProviderSettings()}.items():
+        table = shown[name]
+        if isinstance(section, BaseModel) and isinstance(table, dict):
+            table = table["tiingo"] if name == "providers" else table
+            assert table.keys() == type(section).model_fields.keys(), name
+            for key, default in section.model_dump().items():
+                plain = default.get_secret_value() if isinstance(default, SecretStr) else default
+                # Where there is no default the file shows an example.
+                assert plain is None or table[key] == plain, (name, key)
+
+
+def test_every_line_of_the_shipped_file_that_shows_a_setting_explains_it() -> None:
+    for line in SHIPPED.read_text().splitlines():
+        if re.match(r"^# [a-z_]+ = ", line):
+            assert re.search(r"\S  +# \S", line), line
