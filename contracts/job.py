@@ -12,7 +12,7 @@ TimeOfDay = Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d(:[0-5
 
 
 class Job(Message, frozen=True, kw_only=True, tag="job.v1", forbid_unknown_fields=True):
-    """A schedule and what it asks for. Written to KV `jobs` under `id` by the command line and the settings; read by every scheduler.
+    """A schedule and what it asks for, in KV `jobs` under `id`. Written by the command line and the settings; read by schedulers.
 
     Exactly one of `cron` (five fields), `every_s` (whole slots counted from the epoch) and `at` (times of day, "HH:MM[:SS]")
     says when, in `timezone`. `catch_up`: after an outage, `latest` asks once for the newest data if a slot was missed within

@@ -33,9 +33,10 @@ class _Provenance(Message, frozen=True, kw_only=True):
 class PriceBars(_Provenance, frozen=True, kw_only=True, tag="price_bars.v1"):
     """Bars of one series in time order, at most MAX_ROWS; no rows means "asked, and nothing there".
 
-    Every column has the length of `at`. Sent by the fetcher on `price.bars.<timeframe>.<SYMBOL>`; received by the cacher and by anybody. `at`: start of the bar,
-    UTC; 00:00 of the session date for 1d, of the week's Monday for 1wk, of the month's first day for 1mo. Prices per share
-    in `currency`. `basis`: what the vendor has already adjusted for. `final`: false while a bar can still change.
+    Sent by the fetcher on `price.bars.<timeframe>.<SYMBOL>`; received by the cacher and by anybody. Every column has the
+    length of `at`: start of the bar, UTC; 00:00 of the session date for 1d, of the week's Monday for 1wk, of the month's first
+    day for 1mo. Prices per share in `currency`. `basis`: what the vendor has already adjusted for. `final`: false while a bar
+    can still change.
     `asked_from`, `asked_to`: the range this event answers for (to exclusive); none when the latest bars were asked.
     """
 
@@ -135,7 +136,7 @@ class PriceCorrected(Message, frozen=True, kw_only=True, tag="price_corrected.v1
 
 
 class PriceQuarantined(_Provenance, frozen=True, kw_only=True, tag="price_quarantined.v1"):
-    """Rows that failed validation and were not published. Sent by the fetcher on `price.quarantined.<SYMBOL>`; the cacher keeps them.
+    """Rows that failed validation and were not published. Sent by the fetcher on `price.quarantined.<SYMBOL>`, to the cacher.
 
     One entry a row: `at` its instant where it had one, `rule` the name of the rule it broke, `row` the row as JSON text.
     """

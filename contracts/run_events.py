@@ -8,7 +8,7 @@ Outcome = Literal["refreshed", "empty", "skipped", "merged", "failed", "expired"
 
 
 class RunPlanned(Message, frozen=True, kw_only=True, tag="run_planned.v1"):
-    """The tasks a request became. Sent by the fetcher's planner on `run.planned.<job>`; received by the cacher, which opens the run.
+    """The tasks a request became. Sent by the planner on `run.planned.<job>`; received by the cacher, which opens the run.
 
     One request is one run; `run_id` is the request's sequence on its stream. A large run is announced in `parts`; `symbols`
     are this part's, `planned` counts all of them. The run is closed as expired at `deadline_at`.
@@ -37,7 +37,7 @@ class RunResult(Message, frozen=True, kw_only=True, tag="run_result.v1"):
     `outcome`: refreshed (rows were published), empty (asked, nothing there), skipped (`reason`: fresh, …), merged (a call that
     started at or after `wanted_at` serves this task too; it may still be under way), failed (`reason` is the verdict), expired.
     `task`: the task's subject, the same for every run that wants the same thing; none when no task was made.
-    `called_at`: start of the call that served it. `calls`: permits this symbol cost; a call shared by k symbols is counted with one.
+    `called_at`: start of the call that served it. `calls`: permits this symbol cost; a shared call counts with one symbol.
     """
 
     run_id: str

@@ -1,6 +1,7 @@
 """The fetcher: one planner, one worker per provider, the desk for asks, the sweeper."""
 
 import asyncio
+import difflib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -18,13 +19,13 @@ from services.fetcher.ledger import Ledger
 from services.fetcher.on_fetch_task import Permit, Work, Worker
 from services.fetcher.on_refresh_ask import AskDesk
 from services.fetcher.on_refresh_request import Planner, planner_puller
-from services.fetcher.provider import Http
+from services.fetcher.provider import Http, providers
 from services.fetcher.rest import Rest
 from services.fetcher.sweep import Sweeper
 from services.fetcher.universe import Universe
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
-from services.runtime.main import light_broker, watched
+from services.runtime.main import Service, StartRefusedError, light_broker, watched
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.settings import Settings
 from services.runtime.skew import refuse_skewed_clock
@@ -36,6 +37,7 @@ log = structlog.get_logger()
 
 def build(settings: Settings) -> FastStream:
     """The fetcher's application."""
+    _refuse_unknown(settings)
     health = Health("fetcher")
     broker = light_broker(settings, health)
     desk = AskDesk()
@@ -55,7 +57,19 @@ def build(settings: Settings) -> FastStream:
             log.info("fetcher_ready", providers=sorted(known))
             yield
 
-    return FastStream(broker, lifespan=lifespan, logger=None)
+    return Service(broker, lifespan=lifespan, logger=None)
+
+
+def _refuse_unknown(settings: Settings) -> None:
+    for name in settings.providers:
+        if name not in providers():
+            near = difflib.get_close_matches(name, providers(), 1)
+            hint = f"did you mean providers.{near[0]}?" if near else f"there are {', '.join(sorted(providers()))}"
+            raise StartRefusedError(f"providers.{name}: there is no such provider; {hint}")
+    try:
+        accounts(settings)
+    except ValueError as error:
+        raise StartRefusedError(f"providers: {error}") from None
 
 
 def _answer_asks(broker: NatsBroker, desk: AskDesk) -> None:

@@ -38,7 +38,10 @@ class _Source(TypedDict):
 
 @dataclass(frozen=True)
 class Asked:
-    """`zone`: the exchange's, in which its sessions begin and end. `feed`: where it is not the profile's."""
+    """`zone`: the exchange's, in which its sessions begin and end. `feed`: where it is not the profile's.
+
+    `complete_until`: what the vendor has is the whole of it up to here, by default up to now less its declared delay.
+    """
 
     profile: Profile
     call: Call
@@ -47,6 +50,7 @@ class Asked:
     unit: Unit = PLAIN
     zone: str = "UTC"
     feed: str = ""
+    complete_until: datetime | None = None
 
     def bars(self, rows: Iterable[Row]) -> list[PriceBars]:
         """Bars in time order, in events of at most MAX_ROWS that share out the asked range; no rows give one empty event.
@@ -133,9 +137,8 @@ class Asked:
 
     def _is_over(self, at: datetime) -> bool:
         timeframe = self.call.timeframe or "1d"
-        if timeframe in LENGTHS:
-            return at + LENGTHS[timeframe] <= self._as_of
-        return day_start(period_end(at.date(), timeframe), self.zone) <= self._as_of
+        end = at + LENGTHS[timeframe] if timeframe in LENGTHS else day_start(period_end(at.date(), timeframe), self.zone)
+        return end <= (self.complete_until or self._as_of)
 
     def _event(self, bars: Sequence[_Bar], asked_from: datetime | None, asked_to: datetime | None) -> PriceBars:
         adjusted = [bar.adjusted for bar in bars]

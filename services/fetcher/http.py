@@ -1,5 +1,6 @@
 """HTTP for the adapters: every attempt takes its own permit; nothing is followed, retried, remembered or unbounded."""
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from ipaddress import ip_address
@@ -155,7 +156,8 @@ def _what_broke(error: Exception) -> str:
         case aiohttp.ClientConnectorCertificateError():
             return "its certificate is not to be trusted"
         case aiohttp.ClientConnectorError():
-            return f"cannot be reached: {error.os_error.strerror or type(error.os_error).__name__}"
+            number = error.os_error.errno
+            return f"cannot be reached: {os.strerror(number) if number else type(error.os_error).__name__}"
         case aiohttp.ServerDisconnectedError():
             return "hung up before it answered"
         case aiohttp.ClientPayloadError():

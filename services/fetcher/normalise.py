@@ -18,7 +18,7 @@ LENGTHS: dict[Timeframe, timedelta] = {
 }
 # What vendors write where they know no price; the largest integers stand for "undefined" in binary formats.
 _NO_PRICE = frozenset({0.0, -1.0, -999.0, -999.99, 9223372036.854775807, 9223372036854775807.0, 18446744073709551615.0})
-_MINOR_UNITS = {"GBp": "GBP", "GBX": "GBP", "GBx": "GBP", "ILA": "ILS", "ZAc": "ZAR", "ZAC": "ZAR"}
+_MINOR_UNITS = {"GBp": "GBP", "GBX": "GBP", "ILA": "ILS", "ZAc": "ZAR"}
 _MONEY = re.compile(
     "AED|ARS|AUD|BRL|CAD|CHF|CLP|CNH|CNY|COP|CZK|DKK|EUR|GBP|HKD|HUF|IDR|ILS|INR|JPY|KRW|MXN|MYR|NGN|NOK|NZD|PEN|PHP|PKR|PLN"
     "|RON|RUB|SAR|SEK|SGD|THB|TRY|TWD|UAH|USD|VND|ZAR|XAG|XAU|XPD|XPT"

@@ -1,4 +1,4 @@
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -265,7 +265,7 @@ async def test_a_quote_in_any_form_has_its_date_and_no_time_of_day(answer: objec
     (event,), _ = await fetched(Call("quote", ("ACME",)), answer)
     assert isinstance(event, PriceQuote)
     assert (event.price, event.previous_close, event.volume, event.bid, event.ask) == (20.5, 21.0, 1300.0, None, None)
-    assert (event.at, event.observed_at) == (at("2024-03-15"), NOW)
+    assert (event.at, event.observed_at) == (at("2024-03-15"), NOW - timedelta(minutes=15))
 
 
 @pytest.mark.parametrize(
@@ -320,6 +320,13 @@ async def test_splits_and_dividends_are_two_requests_of_one_answer() -> None:
     (event,), vendor = await fetched(Call("actions", ("ACME",)), splits, dividends)
     assert [request.params["function"] for request in vendor.asked] == ["SPLITS", "DIVIDENDS"]
     assert (event.date, event.ratio, event.amount) == ([date(2023, 11, 9), date(2024, 1, 22)], [None, 1.5], [0.35, None])
+
+
+async def test_who_never_split_is_not_unknown() -> None:
+    dividends = {"symbol": "ACME", "data": [{"ex_dividend_date": "2023-11-09", "amount": "0.35"}]}
+    (event,), _ = await fetched(Call("actions", ("ACME",)), {}, dividends)
+    assert event.amount == [0.35]
+    assert (await verdict_of(Call("actions", ("NOSUCH",)), {}, {})).verdict is Verdict.NOT_FOUND
 
 
 @pytest.mark.parametrize("dataset", ["chain", "actions"])

@@ -20,6 +20,8 @@ from services.fetcher.providers.synthetic.market import instrument
 NOON = datetime(2026, 11, 20, 17, 33, 21, 5000, tzinfo=UTC)  # a Friday, 12:33 in New York
 SUNDAY = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
+# What AAPL cost at NOON. Whoever changes the market changes everybody's stored prices, so these figures are kept.
+PINNED = (38.43, 38.42, 43308.0)
 
 
 class Nobody:
@@ -132,11 +134,7 @@ async def test_the_market_is_the_same_in_every_process_and_for_ever():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"})
     assert said.stdout.split() == [str(found.price), str(found.previous_close), str(found.volume)]
-    # Whoever changes the market changes everybody's stored prices: these figures are kept.
     assert (found.price, found.previous_close, found.volume) == PINNED
-
-
-PINNED = (0.0, 0.0, 0.0)
 
 
 async def test_another_seed_is_another_market():

@@ -116,6 +116,25 @@ async def test_long_intraday_ranges_are_asked_in_windows_below_the_vendors_cap()
     assert len(vendor.asked) == 3
 
 
+async def test_a_currencys_day_that_opens_in_the_evening_has_the_date_it_closes_on() -> None:
+    for opens, session in (
+        ("2024-03-13T21:00:00.000Z", "2024-03-14"),
+        ("2024-01-09T22:00:00.000Z", "2024-01-10"),
+        ("2024-03-14T00:00:00.000Z", "2024-03-14"),
+    ):
+        (event,), _ = await fetched(Call("bars", ("EUR/USD",), "1d"), [{**row(opens), "ticker": "eurusd"}])
+        assert event.at == [at(session)]
+
+
+async def test_rows_of_other_tickers_are_not_ours() -> None:
+    rows = [
+        {**row("2024-03-14T00:00:00+00:00", 10.5), "ticker": "BOLT"},
+        {**row("2024-03-14T00:00:00+00:00", 11.5), "ticker": "acme"},
+    ]
+    (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), rows)
+    assert event.close == [11.5]
+
+
 async def test_a_csv_answer_is_read_by_its_header() -> None:
     text = "date,close,high,low,open,volume,adjClose\r\n2024-03-14,11.0,12.0,9.0,10.0,500,10.5\r\n"
     (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), text)

@@ -121,6 +121,15 @@ async def test_a_bar_is_final_when_its_day_week_or_month_is_over_where_it_trades
     assert hours.final == [True, False]
 
 
+async def test_of_a_delayed_exchange_only_what_lies_before_the_last_trade_is_final() -> None:
+    rows = [(at(f"2024-03-15 {start}"), 12.0, 7) for start in ("17:35", "17:40", "17:45")]
+    last_trade = int(at("2024-03-15 17:44:58").timestamp())
+    assert (await bars(chart(rows, regularMarketTime=last_trade), "5m")).final == [True, False, False]
+    long_ago = int(at("2024-03-15 09:00").timestamp())
+    assert (await bars(chart(rows[:1], regularMarketTime=long_ago), "5m")).final == [False]
+    assert (await bars(chart([(at("2024-03-15 17:20"), 12.0, 7)], regularMarketTime=long_ago), "5m")).final == [True]
+
+
 async def test_the_live_row_of_a_day_takes_the_place_of_the_days_bar() -> None:
     event = await bars(chart([(at("2024-03-15 13:30"), 12.0, 700), (at("2024-03-15 17:58:31"), 12.5, 900)]))
     assert event.at == [at("2024-03-15")]

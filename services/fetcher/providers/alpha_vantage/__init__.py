@@ -28,7 +28,7 @@ from services.fetcher.providers.alpha_vantage.answers import (
     parse_table,
 )
 from services.fetcher.replies import one_by_one, zone_named
-from services.fetcher.rows import Row
+from services.fetcher.rows import Action, Row
 
 EASTERN = "US/Eastern"
 INTERVALS: dict[Timeframe, str] = {"1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "60min"}
@@ -51,6 +51,7 @@ class AlphaVantage:
         offers={"bars": TIMEFRAMES, "quote": (), "chain": (), "actions": ()},
         basis="raw",
         feed="eod",
+        delay_s=900.0,
         limits=Limits(per_second=1, per_day=25),
     )
 
@@ -125,8 +126,19 @@ class AlphaVantage:
     async def _actions(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
         self._refuse_pair(asked)
         symbol = self.to_vendor(asked.symbol)
-        tables = [await self._table(http, {"function": name, "symbol": symbol}, asked.now) for name in ("SPLITS", "DIVIDENDS")]
-        return [asked.actions(action for table in tables for action in parse_actions(table))]
+        actions: list[Action] = []
+        unknown: list[ProviderError] = []
+        for function in ("SPLITS", "DIVIDENDS"):
+            try:
+                actions += parse_actions(await self._table(http, {"function": function, "symbol": symbol}, asked.now))
+            except ProviderError as error:
+                # Who never split, or never paid, looks like a symbol that is unknown: known to one is known.
+                if error.verdict is not Verdict.NOT_FOUND:
+                    raise
+                unknown.append(error)
+        if len(unknown) == 2:
+            raise unknown[0]
+        return [asked.actions(actions)]
 
     def _refuse_pair(self, asked: Asked) -> None:
         if pair_of(asked.symbol):

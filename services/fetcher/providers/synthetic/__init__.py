@@ -38,7 +38,7 @@ class Synthetic:
 
     profile = Profile(
         name="synthetic",
-        base_url="http://synthetic.invalid",
+        base_url="https://synthetic.invalid",
         offers={"bars": TIMEFRAMES, "quote": (), "actions": ()},
         basis="raw",
         feed="synthetic",

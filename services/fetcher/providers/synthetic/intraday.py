@@ -72,8 +72,8 @@ def _parts(whole: Piece, length: int, key: int) -> list[Piece]:
     found = []
     for i, (a, b) in enumerate(prices):
         up, down = (a, b) if a > b else (b, a)
-        h = high if i == top else up + (high - up) * dice[5 * i + 2] // 1024
-        lo = low if i == bottom else down - (down - low) * dice[5 * i + 3] // 1024
+        h = high if i == top else up + (high - up) * dice[5 * i + 2] // 512
+        lo = low if i == bottom else down - (down - low) * dice[5 * i + 3] // 512
         found.append(Piece(start + i * length, min(start + (i + 1) * length, end), a, h, lo, b, volumes[i]))
     return found
 
@@ -83,7 +83,7 @@ def _bridge(whole: Piece, count: int, dice: bytes) -> list[int]:
     first, high, low, last = whole[2:6]
     way = []
     for i in range(1, count):
-        stray = (dice[5 * i] * 256 + dice[5 * i + 1]) / 65536 - 0.5
+        stray = (dice[5 * i] * 256 + dice[5 * i + 1]) / 32768 - 1
         straight = first + (last - first) * i / count
         price = round(straight + stray * (high - low) * (i * (count - i)) ** 0.5 / count)
         way.append(min(high, max(low, price)))

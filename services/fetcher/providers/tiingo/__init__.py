@@ -69,11 +69,13 @@ class Tiingo:
             raise ProviderError(Verdict.BAD_REQUEST, f"tiingo has no {timeframe} bars of the pair {asked.symbol}")
         asked = _placed(asked, "iex" if intraday else "eod")
         path, params = self._series(asked.symbol, timeframe)
+        ticker = self.to_vendor(asked.symbol).lower()
         rows: list[Row] = []
         for first, last in _windows(asked.call, timeframe, kind, asked.now):
             records = await self._records(http, path, params | {"startDate": str(first), "endDate": str(last)}, asked.now)
             if kind == "crypto":
                 records, asked = self._own_prices(records, asked)
+            records = [record for record in records if str(record.get("ticker", ticker)).lower() == ticker]
             rows += parse_rows(records, timeframe, asked.zone)
         return asked.bars(rows)
 

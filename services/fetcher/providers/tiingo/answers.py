@@ -2,7 +2,8 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
 from services.fetcher.normalise import LENGTHS, day_of, day_start, instant_of, number, price
@@ -59,13 +60,21 @@ def _refused(words: str, reply: Reply, now: datetime) -> ProviderError:
 
 
 def parse_rows(records: Iterable[Record], timeframe: Timeframe, zone: str) -> Iterator[Row]:
-    """Bars; a session's date is taken as it is written, midnight UTC or not."""
+    """Bars, of a day under the date of its session."""
     for record in records:
-        day = day_of(record.get("date"))
+        day = _session_of(record.get("date"))
         at = instant_of(record.get("date")) if timeframe in LENGTHS else day_start(day, zone) if day else None
         if at is not None:
             o, h, low, c = (number(record.get(name)) for name in ("open", "high", "low", "close"))
             yield Row(at, o, h, low, c, number(record.get("volume")), number(record.get("adjClose")))
+
+
+def _session_of(text: object) -> date | None:
+    """The date as it is written; of a currency's day that opens at 17:00 in New York, the date it closes on."""
+    at = instant_of(text)
+    if at is None or at.time() == time():
+        return day_of(text)
+    return (at.astimezone(ZoneInfo(NEW_YORK)) + timedelta(hours=7)).date()
 
 
 def parse_actions(records: Iterable[Record]) -> Iterator[Action]:

@@ -17,7 +17,7 @@ from urllib.parse import quote as quoted
 from contracts.message import TIMEFRAMES, Timeframe
 from contracts.price_events import PriceEvent
 from services.fetcher.asked import Asked
-from services.fetcher.normalise import LENGTHS, dashed_class, day_start, pair_of, period_start, unit_of
+from services.fetcher.normalise import LENGTHS, dashed_class, day_start, from_epoch, pair_of, period_start, unit_of
 from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
 from services.fetcher.providers.yahoo.answers import (
     Chain,
@@ -35,6 +35,7 @@ from services.fetcher.rows import Row
 # So many days hold 500 bars of regular sessions, and are within what Yahoo gives in one request.
 LATEST_DAYS: dict[Timeframe, int] = {"1m": 7, "5m": 14, "15m": 30, "30m": 59, "1h": 110, "1d": 740, "1wk": 3530, "1mo": 15300}
 WINDOW_DAYS: dict[Timeframe, int] = {"1m": 7}
+LONGEST_DELAY = timedelta(minutes=30)
 ALL_DAYS = 50_000  # a range that is longer than any listing
 EXCHANGES = "FLTV"  # Frankfurt, London, Tokyo, TSX Venture: their suffixes look like a share's class
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
@@ -150,7 +151,11 @@ def _windows(call: Call, timeframe: Timeframe, now: datetime) -> list[tuple[date
 
 
 def _placed(asked: Asked, chart: Chart) -> Asked:
-    return replace(asked, unit=unit_of(chart.meta.currency), zone=zone_named("yahoo", chart.meta.exchange_timezone_name))
+    zone = zone_named("yahoo", chart.meta.exchange_timezone_name)
+    # Many exchanges are delayed, and a chart does not say by how much: only what lies before the last trade is complete.
+    last_trade = from_epoch(chart.meta.regular_market_time) or asked.now
+    complete_until = min(asked.now, max(last_trade, asked.now - LONGEST_DELAY))
+    return replace(asked, unit=unit_of(chart.meta.currency), zone=zone, complete_until=complete_until)
 
 
 def _without_live_row(rows: list[Row], timeframe: Timeframe, asked: Asked) -> list[Row]:

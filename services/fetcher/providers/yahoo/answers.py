@@ -38,11 +38,12 @@ class _Envelope(msgspec.Struct):
 
 
 class Meta(msgspec.Struct, rename="camel"):
-    """`currency` in Yahoo's spelling, `exchange_timezone_name` an IANA zone."""
+    """`currency` in Yahoo's spelling; `regular_market_time` is the last trade's, in seconds since 1970."""
 
     currency: str | None = None
     exchange_timezone_name: str = ""
     instrument_type: str = ""
+    regular_market_time: int = 0
 
 
 class _Prices(msgspec.Struct):
