@@ -102,7 +102,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: events by whatever order, and an error for each symbol that has none.
+    """What came back: events in whatever order, several of one symbol where it has many rows, and an error for each that has none.
 
     A symbol in neither was left out by the vendor: it is not found. An event's `request_id`, `run_id` and `fetched_at`
     are the caller's to set. Prices are in the major unit.
@@ -124,7 +124,7 @@ class Reply:
 class Http(Protocol):
     """How an adapter reaches its vendor: every request takes its own permit first, so that no call is uncounted.
 
-    `path` is the vendor's own, after the base URL's host. Redirects are not followed: they come back as a `Reply`.
+    `path` is the vendor's own, after the base URL's host; a whole https URL keeps its host where it is of the same site. Redirects are not followed: they come back as a `Reply`.
 
     Raises:
         ProviderError: timeout or server_error when no whole answer came; malformed when the body is larger than the cap;

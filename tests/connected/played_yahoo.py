@@ -1,4 +1,4 @@
-"""A provider over HTTP on this machine that plays Yahoo's chart endpoint, counts its callers by its own clock, and can misbehave."""
+"""A provider over HTTP that plays Yahoo's chart endpoint, counts its callers by its own clock, and can misbehave."""
 
 import asyncio
 import time
@@ -53,7 +53,7 @@ class PlayedYahoo:
         if self.fault is not None:
             return web.Response(status=self.fault.status, body=self.fault.body)
         if symbol in self.dead:
-            error = {"code": "Not Found", "description": "No data found, symbol may be delisted"}
+            error = {"code": "Not Found", "description": "nothing of that name"}
             return web.json_response({"chart": {"result": None, "error": error}}, status=404)
         return web.json_response(self._answer(symbol))
 

@@ -23,7 +23,21 @@ TIINGO_DAY = {
     "volume": 500,
     "adjClose": 10.5,
 }
-BAR_KEYS = ["symbol", "timeframe", "at", "open", "high", "low", "close", "volume", "adjusted_close", "currency", "basis", "final", "provider"]
+BAR_KEYS = [
+    "symbol",
+    "timeframe",
+    "at",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "adjusted_close",
+    "currency",
+    "basis",
+    "final",
+    "provider",
+]
 
 
 class Tiingo(BaseHTTPRequestHandler):

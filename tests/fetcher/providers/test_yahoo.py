@@ -208,7 +208,7 @@ async def test_nothing_in_the_range_is_an_event_without_rows() -> None:
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [
-        (reply(refusal("Not Found", "No data found, symbol may be delisted"), 404), Verdict.NOT_FOUND),
+        (reply(refusal("Not Found", "No data found for NOSUCH"), 404), Verdict.NOT_FOUND),
         (
             reply(
                 refusal(
