@@ -124,7 +124,8 @@ class Reply:
 class Http(Protocol):
     """How an adapter reaches its vendor: every request takes its own permit first, so that no call is uncounted.
 
-    `path` is the vendor's own, after the base URL's host; a whole https URL keeps its host where it is of the same site. Redirects are not followed: they come back as a `Reply`.
+    `path` is the vendor's own, after the base URL's host; a whole https URL keeps its host where it is of the same site.
+    Redirects are not followed: they come back as a `Reply`.
 
     Raises:
         ProviderError: timeout or server_error when no whole answer came; malformed when the body is larger than the cap;

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from contracts import subjects
+from contracts.fetch_task import FetchTask
 from contracts.message import decode
 from contracts.price_events import PriceBars
 from contracts.refresh_request import RefreshAsk, RefreshRequest
@@ -227,12 +228,19 @@ async def test_a_task_whose_time_is_up_ends_expired_at_no_call(bus: Bus, nats_ur
 async def test_tasks_of_a_removed_provider_are_moved_or_explained(bus: Bus, nats_url: str, yahoo: PlayedYahoo):
     both = settings_for(nats_url, yahoo=played(yahoo))
     await provision(bus.js, topology(both, quotas(both)))
-    later = datetime.now(UTC) + timedelta(hours=1)
-    task = {
-        "provider": "tiingo", "lane": "live", "symbol": "AAPL", "dataset": "bars", "timeframe": "1d", "request_id": "r", "run_id": "1",
-        "wanted_at": datetime.now(UTC).isoformat(), "expires_at": later.isoformat(),
-    }  # fmt: skip
-    await bus.publish("task.tiingo.live.bars.1d.latest.AAPL", json.dumps(task).encode())
+    now = datetime.now(UTC)
+    task = FetchTask(
+        provider="tiingo",
+        lane="live",
+        symbol="AAPL",
+        dataset="bars",
+        timeframe="1d",
+        wanted_at=now,
+        expires_at=now + timedelta(hours=1),
+        request_id="r",
+        run_id="1",
+    )
+    await bus.publish("task.tiingo.live.bars.1d.latest.AAPL", task)
     async with fetching(bus, both):
         [outcome] = await results(bus, 1)
     assert (outcome.provider, outcome.outcome) == ("yahoo", "refreshed")

@@ -1,0 +1,160 @@
+"""Runs on a real Postgres: each is closed once, when every symbol has its last word or its time is up."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from pydantic import SecretStr
+
+from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
+from services.cacher.migrate import migrate
+from services.cacher.store_postgres import open_pool
+from services.cacher.store_postgres_runs import RunStore
+from services.runtime.settings import PostgresSettings
+
+SOON = datetime.now(UTC) + timedelta(hours=1)
+WANTED = datetime(2024, 3, 4, 12, tzinfo=UTC)
+TASK = "task.yahoo.live.bars.1d.latest.AAPL"
+
+
+@pytest.fixture
+async def runs(postgres_url: str) -> AsyncIterator[RunStore]:
+    await migrate(postgres_url)
+    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url))) as pool:
+        yield RunStore(pool)
+
+
+def planned(*symbols: str, run_id: str = "1", request_id: str = "r", **other: object) -> RunPlanned:
+    plan = RunPlanned(
+        run_id=run_id,
+        request_id=request_id,
+        lane="live",
+        dataset="bars",
+        requested_at=WANTED,
+        wanted_at=WANTED,
+        deadline_at=SOON,
+        planned=len(symbols),
+        symbols=list(symbols),
+    )
+    return msgspec.structs.replace(plan, **other)
+
+
+def result(
+    symbol: str = "AAPL", outcome: Outcome = "refreshed", *, second: int = 0, run_id: str = "1", **other: object
+) -> RunResult:
+    at = WANTED + timedelta(seconds=second)
+    fields: dict[str, object] = {"request_id": "r", "provider": "yahoo", "task": TASK, "called_at": at, "calls": 1, "rows": 5}
+    return RunResult(run_id=run_id, symbol=symbol, outcome=outcome, wanted_at=WANTED, at=at, **(fields | other))  # type: ignore[arg-type]
+
+
+async def test_a_run_is_over_when_its_last_symbol_has_a_result(runs: RunStore) -> None:
+    assert await runs.write([planned("AAPL", "MSFT"), result()]) == []
+    [finished] = await runs.write([result("MSFT", "failed", reason="not_found")])
+    assert (finished.run_id, finished.request_id, finished.planned) == ("1", "r", 2)
+    assert finished.counts == {"refreshed": 1, "failed": 1}
+    assert finished.calls == {"yahoo": 2}
+    assert finished.started_at == WANTED
+
+
+async def test_a_run_is_over_once_however_often_its_events_come(runs: RunStore) -> None:
+    events = [planned("AAPL"), result()]
+    assert len(await runs.write(events)) == 1
+    assert await runs.write(events) == []
+    assert await runs.write([result()]) == []
+
+
+async def test_results_may_come_before_the_plan(runs: RunStore) -> None:
+    assert await runs.write([result("MSFT"), result()]) == []
+    assert len(await runs.write([planned("AAPL", "MSFT")])) == 1
+
+
+async def test_a_run_announced_in_parts_waits_for_all_of_them(runs: RunStore) -> None:
+    first = planned("AAPL", parts=2, part=1, planned=2)
+    assert await runs.write([first, first, result()]) == []
+    assert await runs.write([result("MSFT")]) == []
+    assert len(await runs.write([planned("MSFT", parts=2, part=2, planned=2)])) == 1
+
+
+async def test_a_run_without_symbols_is_over_at_once(runs: RunStore) -> None:
+    [finished] = await runs.write([planned()])
+    assert finished.counts == {}
+
+
+async def test_a_merged_symbol_waits_for_its_twins_call(runs: RunStore) -> None:
+    merged = result(outcome="merged", run_id="2", request_id="q", called_at=None, calls=0)
+    assert await runs.write([planned("AAPL", run_id="2", request_id="q"), merged]) == []
+    early = result(run_id="1", called_at=WANTED - timedelta(seconds=1))
+    assert await runs.write([early]) == []
+    [finished] = await runs.write([result(run_id="3", called_at=WANTED + timedelta(seconds=1))])
+    assert (finished.run_id, finished.counts) == ("2", {"merged": 1})
+
+
+async def test_a_merged_symbol_counts_at_once_when_the_twin_is_already_there(runs: RunStore) -> None:
+    await runs.write([result(run_id="1")])
+    merged = result(outcome="merged", run_id="2", request_id="q", called_at=None)
+    assert len(await runs.write([planned("AAPL", run_id="2", request_id="q"), merged])) == 1
+
+
+async def test_a_merged_symbol_that_names_the_call_that_served_it_is_done(runs: RunStore) -> None:
+    assert len(await runs.write([planned("AAPL"), result(outcome="merged", reason="served")])) == 1
+
+
+async def test_a_twin_of_another_task_does_not_count(runs: RunStore) -> None:
+    merged = result(outcome="merged", run_id="2", called_at=None)
+    assert await runs.write([planned("AAPL", run_id="2"), merged, result(run_id="1", task=TASK + "X")]) == []
+
+
+async def test_a_definite_result_stands_against_a_later_merged_or_expired_one(runs: RunStore) -> None:
+    events = [
+        planned("AAPL", "MSFT"),
+        result(),
+        result(outcome="merged", second=5, called_at=None),
+        result(outcome="expired", second=9),
+    ]
+    await runs.write(events)
+    [finished] = await runs.write([result("MSFT")])
+    assert finished.counts == {"refreshed": 2}
+
+
+async def test_a_merged_result_gives_way_to_a_definite_one(runs: RunStore) -> None:
+    [finished] = await runs.write([planned("AAPL"), result(outcome="merged", called_at=None), result(outcome="failed", second=-5)])
+    assert finished.counts == {"failed": 1}
+
+
+async def test_at_the_deadline_what_has_no_result_is_expired(runs: RunStore) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    merged = result("MSFT", "merged", called_at=None, task=TASK + "X")
+    await runs.write([planned("AAPL", "MSFT", "TSLA", deadline_at=past), result(), merged])
+    [finished] = await runs.sweep()
+    assert finished.counts == {"refreshed": 1, "expired": 2}
+    await runs.published(finished)
+    assert await runs.sweep() == []
+
+
+async def test_a_run_that_nobody_was_told_of_is_told_by_the_next_sweep(runs: RunStore) -> None:
+    [finished] = await runs.write([planned("AAPL"), result()])
+    assert await runs.sweep() == [finished]
+    await runs.published(finished)
+    assert await runs.sweep() == []
+
+
+async def test_run_ids_that_begin_again_are_other_runs(runs: RunStore) -> None:
+    assert len(await runs.write([planned("AAPL"), result()])) == 1
+    assert await runs.write([planned("AAPL", request_id="again")]) == []
+    assert len(await runs.write([result(request_id="again")])) == 1
+
+
+async def test_of_two_cachers_one_closes_each_run(runs: RunStore) -> None:
+    other = RunStore(runs._pool)
+    symbols = [f"S{n}" for n in range(60)]
+    ids = [str(n) for n in range(5)]
+    await runs.write([planned(*symbols, run_id=run_id) for run_id in ids])
+    results = [result(symbol, run_id=run_id, task=f"{TASK}{symbol}") for symbol in symbols for run_id in ids]
+
+    async def feed(store: RunStore, some: list[RunResult]) -> list[RunFinished]:
+        return [finished for n in range(0, len(some), 7) for finished in await store.write(some[n : n + 7])]
+
+    closed = await asyncio.gather(feed(runs, results[::2]), feed(other, results[1::2]))
+    assert sorted(finished.run_id for one in closed for finished in one) == ids
