@@ -5,7 +5,7 @@ prices come after made-up ones, and of two alike the newer comes later. A compre
 skippable frame after the data, which every zstd reader passes over; the one there is the newer of the two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -48,7 +48,7 @@ class BarsDocument(PriceDocument, kw_only=True):
     """The newest bars of one series, oldest first."""
 
     timeframe: str
-    at: list[datetime]
+    at: Sequence[datetime]
     open: list[float]
     high: list[float]
     low: list[float]

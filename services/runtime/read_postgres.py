@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from services.runtime.binary_arrays import read_booleans, read_floats, read_instants, read_nullable_floats
 from services.runtime.price_document import BarsDocument, ChainDocument, QuoteDocument, as_of_text, real
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ _BARS = """
 SELECT e.ordinal, b.*
 FROM unnest($1::int[], $2::text[], $3::text[]) WITH ORDINALITY AS e (instrument, basis, feed, ordinal)
 CROSS JOIN LATERAL (
-    SELECT array_agg(at) AS at, array_agg(open) AS open, array_agg(high) AS high, array_agg(low) AS low, array_agg(close) AS close,
-        array_agg(volume) AS volume, array_agg(adjusted_close) AS adjusted_close, array_agg(final) AS final,
+    SELECT array_send(array_agg(at)) AS at, array_send(array_agg(open)) AS open, array_send(array_agg(high)) AS high,
+        array_send(array_agg(low)) AS low, array_send(array_agg(close)) AS close, array_send(array_agg(final)) AS final,
+        CASE WHEN count(volume) > 0 THEN array_send(array_agg(coalesce(volume, 'NaN'))) END AS volume,
+        CASE WHEN count(adjusted_close) > 0 THEN array_send(array_agg(coalesce(adjusted_close, 'NaN'))) END AS adjusted_close,
         (array_agg(provider))[1] AS provider
     FROM (
         SELECT * FROM TABLE b WHERE b.instrument = e.instrument AND b.timeframe = 'TIMEFRAME' AND b.basis = e.basis
@@ -133,14 +136,21 @@ def _bars_statement(timeframe: str, series: Sequence[asyncpg.Record]) -> str:
 
 
 def _bars_document(series: asyncpg.Record, row: asyncpg.Record) -> BarsDocument:
-    columns = ("at", "open", "high", "low", "close", "volume", "adjusted_close", "final")
+    at = read_instants(row["at"])[::-1]
     return BarsDocument(
         symbol=series["symbol"],
         provider=row["provider"],
         currency=series["currency"],
         timeframe=series["timeframe"],
+        at=at,
+        open=read_floats(row["open"])[::-1],
+        high=read_floats(row["high"])[::-1],
+        low=read_floats(row["low"])[::-1],
+        close=read_floats(row["close"])[::-1],
+        volume=read_nullable_floats(row["volume"], len(at))[::-1],
+        adjusted_close=read_nullable_floats(row["adjusted_close"], len(at))[::-1],
+        final=read_booleans(row["final"])[::-1],
         basis=series["basis"],
-        **{name: row[name][::-1] for name in columns},
         **_end(series["feed"], series["as_of"]),
     )
 

@@ -1,0 +1,114 @@
+"""The cacher's application: price events and run events, each from its own durable, into Postgres and Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import structlog
+from faststream import FastStream
+
+from contracts import subjects
+from services.cacher.corrections import sweep_corrections
+from services.cacher.migrate import MigrationError, pending
+from services.cacher.on_price_events import PriceEvents
+from services.cacher.on_run_events import RunEvents
+from services.cacher.patience import POSTGRES_TROUBLE, Patience
+from services.cacher.store_postgres import PostgresStore, open_pool
+from services.cacher.store_postgres_runs import RunStore
+from services.cacher.store_redis import RedisStore, open_redis
+from services.runtime.bus import Bus, connect
+from services.runtime.health import Health
+from services.runtime.main import Service, light_broker, watched
+from services.runtime.provision import wait_until_provisioned
+from services.runtime.puller import Puller
+from services.runtime.settings import Settings
+from services.runtime.topology import CACHER, CACHER_RUNS
+
+SERVICE = "cacher"
+RETRY_S = 1.0
+
+log = structlog.get_logger()
+
+
+def build(settings: Settings) -> FastStream:
+    """The cacher's application."""
+    health = Health(SERVICE)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with (
+            health.serve(settings.health),
+            connect(settings.nats, SERVICE) as bus,
+            open_pool(settings.postgres) as pool,
+            open_redis(settings.redis) as client,
+        ):
+            redis = RedisStore(client, pool, settings.redis) if client else None
+            async with remembering(settings, bus, pool, redis, health):
+                yield
+
+    return Service(light_broker(settings, health), lifespan=lifespan, logger=None)
+
+
+@asynccontextmanager
+async def remembering(
+    settings: Settings, bus: Bus, pool: asyncpg.Pool, redis: RedisStore | None, health: Health
+) -> AsyncIterator[None]:
+    """Store what comes while the block runs; afterwards finish or give back what is in hand."""
+    stop = asyncio.Event()
+    patience = Patience(health, stop)
+    store, runs = PostgresStore(pool), RunEvents(bus, RunStore(pool), settings.cacher.ack_wait_s)
+    prices = PriceEvents(bus, store, redis, settings.cacher)
+
+    async def work() -> None:
+        """Begin when there is something to pull from and somewhere to put it; end when told to."""
+        if not await _before(stop, _prepared(settings, bus, health)):
+            return
+        log.info("cacher_ready", redis=redis is not None)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(prices.run(Puller(bus, subjects.PRICES, CACHER), patience, stop))
+            group.create_task(runs.run(Puller(bus, subjects.RUNS, CACHER_RUNS), patience, stop))
+            sweeps = [group.create_task(sweep_corrections(bus, store)), group.create_task(runs.sweep())]
+            await stop.wait()
+            for sweep in sweeps:
+                sweep.cancel()
+
+    async with watched(health, {"cacher": work()}, stop):
+        yield
+
+
+async def _before(stop: asyncio.Event, preparation: Coroutine[Any, Any, None]) -> bool:
+    """Whether the preparation came to its end before the stop did."""
+    prepared, stopped = asyncio.create_task(preparation), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({prepared, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return not stop.is_set() and prepared.result() is None
+    finally:
+        prepared.cancel()
+        stopped.cancel()
+
+
+async def _prepared(settings: Settings, bus: Bus, health: Health) -> None:
+    health.ready("streams", False, "waiting for the streams: run `quotebus migrate`")
+    await wait_until_provisioned(bus.js, [subjects.PRICES, subjects.RUNS, subjects.DEAD])
+    health.ready("streams", True)
+    await _migrated(settings, health)
+
+
+async def _migrated(settings: Settings, health: Health) -> None:
+    """Return when Postgres has the schema this cacher was written for."""
+    said = ""
+    while True:
+        try:
+            missing = await pending(settings.postgres.dsn.get_secret_value())
+            trouble = f"not migrated ({', '.join(missing)}): run `quotebus migrate`" if missing else ""
+        except (*POSTGRES_TROUBLE, MigrationError) as error:
+            trouble = str(error) or type(error).__name__
+        health.ready("postgres", not trouble, trouble)
+        if not trouble:
+            return
+        if trouble != said:
+            log.warning("waiting_for_postgres", error=trouble)
+            said = trouble
+        await asyncio.sleep(RETRY_S)

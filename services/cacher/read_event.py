@@ -1,0 +1,168 @@
+"""From a message to an event that can be stored as it is, or the reason why not, naming the field."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from operator import gt
+from typing import NamedTuple
+
+import msgspec
+
+from contracts.message import Dataset
+from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuarantined, PriceQuote
+from contracts.subjects import symbol_token
+from services.cacher.copy_rows import BarColumns, Instants, bar_columns
+
+# A wrong clock must not give a series an observation that nothing true can be newer than.
+FUTURE_TOLERANCE = timedelta(days=1)
+MAX_NAME_CHARACTERS = 64
+_EARLIEST, _LATEST = datetime(1700, 1, 1, tzinfo=UTC), datetime(2250, 1, 1, tzinfo=UTC)
+_PERIOD = {
+    "1m": timedelta(minutes=1),
+    "5m": timedelta(minutes=5),
+    "15m": timedelta(minutes=15),
+    "30m": timedelta(minutes=30),
+    "1h": timedelta(hours=1),
+    "1d": timedelta(days=1),
+    "1wk": timedelta(days=7),
+    "1mo": timedelta(days=28),
+}
+
+
+class SeriesKey(NamedTuple):
+    """What is never mixed. `timeframe` is empty where the dataset has none, `basis` for all but bars."""
+
+    symbol: str
+    dataset: Dataset
+    timeframe: str
+    basis: str
+    feed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A valid event. It answers for `at_from <= at < at_to`."""
+
+    event: PriceEvent
+    key: SeriesKey
+    at_from: datetime
+    at_to: datetime
+    rows: int
+    bars: BarColumns | None = None
+
+
+class MalformedEventError(ValueError):
+    """The message is no event of its subject; the text names the field."""
+
+
+class EventReader:
+    """Reads the messages of PRICES."""
+
+    def __init__(self) -> None:
+        kinds = {
+            "bars": PriceBars,
+            "quote": PriceQuote,
+            "chain": PriceChain,
+            "actions": PriceActions,
+            "quarantined": PriceQuarantined,
+        }
+        self._decoders = {kind: msgspec.json.Decoder(contract) for kind, contract in kinds.items()}
+        self._instants = Instants()
+
+    def read(self, subject: str, body: bytes) -> Observed | PriceQuarantined | None:
+        """The event; none for what the cacher itself published.
+
+        Raises:
+            MalformedEventError: it can never be stored.
+        """
+        _, kind, *rest = subject.split(".")
+        if kind == "corrected":
+            return None
+        decoder = self._decoders.get(kind)
+        if decoder is None:
+            raise MalformedEventError(f"subject: this cacher knows no price.{kind}")
+        try:
+            event = decoder.decode(body)
+            _check_provenance(event, rest[-1])
+            if isinstance(event, PriceQuarantined):
+                return event
+            return self._observed(event, rest)
+        except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+            raise MalformedEventError(str(error)) from error
+
+    def _observed(self, event: PriceEvent, rest: list[str]) -> Observed:
+        if isinstance(event, PriceBars):
+            if event.timeframe != rest[0]:
+                raise ValueError(f"timeframe: {event.timeframe} on a subject of {rest[0]}")
+            _check_bars(event)
+            return _observed_bars(event, bar_columns(event, self._instants))
+        at = event.observed_at
+        if isinstance(event, PriceQuote):
+            _check_instants("at", [event.at] if event.at else [])
+            _check_numbers(event, "volume")
+            return Observed(event, SeriesKey(event.symbol, "quote", "", "", event.feed), at, at, 1)
+        if isinstance(event, PriceActions):
+            low, high = event.asked_from or at, event.asked_to or at
+            return Observed(event, SeriesKey(event.symbol, "actions", "", "", event.feed), low, max(low, high), len(event.date))
+        _check_chain(event)
+        return Observed(event, SeriesKey(event.symbol, "chain", "", "", event.feed), at, at, len(event.contract))
+
+
+def _observed_bars(event: PriceBars, bars: BarColumns) -> Observed:
+    at_from = at_to = event.observed_at
+    if event.at:
+        at_from, at_to = event.at[0], event.at[-1] + _PERIOD[event.timeframe]
+    if event.asked_from and event.asked_to:
+        at_from = min(at_from, event.asked_from) if event.at else event.asked_from
+        at_to = max(at_to, event.asked_to) if event.at else max(event.asked_from, event.asked_to)
+    key = SeriesKey(event.symbol, "bars", event.timeframe, event.basis, event.feed)
+    return Observed(event, key, at_from, at_to, len(event.at), bars)
+
+
+def _check_provenance(event: PriceEvent | PriceQuarantined, token: str) -> None:
+    if symbol_token(event.symbol) != token:
+        raise ValueError(f"symbol: {event.symbol!r} on a subject of {token}")
+    for name in ("feed", "provider", "currency"):
+        value = getattr(event, name)
+        if value is not None and (not 0 < len(value) <= MAX_NAME_CHARACTERS or "\0" in value):
+            raise ValueError(f"{name}: {value[:80]!r}; give 1 to {MAX_NAME_CHARACTERS} characters")
+    if "\0" in event.symbol:
+        raise ValueError(f"symbol: {event.symbol!r} holds a null character")
+    for name in ("observed_at", "fetched_at"):
+        instant = getattr(event, name)
+        _check_instants(name, [instant])
+        if instant > datetime.now(UTC) + FUTURE_TOLERANCE:
+            raise ValueError(f"{name}: {instant.isoformat()} is in the future")
+
+
+def _check_bars(event: PriceBars) -> None:
+    _check_instants("at", event.at[:1] + event.at[-1:])
+    _check_instants("asked_from, asked_to", [instant for instant in (event.asked_from, event.asked_to) if instant])
+    for lower, upper in (("low", "open"), ("low", "close"), ("open", "high"), ("close", "high")):
+        below, above = getattr(event, lower), getattr(event, upper)
+        if any(map(gt, below, above)):
+            row = next(i for i, (a, b) in enumerate(zip(below, above, strict=True)) if a > b)
+            raise ValueError(f"{lower}: {below[row]} is above {upper} {above[row]} at {event.at[row].isoformat()}")
+    if event.volume and min(filter(None, event.volume), default=0) < 0:
+        raise ValueError("volume: a volume is never negative")
+
+
+def _check_chain(event: PriceChain) -> None:
+    if len(event.at) != len(event.contract):
+        raise ValueError(f"at: {len(event.at)} values for {len(event.contract)} rows")
+    if len(set(event.contract)) != len(event.contract):
+        raise ValueError("contract: the same contract twice")
+    _check_instants("at", [instant for instant in event.at if instant])
+
+
+def _check_numbers(event: PriceQuote, *names: str) -> None:
+    for name in names:
+        value = getattr(event, name)
+        if value is not None and value < 0:
+            raise ValueError(f"{name}: {value} is negative")
+
+
+def _check_instants(name: str, instants: Iterable[datetime]) -> None:
+    for instant in instants:
+        if not _EARLIEST <= instant <= _LATEST:
+            raise ValueError(f"{name}: {instant.isoformat()} is out of range")

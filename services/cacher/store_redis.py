@@ -1,0 +1,141 @@
+"""Redis, the fast copy: best effort, newer only. Its trouble is never anybody else's."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import asyncpg
+import structlog
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from services.cacher.breaker import Breaker
+from services.cacher.read_event import SeriesKey
+from services.cacher.store_postgres import Seen
+from services.runtime.price_document import (
+    RANK_BYTES,
+    Document,
+    bars_key,
+    document_key,
+    document_kind,
+    encode_document,
+    ending,
+    ttl_s,
+)
+from services.runtime.read_postgres import read_bars, read_chains, read_quotes
+from services.runtime.settings import RedisSettings
+
+DOCUMENTS_AT_ONCE = 16
+# A pipeline is many commands: it may take this many times as long as one.
+_PIPELINE_TIMEOUTS = 5
+# The document's end tells how new it is. Not older than the one there: parts of one answer share an instant.
+_SET_NEWER = """
+if redis.call('GETRANGE', KEYS[1], -#ARGV[3], -1) > ARGV[3] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1"""
+# Only what shows this series as it was just before: then nothing but its age has changed.
+_CONFIRM = """
+if redis.call('GETRANGE', KEYS[1], -#ARGV[1], -1) ~= ARGV[1] then return 0 end
+redis.call('SETRANGE', KEYS[1], redis.call('STRLEN', KEYS[1]) - #ARGV[2], ARGV[2])
+return redis.call('EXPIRE', KEYS[1], ARGV[3])"""
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def open_redis(settings: RedisSettings) -> AsyncIterator[Redis | None]:
+    """Give a client that fails fast and never tries again by itself; none when the settings name no Redis."""
+    if settings.url is None:
+        yield None
+        return
+    pool = BlockingConnectionPool.from_url(
+        settings.url.get_secret_value(),
+        max_connections=4,
+        timeout=settings.timeout_s,
+        socket_timeout=settings.timeout_s,
+        socket_connect_timeout=settings.timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+    client = Redis.from_pool(pool)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+class RedisStore:
+    """Keeps the documents of what was just written."""
+
+    def __init__(self, client: Redis, pool: asyncpg.Pool, settings: RedisSettings) -> None:
+        self._client = client
+        self._pool = pool
+        self._settings = settings
+        self.breaker = Breaker("redis", asyncio.get_running_loop().time)
+
+    async def refresh(self, seen: Mapping[SeriesKey, Seen]) -> None:
+        """Bring Redis up to date with Postgres for these series, as far as it lets itself be. Never raises for its failures."""
+        if not seen or not self.breaker.allows():
+            return
+        try:
+            documents = await self._read(await self._confirm(seen))
+            for first in range(0, len(documents), DOCUMENTS_AT_ONCE):
+                await self._set(documents[first : first + DOCUMENTS_AT_ONCE])
+        except (RedisError, OSError, TimeoutError) as error:
+            self.breaker.failed(error)
+        else:
+            self.breaker.succeeded()
+
+    async def _confirm(self, seen: Mapping[SeriesKey, Seen]) -> list[SeriesKey]:
+        """Tell documents whose bars have not changed that they are newer now, and give the series that need more than that."""
+        same = [(key, one) for key, one in seen.items() if key.dataset == "bars" and one.before is not None and not one.changed]
+        calls: list[tuple[str, str, Sequence[bytes | int]]] = []
+        for key, one in same:
+            before, now = (ending(key.basis, key.feed, at) for at in (one.before or one.newest, one.newest))
+            where = bars_key(self._settings, key.symbol, key.timeframe)
+            calls.append((_CONFIRM, where, (before, now, ttl_s(self._settings, key.timeframe))))
+        confirmed = {key for (key, _), done in zip(same, await self._run(calls), strict=True) if done}
+        return [key for key in seen if key not in confirmed]
+
+    async def _read(self, keys: Sequence[SeriesKey]) -> list[Document]:
+        bars = {(key.symbol, key.timeframe) for key in keys if key.dataset == "bars"}
+        quotes = [key.symbol for key in keys if key.dataset == "quote"]
+        chains = [key.symbol for key in keys if key.dataset == "chain"]
+        documents: list[Document] = []
+        if not (bars or quotes or chains):
+            return documents
+        try:
+            async with self._pool.acquire(timeout=5) as connection:
+                documents += await read_bars(connection, sorted(bars), self._settings.lookback) if bars else []
+                documents += await read_quotes(connection, quotes) if quotes else []
+                documents += await read_chains(connection, chains) if chains else []
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            # Not Redis's fault; the rows are stored, and whoever misses a document builds it himself.
+            log.info("documents_not_read", error=str(error) or type(error).__name__)
+        return documents
+
+    async def _set(self, documents: Sequence[Document]) -> None:
+        calls: list[tuple[str, str, Sequence[bytes | int]]] = []
+        for document in documents:
+            value = encode_document(document, compress=self._settings.compress)
+            ttl = ttl_s(self._settings, document_kind(document))
+            calls.append((_SET_NEWER, document_key(self._settings, document), (value, ttl, value[-RANK_BYTES:])))
+        await self._run(calls)
+
+    async def _run(self, calls: Sequence[tuple[str, str, Sequence[bytes | int]]]) -> list[int]:
+        if not calls:
+            return []
+        async with (
+            asyncio.timeout(_PIPELINE_TIMEOUTS * self._settings.timeout_s),
+            self._client.pipeline(transaction=False) as pipeline,
+        ):
+            for script, key, arguments in calls:
+                pipeline.eval(script, 1, key, *arguments)
+            results = await pipeline.execute(raise_on_error=False)
+        for result in results:
+            # A key that holds something foreign is left as it is; any other error is Redis's own trouble.
+            if isinstance(result, Exception) and "WRONGTYPE" not in str(result):
+                raise result
+        return [0 if isinstance(result, Exception) else int(result) for result in results]
