@@ -1,11 +1,15 @@
 """One symbol of a call, and how what a vendor said about it becomes events."""
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple, TypedDict
 from zoneinfo import ZoneInfo
 
+from contracts.message import Timeframe
 from contracts.price_events import MAX_ROWS, PriceActions, PriceBars, PriceChain, PriceQuote
 from services.fetcher.normalise import LENGTHS, PLAIN, Unit, day_start, period_end, period_start
 from services.fetcher.provider import Call, Profile
@@ -14,16 +18,19 @@ from services.fetcher.rows import Action, Contract, Row, Spot
 LATEST_BARS = 500
 
 
-class _Bar(NamedTuple):
-    """A row whose prices are known, in the major unit; `at` as the contract wants it."""
+class _Bars(NamedTuple):
+    """Columns in order of time, prices in the major unit; `at` as the contract wants it."""
 
-    at: datetime
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float | None
-    adjusted: float | None
+    at: list[datetime]
+    open: list[float]
+    high: list[float]
+    low: list[float]
+    close: list[float]
+    volume: list[float | None]
+    adjusted: list[float | None]
+
+    def between(self, first: int, last: int) -> "_Bars":
+        return _Bars._make(column[first:last] for column in self)
 
 
 class _Source(TypedDict):
@@ -58,12 +65,14 @@ class Asked:
         Rows outside the range or without a price are left out; of two for one bar the later counts. Without a range the
         newest LATEST_BARS are given.
         """
-        found = {bar.at: bar for row in sorted(rows, key=lambda row: row.at) if (bar := self._bar(row)) and self._wanted(bar.at)}
-        bars = list(found.values()) if self.call.start else list(found.values())[-LATEST_BARS:]
-        parts = [bars[i : i + MAX_ROWS] for i in range(0, len(bars), MAX_ROWS)] or [[]]
+        priced = sorted(filter(_has_prices, rows), key=_row_at)
+        found = {at: row for row in priced if self._wanted(at := self.label(row.at))}
+        bars = self._columns(found)
+        count, first = len(found), 0 if self.call.start else max(0, len(found) - LATEST_BARS)
+        parts = [bars.between(i, min(i + MAX_ROWS, count)) for i in range(first, count, MAX_ROWS)] or [bars]
         if self.call.start is None or self.call.end is None:
             return [self._event(part, None, None) for part in parts]
-        edges = [day_start(self.call.start), *(part[0].at for part in parts[1:]), day_start(self.call.end)]
+        edges = [day_start(self.call.start), *(part.at[0] for part in parts[1:]), day_start(self.call.end)]
         return [self._event(part, edges[i], edges[i + 1]) for i, part in enumerate(parts)]
 
     def quote(self, spot: Spot, observed_at: datetime | None = None) -> PriceQuote:
@@ -114,18 +123,22 @@ class Asked:
             "quoted_in": self.unit.quoted_in,
         }
 
-    def _bar(self, row: Row) -> _Bar | None:
-        # A close of 0 is a vendor's "no trade". Another price of 0 beside it is wrong, not unknown: validation names it.
-        if row.open is None or row.high is None or row.low is None or not row.close:
-            return None
-        o, h, low, c, adjusted = map(self.unit.known, (row.open, row.high, row.low, row.close, row.adjusted or 0.0))
-        return _Bar(self.label(row.at), o, h, low, c, row.volume, adjusted or None)
+    def _columns(self, found: Mapping[datetime, Row]) -> _Bars:
+        if not found:
+            return _Bars([], [], [], [], [], [], [])
+        _, *prices, volume, adjusted = map(list, zip(*found.values(), strict=True))
+        known = [value or None for value in adjusted]
+        if self.unit.scale != 1.0:
+            prices = [[self.unit.known(value) for value in column] for column in prices]
+            known = [self.unit.major(value) for value in known]
+        opens, high, low, close = prices
+        return _Bars(list(found), opens, high, low, close, volume, known)
 
     def label(self, at: datetime) -> datetime:
         """The instant that stands for the bar which a vendor's instant lies in; a bar shorter than a day keeps its start."""
         if self.call.timeframe is None or self.call.timeframe in LENGTHS:
             return at
-        return day_start(period_start(at.astimezone(ZoneInfo(self.zone)).date(), self.call.timeframe))
+        return _period_at(at, self.zone, self.call.timeframe)
 
     def _wanted(self, at: datetime) -> bool:
         start, end, timeframe = self.call.start, self.call.end, self.call.timeframe
@@ -140,22 +153,23 @@ class Asked:
         end = at + LENGTHS[timeframe] if timeframe in LENGTHS else day_start(period_end(at.date(), timeframe), self.zone)
         return end <= (self.complete_until or self._as_of)
 
-    def _event(self, bars: Sequence[_Bar], asked_from: datetime | None, asked_to: datetime | None) -> PriceBars:
-        adjusted = [bar.adjusted for bar in bars]
+    def _event(self, bars: _Bars, asked_from: datetime | None, asked_to: datetime | None) -> PriceBars:
+        # Once one bar can still change, so can those after it.
+        over = bisect_left(bars.at, True, key=lambda at: not self._is_over(at))
         return PriceBars(
             **self._source(),
             timeframe=self.call.timeframe or "1d",
             basis=self.profile.basis,
             asked_from=asked_from,
             asked_to=asked_to,
-            at=[bar.at for bar in bars],
-            open=[bar.open for bar in bars],
-            high=[bar.high for bar in bars],
-            low=[bar.low for bar in bars],
-            close=[bar.close for bar in bars],
-            volume=[bar.volume for bar in bars],
-            final=[self._is_over(bar.at) for bar in bars],
-            adjusted_close=adjusted if any(adjusted) else None,
+            at=bars.at,
+            open=bars.open,
+            high=bars.high,
+            low=bars.low,
+            close=bars.close,
+            volume=bars.volume,
+            final=[True] * over + [False] * (len(bars.at) - over),
+            adjusted_close=bars.adjusted if any(bars.adjusted) else None,
         )
 
     def _chain(self, rows: Sequence[Contract], part: int, parts: int) -> PriceChain:
@@ -180,3 +194,17 @@ class Asked:
             vega=[row.vega for row in rows],
             at=[row.at for row in rows],
         )
+
+
+_row_at = attrgetter("at")
+
+
+def _has_prices(row: Row) -> bool:
+    # A close of 0 is a vendor's "no trade". Another price of 0 beside it is wrong, not unknown: validation names it.
+    return bool(row.close) and row.open is not None and row.high is not None and row.low is not None
+
+
+@lru_cache(maxsize=65536)
+def _period_at(at: datetime, zone: str, timeframe: Timeframe) -> datetime:
+    """The label of a daily or longer bar. Remembered, as bars of many symbols begin at the same instants."""
+    return day_start(period_start(at.astimezone(ZoneInfo(zone)).date(), timeframe))

@@ -1,10 +1,12 @@
 """The whole system for a test: its own servers, the schema, and each service as a process of its own that may be killed."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import asyncpg
 
@@ -21,11 +23,11 @@ from services.runtime.topology import topology
 class Deployment:
     """Servers and services of one test. `nats`, `postgres`, `redis` can be killed and started; so can each of `services`."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], *, redis: bool = True) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], *, redis: bool = True, fast: bool = True) -> None:
         self._folder = folder
         self._extra = environment
         self.nats = NatsServer(folder)
-        self.postgres = PostgresServer(folder, fast=True)
+        self.postgres = PostgresServer(folder, fast=fast)
         self.redis: RedisServer | None = RedisServer(folder) if redis else None
         self.services: dict[str, Service] = {}
         self.bus: Bus
@@ -65,17 +67,16 @@ class Deployment:
 
 @asynccontextmanager
 async def deployed(
-    folder: Path, services: tuple[str, ...], environment: dict[str, str], monkeypatch: object, *, redis: bool = True
+    folder: Path, services: tuple[str, ...], environment: dict[str, str], *, redis: bool = True, fast: bool = True
 ) -> AsyncIterator[Deployment]:
-    """Servers up, schema and streams made, the named services ready."""
+    """Servers up, schema and streams made, the named services ready. `fast`: a Postgres that a crash of the machine may empty."""
     (folder / "quotebus.toml").write_text("")
-    deployment = Deployment(folder, environment, redis=redis)
+    deployment = Deployment(folder, environment, redis=redis, fast=fast)
     async with AsyncExitStack() as stack:
         for server in filter(None, (deployment.nats, deployment.postgres, deployment.redis)):
             await stack.enter_async_context(server)
-        for name, value in deployment.environment.items():
-            monkeypatch.setenv(name, value)  # type: ignore[attr-defined]
-        settings = load_settings()
+        with patch.dict(os.environ, deployment.environment):
+            settings = load_settings()
         await migrate(deployment.postgres.url)
         deployment.bus = await stack.enter_async_context(connect(settings.nats, "test"))
         await provision(deployment.bus.js, topology(settings, quotas(settings)))

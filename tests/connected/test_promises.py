@@ -47,10 +47,10 @@ async def finished(deployment: Deployment) -> RunFinished | None:
 
 @pytest.mark.slow
 async def test_every_symbol_is_stored_once_and_no_quota_is_overspent_whatever_is_killed(
-    tmp_path: Path, yahoo: PlayedYahoo, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, yahoo: PlayedYahoo
 ):
     environment = with_yahoo(yahoo, per_second=40, burst=40)
-    async with deployed(tmp_path, ("fetcher", "cacher"), environment, monkeypatch) as deployment:
+    async with deployed(tmp_path, ("fetcher", "cacher"), environment) as deployment:
         await deployment.bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=SYMBOLS))
         for victim in ("fetcher", "cacher", "nats", "postgres"):
             await until(partial(_more_calls, yahoo, len(yahoo.calls) + 60))
@@ -69,9 +69,9 @@ async def test_every_symbol_is_stored_once_and_no_quota_is_overspent_whatever_is
 
 
 async def test_redis_down_for_the_whole_run_costs_not_one_stored_bar(
-    tmp_path: Path, yahoo: PlayedYahoo, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, yahoo: PlayedYahoo
 ):
-    async with deployed(tmp_path, (), with_yahoo(yahoo), monkeypatch) as deployment:
+    async with deployed(tmp_path, (), with_yahoo(yahoo)) as deployment:
         assert deployment.redis is not None
         await deployment.redis.kill()
         await asyncio.gather(deployment.start("fetcher"), deployment.start("cacher"))
@@ -81,9 +81,9 @@ async def test_redis_down_for_the_whole_run_costs_not_one_stored_bar(
 
 
 async def test_postgres_down_means_nothing_acknowledged_and_everything_stored_after(
-    tmp_path: Path, yahoo: PlayedYahoo, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, yahoo: PlayedYahoo
 ):
-    async with deployed(tmp_path, ("fetcher", "cacher"), with_yahoo(yahoo), monkeypatch) as deployment:
+    async with deployed(tmp_path, ("fetcher", "cacher"), with_yahoo(yahoo)) as deployment:
         await deployment.postgres.kill()
         await deployment.bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=SYMBOLS[:40]))
         await until(lambda: _more_calls(yahoo, 40))
@@ -95,10 +95,10 @@ async def test_postgres_down_means_nothing_acknowledged_and_everything_stored_af
 
 
 async def test_a_fetcher_and_a_cacher_that_are_told_to_stop_in_the_middle_lose_and_repeat_nothing(
-    tmp_path: Path, yahoo: PlayedYahoo, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, yahoo: PlayedYahoo
 ):
     environment = with_yahoo(yahoo) | {"QUOTEBUS_FETCHER__ACK_WAIT_S": "60", "QUOTEBUS_CACHER__ACK_WAIT_S": "60"}
-    async with deployed(tmp_path, ("fetcher", "cacher"), environment, monkeypatch) as deployment:
+    async with deployed(tmp_path, ("fetcher", "cacher"), environment) as deployment:
         await deployment.bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=SYMBOLS[:200]))
         await until(lambda: _more_calls(yahoo, 50))
         for name in ("fetcher", "cacher"):
@@ -113,7 +113,7 @@ async def test_a_fetcher_and_a_cacher_that_are_told_to_stop_in_the_middle_lose_a
 
 
 async def test_malformed_events_and_results_are_dead_letters_and_stop_no_consumer(
-    tmp_path: Path, yahoo: PlayedYahoo, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, yahoo: PlayedYahoo
 ):
     bad = {
         "price.bars.1d.BAD": b'{"type":"price_bars.v1","symbol":"BAD"}',
@@ -121,7 +121,7 @@ async def test_malformed_events_and_results_are_dead_letters_and_stop_no_consume
         "run.result.-": b'{"type":"run_result.v1","run_id":7}',
         "run.planned.-": b"[]",
     }
-    async with deployed(tmp_path, ("fetcher", "cacher"), with_yahoo(yahoo), monkeypatch) as deployment:
+    async with deployed(tmp_path, ("fetcher", "cacher"), with_yahoo(yahoo)) as deployment:
         for subject, body in bad.items():
             await deployment.bus.js.publish(subject, body)
         await deployment.bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=SYMBOLS[:5]))

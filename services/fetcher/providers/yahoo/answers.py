@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -15,6 +16,7 @@ from services.fetcher.rows import Action, Contract, Row, Spot
 T = TypeVar("T")
 
 VOLUMELESS = frozenset({"CURRENCY", "MUTUALFUND", "INDEX"})
+_FLOATS: msgspec.json.Decoder[list[float | None]] = msgspec.json.Decoder(list[float | None])
 LEAST_IV = 1e-4  # 0.00001 stands for "not computed"
 # The first whose words an error holds.
 SIGNS = {
@@ -120,10 +122,10 @@ def parse_rows(chart: Chart) -> list[Row]:
     columns = [c or [None] * count for c in (prices.open, prices.high, prices.low, prices.close, prices.volume, adjusted)]
     if any(len(column) != count for column in columns):
         raise ProviderError(Verdict.MALFORMED, "yahoo: the columns of the chart are not of one length")
-    return [
-        Row(EPOCH + timedelta(seconds=at), _exact(o), _exact(h), _exact(low), _exact(c), _volume(v, kind), _exact(adjclose))
-        for at, o, h, low, c, v, adjclose in zip(chart.timestamp, *columns, strict=True)
-    ]
+    *exact, volume, adjusted = columns
+    opens, high, low, close, adjusted = map(_exact_column, (*exact, adjusted))
+    volume = [_volume(value, kind) for value in volume] if kind in VOLUMELESS else volume
+    return list(map(Row, map(_instant, chart.timestamp), opens, high, low, close, volume, adjusted))
 
 
 def parse_actions(chart: Chart) -> Iterator[Action]:
@@ -186,6 +188,19 @@ def _contract(row: dict[str, Any], right: Literal["call", "put"]) -> Contract:
 def _exact(value: float | None) -> float | None:
     """A price without the noise of its float32: seven digits are all it ever had."""
     return None if value is None else significant(value, 7)
+
+
+def _exact_column(column: list[float | None]) -> list[float | None]:
+    """The same for all of a column, which nearly always has no gaps, at once."""
+    if None in column:
+        return [_exact(value) for value in column]
+    return _FLOATS.decode(f"[{','.join(['%.7g'] * len(column)) % tuple(column)}]")
+
+
+@lru_cache(maxsize=65536)
+def _instant(seconds: int) -> datetime:
+    """Remembered, as bars of many symbols begin at the same instants."""
+    return EPOCH + timedelta(seconds=seconds)
 
 
 def _volume(value: float | None, kind: str) -> float | None:

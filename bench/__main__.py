@@ -1,0 +1,28 @@
+"""`python -m bench [MEASUREMENT …]`: run the measurements and print each figure beside its target."""
+
+import asyncio
+import importlib
+import sys
+
+from bench.report import machine, show
+
+MEASUREMENTS = {
+    "pipeline": "The whole way, request to rows: 2,000 symbols, 500 bars each",
+    "latency": "Request to event, event to readable",
+    "start": "Starting",
+}
+
+
+def main() -> None:
+    """Run those that are named, or all."""
+    wanted = sys.argv[1:] or list(MEASUREMENTS)
+    if unknown := [name for name in wanted if name not in MEASUREMENTS]:
+        raise SystemExit(f"no such measurement: {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
+    print(f"on {machine()}")
+    for name in wanted:
+        figures = asyncio.run(importlib.import_module(f"bench.{name}").figures())
+        show(MEASUREMENTS[name], figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The whole way, from a request on the bus to rows in Postgres: every process, fsync everywhere, a provider over HTTP."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+
+from bench.copy_limit import copy_limit
+from bench.report import Figure
+from bench.usual_job import usual_job
+from bench.vendor import vendor
+from contracts import subjects
+from contracts.refresh_request import RefreshRequest
+from tests.connected.deployment import Deployment, deployed, until
+
+SYMBOLS, BARS, USUAL_SYMBOLS = 2000, 500, 40
+STORED = "SELECT count(*) AS n FROM observations"
+WAL = "SELECT pg_current_wal_lsn() - '0/0' AS n"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Bars a second by what was done; `wal`: bytes of write-ahead log per unchanged row, all tables together."""
+
+    fresh: float
+    unchanged: float
+    wal: float
+    copied: float
+    usual: float
+    grown_mib: float
+
+
+async def pipeline(cachers: int) -> Pipeline:
+    """Refresh everything twice, with so many cachers, and compare with what the machine can do at the same time."""
+    names = [f"S{number:04d}" for number in range(SYMBOLS)]
+    with vendor(BARS) as url, TemporaryDirectory() as name:
+        folder = Path(name)
+        environment = {
+            "QUOTEBUS_PROVIDERS__YAHOO__BASE_URL": url,
+            "QUOTEBUS_PROVIDERS__YAHOO__PER_SECOND": "0",
+            "QUOTEBUS_LOG__LEVEL": "warning",
+        }
+        async with deployed(folder, ("fetcher", "cacher"), environment, fast=False) as deployment:
+            for number in range(2, cachers + 1):
+                await deployment.start(f"cacher{number}", "cacher")
+            fresh = await _refresh(deployment, names, 1)
+            before, heap = await _number(deployment, WAL), _heap(deployment)
+            unchanged = await _refresh(deployment, names, 2)
+            wal = await _number(deployment, WAL) - before
+            grown = _heap(deployment) - heap
+            copied = await copy_limit(deployment.postgres.url, folder)
+            usual_s = usual_job(url, deployment.postgres.url, names[:USUAL_SYMBOLS])
+    rows = SYMBOLS * BARS
+    return Pipeline(rows / fresh, rows / unchanged, wal / rows, copied, USUAL_SYMBOLS * BARS / usual_s, grown / 2**20)
+
+
+async def figures() -> list[Figure]:
+    """One cacher and two."""
+    one, two = await pipeline(1), await pipeline(2)
+    return list(_figures(one, two))
+
+
+def _figures(one: Pipeline, two: Pipeline) -> Iterator[Figure]:
+    def bars(value: float) -> str:
+        return f"{value:,.0f} bars/s"
+
+    yield Figure("fresh bars, 1 cacher, over COPY", one.fresh / one.copied, 0.40, f"{bars(one.fresh)} of {bars(one.copied)}")
+    yield Figure("fresh bars, 2 cachers, over COPY", two.fresh / two.copied, 0.60, f"{bars(two.fresh)} of {bars(two.copied)}")
+    yield Figure("unchanged bars, 1 cacher, over COPY", one.unchanged / one.copied, 0.70, bars(one.unchanged))
+    yield Figure("unchanged bars, 2 cachers, over COPY", two.unchanged / two.copied, None, bars(two.unchanged))
+    yield Figure("WAL of an unchanged row, bytes", one.wal, 1.0, "all tables", at_most=True)
+    yield Figure("memory of services after an unchanged refresh, MiB more", one.grown_mib, None, "resident")
+    yield Figure("fresh bars, 1 cacher, over the usual job", one.fresh / one.usual, 60, bars(one.usual))
+
+
+async def _refresh(deployment: Deployment, symbols: list[str], round_number: int) -> float:
+    began = time.perf_counter()
+    await deployment.bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=symbols, dataset="bars", timeframe="1d"))
+
+    async def stored() -> bool:
+        return await _number(deployment, STORED) >= round_number * len(symbols)
+
+    await until(stored, timeout_s=600)
+    return time.perf_counter() - began
+
+
+async def _number(deployment: Deployment, query: str) -> float:
+    [row] = await deployment.rows(query)
+    return float(row["n"])
+
+
+def _heap(deployment: Deployment) -> int:
+    return sum(psutil.Process(service.pid).memory_info().rss for service in deployment.services.values())

@@ -1,0 +1,83 @@
+"""A provider on this machine that answers in Yahoo's shape, as quickly as it can: `python -m bench.vendor PORT BARS`."""
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, time, timedelta
+from subprocess import Popen
+from time import sleep
+from urllib.error import URLError
+from urllib.request import urlopen
+from zoneinfo import ZoneInfo
+
+from aiohttp import web
+
+from quotebus.embedded import free_port
+
+MARKETS = 32  # so many different histories; symbols share them
+NEW_YORK = ZoneInfo("America/New_York")
+LAST_SESSION = date(2026, 10, 30)
+
+
+def bodies(bars: int) -> list[str]:
+    """Answers with `bars` daily bars each, SYMBOL standing for the symbol."""
+    days = [LAST_SESSION - timedelta(days=back) for back in range(bars * 7 // 5 + 7)]
+    sessions = sorted(day for day in days if day.weekday() < 5)[-bars:]
+    opens = [int(datetime.combine(day, time(9, 30), NEW_YORK).timestamp()) for day in sessions]
+    return [_body(opens, random.Random(seed)) for seed in range(MARKETS)]
+
+
+def _body(opens: list[int], chance: random.Random) -> str:
+    closes = [100.0]
+    while len(closes) < len(opens):
+        closes.append(round(closes[-1] * chance.uniform(0.98, 1.02), 4))
+    quote = {
+        "open": [round(close * 0.997, 4) for close in closes],
+        "high": [round(close * 1.01, 4) for close in closes],
+        "low": [round(close * 0.99, 4) for close in closes],
+        "close": closes,
+        "volume": [chance.randrange(1_000_000, 90_000_000) for _ in closes],
+    }
+    meta = {"currency": "USD", "symbol": "SYMBOL", "instrumentType": "EQUITY", "exchangeTimezoneName": "America/New_York"}
+    indicators = {"quote": [quote], "adjclose": [{"adjclose": closes}]}
+    return json.dumps({"chart": {"result": [{"meta": meta, "timestamp": opens, "indicators": indicators}], "error": None}})
+
+
+@contextmanager
+def vendor(bars: int) -> Iterator[str]:
+    """The URL of such a provider in a process of its own."""
+    port = free_port()
+    process = Popen([sys.executable, "-m", "bench.vendor", str(port), str(bars)])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(200):
+            try:
+                urlopen(f"{url}/v8/finance/chart/X", timeout=5).close()
+                break
+            except URLError:
+                sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main(port: int, bars: int) -> None:
+    """Serve until told to stop."""
+    answers = bodies(bars)
+
+    async def chart(request: web.Request) -> web.Response:
+        symbol = request.match_info["symbol"]
+        # Not hash(): it differs from process to process, and a second refresh shall find nothing new.
+        text = answers[sum(symbol.encode()) % MARKETS].replace("SYMBOL", symbol)
+        return web.Response(text=text, content_type="application/json")
+
+    app = web.Application()
+    app.add_routes([web.get("/v8/finance/chart/{symbol}", chart)])
+    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
