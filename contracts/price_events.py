@@ -1,6 +1,7 @@
 """`price.>`: what a provider said, one symbol an event, columnar."""
 
 from datetime import date
+from operator import ge
 from typing import Literal
 
 from contracts.message import Basis, Message, Timeframe, UtcInstant
@@ -55,7 +56,7 @@ class PriceBars(_Provenance, frozen=True, kw_only=True, tag="price_bars.v1"):
 
     def __post_init__(self) -> None:
         _same_length(self, "open", "high", "low", "close", "volume", "final", "adjusted_close")
-        if any(a >= b for a, b in zip(self.at, self.at[1:], strict=False)):
+        if any(map(ge, self.at, self.at[1:])):
             raise ValueError("at: instants must rise")
 
 

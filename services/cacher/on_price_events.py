@@ -19,7 +19,7 @@ from services.runtime.puller import Puller, kept_alive
 from services.runtime.settings import CacherSettings
 
 BATCHES_AT_ONCE = 3
-WRITERS = 2
+WRITERS = 1
 PULL_S = 0.5
 LAST_CHANCE_S = 1.2
 REDELIVER_S = 5.0

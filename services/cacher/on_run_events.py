@@ -17,6 +17,7 @@ from services.runtime.puller import Puller, kept_alive
 
 BATCH_EVENTS = 256
 PULL_S = 0.5
+LINGER_S = 0.05  # results come one by one, and a transaction for each would cost more than the prices they tell of
 SWEEP_S = 2.0
 REDELIVER_S = 5.0
 
@@ -38,9 +39,9 @@ class RunEvents:
         """Store run events until stopped; what is in hand then goes back to the stream."""
         try:
             while not stop.is_set():
-                messages = await puller.pull(BATCH_EVENTS, PULL_S)
-                if messages:
-                    await self._handle(messages, patience)
+                if await puller.wait(PULL_S):
+                    await asyncio.sleep(LINGER_S)
+                    await self._handle(await puller.pull(BATCH_EVENTS, PULL_S), patience)
         finally:
             await puller.close()
 

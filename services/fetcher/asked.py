@@ -65,8 +65,10 @@ class Asked:
         Rows outside the range or without a price are left out; of two for one bar the later counts. Without a range the
         newest LATEST_BARS are given.
         """
-        priced = sorted(filter(_has_prices, rows), key=_row_at)
-        found = {at: row for row in priced if self._wanted(at := self.label(row.at))}
+        priced = sorted((row for row in rows if _has_prices(row)), key=_row_at)
+        found = dict(zip(map(self.label, map(_row_at, priced)), priced, strict=True))
+        if self.call.start is not None:
+            found = {at: row for at, row in found.items() if self._wanted(at)}
         bars = self._columns(found)
         count, first = len(found), 0 if self.call.start else max(0, len(found) - LATEST_BARS)
         parts = [bars.between(i, min(i + MAX_ROWS, count)) for i in range(first, count, MAX_ROWS)] or [bars]

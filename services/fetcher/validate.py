@@ -3,13 +3,14 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from itertools import repeat
 from math import inf, isfinite, log
 from operator import ge, le, truediv
 from statistics import median
 
 import msgspec
 
-from contracts.price_events import PriceBars
+from contracts.price_events import Column, PriceBars
 from services.fetcher.normalise import LENGTHS, period_end
 
 JUMP_MULTIPLE = 25.0  # of the median move of the last bars
@@ -60,10 +61,15 @@ def _is_sound(bars: PriceBars, now: datetime) -> bool:
         and max(map(truediv, bars.high, bars.low)) < HUNDREDFOLD[0]
         and max(map(truediv, bars.close[1:], bars.close), default=1.0) < LEAST_JUMP
         and max(map(truediv, bars.close, bars.close[1:]), default=1.0) < LEAST_JUMP
-        and all(volume >= 0 and volume < inf for volume in bars.volume if volume is not None)
-        and all(isfinite(adjusted) for adjusted in bars.adjusted_close or () if adjusted is not None)
+        and all(map(le, repeat(0.0), volumes := _known(bars.volume)))
+        and max(volumes, default=0.0) < inf
+        and all(map(isfinite, _known(bars.adjusted_close or [])))
         and not any(_misplaced(bars, i, now) for i in (0, -1))
     )
+
+
+def _known(column: Column) -> Sequence[float]:
+    return [value for value in column if value is not None]
 
 
 def _rule_broken(bars: PriceBars, i: int, now: datetime) -> str:

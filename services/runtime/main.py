@@ -1,6 +1,7 @@
 """How a service starts and ends: settings, logs, FastStream's application, and an exit code that a supervisor understands."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ EXIT_BAD_SETTINGS = 78
 EXIT_PART_FAILED = 1
 STOP_WITHIN_S = 3.5
 STATUS_ASK = "status.ask"
+GARBAGE_THRESHOLD = 50_000
 
 log = structlog.get_logger()
 
@@ -113,6 +115,10 @@ def run_service(service: str, build: Callable[[Settings], FastStream]) -> None:
 
 
 def _run(app: FastStream) -> None:
+    # What start-up made stays; and a batch of bars is thousands of objects that all die young: no reason to look at everything.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
     runner = asyncio.run
     with suppress(ImportError):
         import uvloop  # noqa: PLC0415  (an extra)
