@@ -15,11 +15,12 @@ KEPT_BY_MONTH = ("1m", "5m")
 
 @dataclass(frozen=True, slots=True)
 class KnownBars:
-    """Bars of a series that is locked. `newest`: no observation of the series is newer than this event."""
+    """Bars of a series that is locked. `first`: nothing of the series is stored. `newest`: no observation of it is newer."""
 
     observed: Observed
     instrument: int
     series: int
+    first: bool
     newest: bool
 
 

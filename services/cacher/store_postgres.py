@@ -138,13 +138,16 @@ class PostgresStore:
     ) -> set[SeriesKey]:
         """Write the events and give the series whose content changed."""
         changed = {key for key in series if key.dataset != "bars"} | await _label_currencies(connection, observed, series)
-        bars = []
+        bars: list[KnownBars] = []
+        begun: set[SeriesKey] = set()
         for each in observed:
             one = series[each.key]
             match each.event:
                 case PriceBars():
                     newest = one.newest is None or each.event.observed_at >= one.newest
-                    bars.append(KnownBars(each, one.instrument, one.id, newest))
+                    first = one.newest is None and each.key not in begun
+                    begun.add(each.key)
+                    bars.append(KnownBars(each, one.instrument, one.id, first, newest))
                 case PriceQuote():
                     await write_quote(connection, one.instrument, each.event)
                 case PriceChain():

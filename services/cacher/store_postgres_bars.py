@@ -148,6 +148,10 @@ async def _write_round(connection: Connection, cut: Sequence[Slice], written: Ba
 
 async def _stored(connection: Connection, table: str, cut: Sequence[Slice]) -> dict[int, BarColumns]:
     """What is stored between the first and the last instant of each slice, by the slice's number."""
+    numbers = [number for number, each in enumerate(cut) if not each.known.first]
+    if not numbers:
+        return {}
+    cut = [cut[number] for number in numbers]
     rows = await connection.fetch(
         _of(_STORED, table, cut[0].event.timeframe),
         [each.known.instrument for each in cut],
@@ -156,7 +160,7 @@ async def _stored(connection: Connection, table: str, cut: Sequence[Slice]) -> d
         [each.event.basis for each in cut],
         [each.event.feed for each in cut],
     )
-    return {row["ordinal"] - 1: stored_bars(dict(row)) for row in rows}
+    return {numbers[row["ordinal"] - 1]: stored_bars(dict(row)) for row in rows}
 
 
 async def _write_staged(connection: Connection, cut: Sequence[Slice], written: BarsWritten) -> None:
