@@ -46,9 +46,7 @@ async def finished(deployment: Deployment) -> RunFinished | None:
 
 
 @pytest.mark.slow
-async def test_every_symbol_is_stored_once_and_no_quota_is_overspent_whatever_is_killed(
-    tmp_path: Path, yahoo: PlayedYahoo
-):
+async def test_every_symbol_is_stored_once_and_no_quota_is_overspent_whatever_is_killed(tmp_path: Path, yahoo: PlayedYahoo):
     environment = with_yahoo(yahoo, per_second=40, burst=40)
     async with deployed(tmp_path, ("fetcher", "cacher"), environment) as deployment:
         await deployment.bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=SYMBOLS))
@@ -68,9 +66,7 @@ async def test_every_symbol_is_stored_once_and_no_quota_is_overspent_whatever_is
     assert yahoo.most_in_any(1.0) <= 40
 
 
-async def test_redis_down_for_the_whole_run_costs_not_one_stored_bar(
-    tmp_path: Path, yahoo: PlayedYahoo
-):
+async def test_redis_down_for_the_whole_run_costs_not_one_stored_bar(tmp_path: Path, yahoo: PlayedYahoo):
     async with deployed(tmp_path, (), with_yahoo(yahoo)) as deployment:
         assert deployment.redis is not None
         await deployment.redis.kill()
@@ -80,9 +76,7 @@ async def test_redis_down_for_the_whole_run_costs_not_one_stored_bar(
         await until(lambda: _is(finished(deployment)))
 
 
-async def test_postgres_down_means_nothing_acknowledged_and_everything_stored_after(
-    tmp_path: Path, yahoo: PlayedYahoo
-):
+async def test_postgres_down_means_nothing_acknowledged_and_everything_stored_after(tmp_path: Path, yahoo: PlayedYahoo):
     async with deployed(tmp_path, ("fetcher", "cacher"), with_yahoo(yahoo)) as deployment:
         await deployment.postgres.kill()
         await deployment.bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=SYMBOLS[:40]))
@@ -112,9 +106,7 @@ async def test_a_fetcher_and_a_cacher_that_are_told_to_stop_in_the_middle_lose_a
     assert len(yahoo.calls) <= 200 + 8
 
 
-async def test_malformed_events_and_results_are_dead_letters_and_stop_no_consumer(
-    tmp_path: Path, yahoo: PlayedYahoo
-):
+async def test_malformed_events_and_results_are_dead_letters_and_stop_no_consumer(tmp_path: Path, yahoo: PlayedYahoo):
     bad = {
         "price.bars.1d.BAD": b'{"type":"price_bars.v1","symbol":"BAD"}',
         "price.quote.BAD": b"not json",
