@@ -16,7 +16,6 @@ from bench.report import Figure
 from bench.vendor import vendor
 from contracts import subjects
 from contracts.price_events import PriceQuote
-from contracts.refresh_request import RefreshRequest
 from tests.connected.deployment import Deployment, deployed
 
 REQUESTS, EVENTS, EVENTS_PER_S = 200, 2000, 200
