@@ -57,9 +57,9 @@ class Profile:
     """What a provider offers, before any call: the planner chooses by it.
 
     `offers`: datasets, and for bars the timeframes. `basis`: what its bars are adjusted for. `feed`: its class of source,
-    `eod`, `delayed`, `iex`, `sip`, `consolidated` or `synthetic`. `delay_s`: how old its newest data is at best.
-    `symbols_per_call`: at most so many in one call, by dataset (1 where not named). `limits`: its free plan's.
-    `secrets`: settings it cannot work without. `real`: false for a made-up market, which never stands in for a real one.
+    `eod`, `delayed`, `iex`, `venue` (of some venues alone), `sip`, `consolidated` or `synthetic`. `delay_s`: how old its
+    newest data is at best. `symbols_per_call`: at most so many in one call, by dataset (1 where not named). `limits`: its free
+    plan's. `secrets`: settings it cannot work without. `real`: false for a made-up market, which never stands in for a real one.
     """
 
     name: str

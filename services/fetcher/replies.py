@@ -102,19 +102,30 @@ async def one_by_one(symbols: Iterable[str], ask: Callable[[str], Awaitable[Sequ
     Raises:
         ProviderError: such an error, and no symbol had an answer before it.
     """
+
+    async def alone(batch: Sequence[str]) -> Answer:
+        return Answer(await ask(batch[0]))
+
+    return await batch_by_batch(([symbol] for symbol in symbols), alone)
+
+
+async def batch_by_batch(batches: Iterable[Sequence[str]], ask: Callable[[Sequence[str]], Awaitable[Answer]]) -> Answer:
+    """Likewise for batches of symbols that share a request."""
     events: list[PriceEvent] = []
     failed: dict[str, ProviderError] = {}
     stop: ProviderError | None = None
-    for symbol in symbols:
-        if stop is None:
-            try:
-                events += await ask(symbol)
-                continue
-            except ProviderError as error:
-                failed[symbol] = error
-                stop = error if error.verdict in _STOPPING else None
+    for batch in batches:
+        if stop is not None:
+            failed |= dict.fromkeys(batch, stop)
+            continue
+        try:
+            answer = await ask(batch)
+        except ProviderError as error:
+            failed |= dict.fromkeys(batch, error)
+            stop = error if error.verdict in _STOPPING else None
         else:
-            failed[symbol] = stop
+            events += answer.events
+            failed |= answer.failed
     if stop is not None and not events and all(error.verdict in _STOPPING for error in failed.values()):
         raise stop
     return Answer(events, failed)

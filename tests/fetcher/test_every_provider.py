@@ -20,7 +20,7 @@ from tests.fetcher.played_vendor import PlayedVendor, reply
 FIXTURES = Path(__file__).parent / "fixtures"
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 21, 30, tzinfo=UTC)
-FEEDS = {"eod", "delayed", "iex", "sip", "consolidated", "synthetic"}
+FEEDS = {"eod", "delayed", "iex", "venue", "sip", "consolidated", "synthetic"}
 ODD_ANSWERS = {
     "nothing": reply(""),
     "a page": reply("<html><body>Please enable JavaScript</body></html>"),
