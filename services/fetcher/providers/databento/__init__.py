@@ -1,0 +1,159 @@
+"""Databento: bars of trades, and the best bid and ask, of shares, futures and options, each from the data set that has them.
+
+Source: https://databento.com/docs/api-reference-historical/timeseries/timeseries-get-range
+Limits: 100 requests a second; a request may name 2000 symbols, ours 100. There is no free plan: every byte of an answer is
+billed, a refusal is not. Without a live licence the newest day is not to be had.
+Units: raw prices; shares or contracts. Instants are UTC, a bar's is its start; a daily bar is the UTC day's, with what trades
+before and after the session in it. A minute, hour or day without a trade has no bar.
+Quirks: where a data set holds several venues each has a record of its own for one instant. Tomorrow a symbol may mean another
+instrument. A range that reaches past what is there is refused as a whole, but with the bounds: it is asked for again within.
+Symbols: raw ones as they are (ESH4), ES.c.0 for a continuous future, `AAPL  250221C00250000` or `O:AAPL250221C00250000` for an
+option, a number for an instrument's id. The setting `dataset` names the data set (XNAS.ITCH); without it shares are asked of
+EQUS.MINI, futures of GLBX.MDP3, options of OPRA.PILLAR.
+"""
+
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from contracts.message import Timeframe
+from contracts.price_events import PriceEvent
+from services.fetcher.asked import Asked
+from services.fetcher.normalise import LENGTHS, Unit, day_start
+from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.providers.databento.ranges import Range
+from services.fetcher.providers.databento.requests import LONGEST_CLOSURE, Found, Requests
+from services.fetcher.providers.databento.symbols import currency_of, dataset_of, feed_of, kind_of, refuse_many, spelled
+from services.fetcher.providers.databento.venues import consolidated, last_trade, top_of_book
+from services.fetcher.replies import batch_by_batch
+
+BARS_A_DAY: dict[Timeframe, int] = {"1m": 1440, "1h": 24, "1d": 1}
+# So many days hold 500 bars, or a long weekend and a day of trading before it.
+LATEST_DAYS: dict[Timeframe, int] = {"1m": 5, "1h": 50, "1d": 740}
+RECORDS = 100_000  # in one answer, if there is one venue: 6 MB unpacked, and read in less than a second
+BOOK_AGE, TRADE_AGE = timedelta(hours=1), timedelta(days=5)
+
+
+class Databento:
+    """Databento with one key."""
+
+    profile = Profile(
+        name="databento",
+        base_url="https://hist.databento.com",
+        offers={"bars": ("1m", "1h", "1d"), "quote": ()},
+        basis="raw",
+        feed="venue",
+        delay_s=900.0,
+        symbols_per_call={"bars": 100, "quote": 100},
+        limits=Limits(per_second=100),
+    )
+
+    def __init__(self, access: Access) -> None:
+        token = b64encode(f"{access.api_key}:".encode()).decode()
+        self._headers = {"Authorization": f"Basic {token}"}
+        self._secrets = (access.api_key, token)
+        self._dataset = access.dataset.strip().upper()
+
+    def to_vendor(self, symbol: str) -> str:
+        """`BRK.B` as it is, `ES.c.0` for ES.C.0, `AAPL  250221C00250000` for O:AAPL250221C00250000."""
+        return spelled(symbol)
+
+    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+        """See `Provider.fetch`. The symbols of a data set share requests, each for as long a range as an answer can hold."""
+        refuse_unoffered(self.profile, call)
+        batches: dict[tuple[str, str], list[str]] = defaultdict(list)
+        failed: dict[str, ProviderError] = {}
+        for symbol in call.symbols:
+            spelling = spelled(symbol)
+            try:
+                refuse_many(spelling)
+            except ProviderError as error:
+                failed[symbol] = error
+            else:
+                batches[dataset_of(spelling, self._dataset), kind_of(spelling)].append(symbol)
+        ask = self._bars if call.dataset == "bars" else self._quotes
+
+        async def ask_for(batch: Sequence[str]) -> Answer:
+            return await ask(self._asked(batch, call, now), self._requests(batch, http, now))
+
+        answer = await batch_by_batch(batches.values(), ask_for)
+        return Answer(answer.events, failed | dict(answer.failed))
+
+    def _asked(self, batch: Sequence[str], call: Call, now: datetime) -> list[Asked]:
+        dataset = dataset_of(spelled(batch[0]), self._dataset)
+        unit, feed = Unit(currency_of(dataset)), feed_of(dataset)
+        return [Asked(self.profile, call, symbol, now, unit, feed=feed) for symbol in batch]
+
+    def _requests(self, batch: Sequence[str], http: Http, now: datetime) -> Requests:
+        symbols = tuple(dict.fromkeys(map(spelled, batch)))
+        dataset, kind = dataset_of(symbols[0], self._dataset), kind_of(symbols[0])
+        return Requests(http, self._headers, self._secrets, now, dataset, kind, symbols)
+
+    async def _bars(self, batch: Sequence[Asked], requests: Requests) -> Answer:
+        call, timeframe = batch[0].call, batch[0].call.timeframe or "1d"
+        minute = requests.now.replace(second=0, microsecond=0)
+        whole = Range(minute - timedelta(days=LATEST_DAYS[timeframe]), minute)
+        if call.start is not None and call.end is not None:
+            whole = Range(day_start(call.start), min(day_start(call.end), minute))
+        days = RECORDS // (BARS_A_DAY[timeframe] * len(requests.symbols))
+        found = await requests.all(f"ohlcv-{timeframe}", whole.cut(days))
+        closed = await _closed(found, requests, whole)
+        events: list[PriceEvent] = []
+        failed: dict[str, ProviderError] = {}
+        for asked in batch:
+            spelling = spelled(asked.symbol)
+            if spelling in found.known or spelling in closed:
+                events += replace(asked, complete_until=found.until).bars(consolidated(found.records[spelling]))
+            else:
+                failed[asked.symbol] = _unknown(asked.symbol, requests.dataset)
+        return Answer(events, failed)
+
+    async def _quotes(self, batch: Sequence[Asked], requests: Requests) -> Answer:
+        """Bid and ask of the last hour there is; of what had neither, as after a close, the last trade of the days before."""
+        now, schema = requests.now, "cbbo-1m" if requests.dataset.startswith("OPRA.") else "bbo-1m"
+        books = await requests.all(schema, [Range(now - BOOK_AGE, now)], slide=True)
+        spots = {symbol: top_of_book(records) for symbol, records in books.records.items()}
+        silent = [asked for asked in batch if spots[spelled(asked.symbol)] is None]
+        heard = [(asked, spot) for asked in batch if (spot := spots[spelled(asked.symbol)])]
+        events: list[PriceEvent] = [asked.quote(spot, spot.at) for asked, spot in heard]
+        if not silent:
+            return Answer(events)
+        try:
+            traded = await self._last_trades(silent, requests, books.until or now)
+        except ProviderError as error:
+            if not events:
+                raise
+            return Answer(events, {asked.symbol: error for asked in silent})
+        return Answer([*events, *traded.events], traded.failed)
+
+    async def _last_trades(self, batch: Sequence[Asked], requests: Requests, until: datetime) -> Answer:
+        requests = replace(requests, symbols=tuple(dict.fromkeys(spelled(asked.symbol) for asked in batch)))
+        found = await requests.all("ohlcv-1h", [Range(until - TRADE_AGE, until)])
+        events: list[PriceEvent] = []
+        failed: dict[str, ProviderError] = {}
+        for asked in batch:
+            spelling = spelled(asked.symbol)
+            if spot := last_trade(found.records[spelling], LENGTHS["1h"], until):
+                events.append(asked.quote(spot, spot.at))
+            elif spelling in found.known:
+                failed[asked.symbol] = ProviderError(Verdict.EMPTY, f"databento: no trade of {asked.symbol} in the last days")
+            else:
+                failed[asked.symbol] = _unknown(asked.symbol, requests.dataset)
+        return Answer(events, failed)
+
+
+async def _closed(found: Found, requests: Requests, whole: Range) -> set[str]:
+    """The symbols that mean nothing only because no day of the range had a session, so that nothing was listed either."""
+    unknown = [symbol for symbol in requests.symbols if symbol not in found.known]
+    if not unknown or whole.end - whole.start >= LONGEST_CLOSURE:
+        return set()
+    return await requests.meaningful(unknown, whole)
+
+
+def _unknown(symbol: str, dataset: str) -> ProviderError:
+    return ProviderError(Verdict.NOT_FOUND, f"databento: {dataset} knows no {symbol}; check it and the setting dataset")
+
+
+PROVIDER = Databento
