@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from contracts.message import Timeframe
-from contracts.price_events import PriceBars, PriceQuote
+from contracts.price_events import PriceBars, PriceChain, PriceQuote
 from services.fetcher.provider import Access, Answer, Call, ProviderError, Reply, Verdict
 from services.fetcher.providers.databento import Databento
 from tests.fetcher.played_vendor import PlayedVendor, reply
@@ -539,15 +539,84 @@ async def test_a_quote_that_is_not_there_is_empty_and_of_what_nobody_knows_not_f
 
 
 async def test_an_options_quote_is_consolidated_by_the_vendor() -> None:
-    option = "ACME  240621C00050000"
-    level = dbn.ConsolidatedBidAskPair(10**9, 2 * 10**9, 1, 1, 20, 22)
-    record = dbn.CBBOMsg(
-        193, 30, 7, dbn.UNDEF_TIMESTAMP, dbn.UNDEF_PRICE, 0, dbn.Side.NONE, ns(at("2024-03-15 17:59")), levels=level
-    )
-    content = stream("cbbo-1m", record, names={option: [Span(date(2024, 3, 15), date(2024, 3, 16), "7")]})
+    names = {"ACME  240621C00050000": [Span(date(2024, 3, 15), date(2024, 3, 16), "7")]}
+    content = stream("cbbo-1m", option("2024-03-15 17:59", 1, 2), names=names)
     (event,), _, vendor = await quotes(Call("quote", ("O:ACME240621C00050000",)), packed(content))
     assert (vendor.asked[0].params["dataset"], vendor.asked[0].params["schema"]) == ("OPRA.PILLAR", "cbbo-1m")
     assert (event.bid, event.ask, event.feed) == (1.0, 2.0, "consolidated")
+
+
+CHAIN = Call("chain", ("BRK.B",))
+CONTRACTS = {
+    "BRKB  240621C00050000": [Span(date(2024, 3, 15), date(2024, 3, 16), "7")],
+    "BRKB  240621P00047500": [Span(date(2024, 3, 15), date(2024, 3, 16), "8")],
+}
+
+
+def option(minute: str, bid: float, ask: float, instrument: int = 7) -> dbn.CBBOMsg:
+    level = dbn.ConsolidatedBidAskPair(int(bid * 10**9), int(ask * 10**9), 1, 1, 20, 22)
+    unknown = dbn.UNDEF_TIMESTAMP, dbn.UNDEF_PRICE
+    return dbn.CBBOMsg(193, 30, instrument, *unknown, 0, dbn.Side.NONE, ns(at(minute)), levels=level)
+
+
+async def test_a_chain_is_one_request_of_a_parent_whose_contracts_say_all_in_their_names() -> None:
+    content = stream("cbbo-1m", option("2024-03-15 17:58", 1, 1.5), option("2024-03-15 17:59", 1.25, 1.5), names=CONTRACTS)
+    answer, vendor = await fetched(CHAIN, packed(content))
+    (event,) = answer.events
+    assert isinstance(event, PriceChain)
+    (asked,) = vendor.asked
+    assert (asked.params["dataset"], asked.params["stype_in"], asked.params["symbols"]) == ("OPRA.PILLAR", "parent", "BRKB.OPT")
+    assert (asked.params["start"], asked.params["end"]) == ("2024-03-15T17:55:30Z", "2024-03-15T18:00:30Z")
+    assert event.contract == ["BRKB240621C00050000", "BRKB240621P00047500"]
+    assert (event.expiry, event.strike, event.right) == ([date(2024, 6, 21)] * 2, [50.0, 47.5], ["call", "put"])
+    assert (event.bid, event.ask, event.at) == ([1.25, None], [1.5, None], [at("2024-03-15 17:59"), None])
+    assert (event.iv, event.delta, event.volume, event.open_interest) == ([None, None],) * 4
+    assert (event.symbol, event.currency, event.feed) == ("BRK.B", "USD", "consolidated")
+
+
+async def test_on_a_closed_day_a_chain_is_that_of_the_last_close() -> None:
+    sunday = datetime(2024, 3, 17, 15, 0, tzinfo=UTC)
+    content = stream("cbbo-1m", option("2024-03-15 20:00", 1, 1.5), names=CONTRACTS)
+    answer, vendor = await fetched(CHAIN, refusal("symbology_invalid_request", NOT_RESOLVED), packed(content), now=sunday)
+    assert [request.params["end"] for request in vendor.asked] == ["2024-03-17T15:00:00Z", "2024-03-15T20:01:00Z"]
+    (event,) = answer.events
+    assert isinstance(event, PriceChain)
+    assert event.bid == [1.0, None]
+
+
+async def test_a_chain_without_quotes_is_looked_for_at_the_closes_of_five_days_and_no_longer() -> None:
+    answer, vendor = await fetched(CHAIN, packed(stream("cbbo-1m", names=CONTRACTS)))
+    ends = [request.params["end"] for request in vendor.asked]
+    assert ends == [
+        "2024-03-15T18:00:30Z",
+        "2024-03-15T17:01:00Z",
+        *(f"2024-03-{d}T{h}:01:00Z" for d in (14, 13, 12, 11) for h in (20, 17)),
+    ]
+    (event,) = answer.events
+    assert isinstance(event, PriceChain)
+    assert (event.bid, event.ask) == ([None, None], [None, None])
+    error = await error_of(CHAIN, refusal("symbology_invalid_request", "Could not resolve smart symbols: BRKB.OPT"))
+    assert error.verdict is Verdict.NOT_FOUND
+
+
+@pytest.mark.parametrize("symbol", ["ES.c.0", "EUR/USD", "7203.T", "TOOLONGNAME"])
+async def test_what_has_no_options_in_america_is_refused_before_any_call(symbol: str) -> None:
+    answer, vendor = await fetched(Call("chain", (symbol,)), reply({}))
+    assert answer.failed[symbol].verdict is Verdict.BAD_REQUEST
+    assert not vendor.asked
+
+
+async def test_quotes_that_are_not_named_by_contract_make_no_chain() -> None:
+    parents = {"BRKB.OPT": [Span(date(2024, 3, 15), date(2024, 3, 16), "7")]}
+    content = stream("cbbo-1m", option("2024-03-15 17:59", 1, 1.5), names=parents)
+    assert (await error_of(CHAIN, packed(content))).verdict is Verdict.MALFORMED
+
+
+async def test_a_record_of_midnight_is_of_the_instrument_of_the_day_that_ends() -> None:
+    names = {"ACME": [Span(date(2024, 3, 14), date(2024, 3, 15), "7")]}
+    content = stream("bbo-1m", book("2024-03-15 00:00", 20.5, 20.25, 20.75), names=names)
+    (event,), _, _ = await quotes(QUOTE, packed(content))
+    assert event.bid == 20.25
 
 
 async def test_too_many_requests_in_one_data_set_leave_what_came_of_another() -> None:

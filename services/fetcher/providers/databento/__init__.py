@@ -1,4 +1,4 @@
-"""Databento: bars of trades, and the best bid and ask, of shares, futures and options, each from the data set that has them.
+"""Databento: bars of trades, and the best bid and ask, of shares, futures and options; option chains of what America lists.
 
 Source: https://databento.com/docs/api-reference-historical/timeseries/timeseries-get-range
 Limits: 100 requests a second; a request may name 2000 symbols, ours 100. There is no free plan: every byte of an answer is
@@ -7,9 +7,11 @@ Units: raw prices; shares or contracts. Instants are UTC, a bar's is its start; 
 before and after the session in it. A minute, hour or day without a trade has no bar.
 Quirks: where a data set holds several venues each has a record of its own for one instant. Tomorrow a symbol may mean another
 instrument. A range that reaches past what is there is refused as a whole, but with the bounds: it is asked for again within.
+Days of reduced quality are told of in a header only, and taken as they are.
 Symbols: raw ones as they are (ESH4), ES.c.0 for a continuous future, `AAPL  250221C00250000` or `O:AAPL250221C00250000` for an
 option, a number for an instrument's id. The setting `dataset` names the data set (XNAS.ITCH); without it shares are asked of
-EQUS.MINI, futures of GLBX.MDP3, options of OPRA.PILLAR.
+EQUS.MINI, futures of GLBX.MDP3, options of OPRA.PILLAR. A chain is that of a root: SPX has one, SPXW another. It has neither
+volume, open interest nor greeks, which would be further bills for every contract.
 """
 
 from base64 import b64encode
@@ -23,11 +25,21 @@ from contracts.price_events import PriceEvent
 from services.fetcher.asked import Asked
 from services.fetcher.normalise import LENGTHS, Unit, day_start
 from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.providers.databento.chain import contracts_of
 from services.fetcher.providers.databento.ranges import Range
 from services.fetcher.providers.databento.requests import LONGEST_CLOSURE, Found, Requests
-from services.fetcher.providers.databento.symbols import currency_of, dataset_of, feed_of, kind_of, refuse_many, spelled
+from services.fetcher.providers.databento.symbols import (
+    OPTIONS,
+    currency_of,
+    dataset_of,
+    feed_of,
+    kind_of,
+    parent_of,
+    refuse_many,
+    spelled,
+)
 from services.fetcher.providers.databento.venues import consolidated, last_trade, top_of_book
-from services.fetcher.replies import batch_by_batch
+from services.fetcher.replies import batch_by_batch, one_by_one
 
 BARS_A_DAY: dict[Timeframe, int] = {"1m": 1440, "1h": 24, "1d": 1}
 # So many days hold 500 bars, or a long weekend and a day of trading before it.
@@ -42,7 +54,7 @@ class Databento:
     profile = Profile(
         name="databento",
         base_url="https://hist.databento.com",
-        offers={"bars": ("1m", "1h", "1d"), "quote": ()},
+        offers={"bars": ("1m", "1h", "1d"), "quote": (), "chain": ()},
         basis="raw",
         feed="venue",
         delay_s=900.0,
@@ -63,6 +75,8 @@ class Databento:
     async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. The symbols of a data set share requests, each for as long a range as an answer can hold."""
         refuse_unoffered(self.profile, call)
+        if call.dataset == "chain":
+            return await one_by_one(call.symbols, lambda symbol: self._chain(Asked(self.profile, call, symbol, now), http))
         batches: dict[tuple[str, str], list[str]] = defaultdict(list)
         failed: dict[str, ProviderError] = {}
         for symbol in call.symbols:
@@ -90,6 +104,13 @@ class Databento:
         symbols = tuple(dict.fromkeys(map(spelled, batch)))
         dataset, kind = dataset_of(symbols[0], self._dataset), kind_of(symbols[0])
         return Requests(http, self._headers, self._secrets, now, dataset, kind, symbols)
+
+    async def _chain(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+        dataset = self._dataset if self._dataset.startswith("OPRA.") else OPTIONS
+        parents = (parent_of(asked.symbol),)
+        requests = Requests(http, self._headers, self._secrets, asked.now, dataset, "parent", parents)
+        asked = replace(asked, unit=Unit(currency_of(dataset)), feed=feed_of(dataset))
+        return asked.chain(await contracts_of(requests))
 
     async def _bars(self, batch: Sequence[Asked], requests: Requests) -> Answer:
         call, timeframe = batch[0].call, batch[0].call.timeframe or "1d"

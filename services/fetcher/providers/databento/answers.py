@@ -49,16 +49,12 @@ class Answered:
     unknown: frozenset[str] = frozenset()
 
     def by_symbol(self, asked: Iterable[str]) -> dict[str, list[Record]]:
-        """The records of each asked symbol.
-
-        Raises:
-            ProviderError: malformed, when it is not said whose a record is.
-        """
+        """The records of each asked symbol; see `names_of`."""
         symbols = list(asked)
         found: dict[str, list[Record]] = {symbol: [] for symbol in symbols}
         lists = {_plain(symbol): records for symbol, records in found.items()}
         for record in self.records:
-            for name in self._names_of(record, symbols):
+            for name in self.names_of(record, symbols):
                 if (records := found.get(name, lists.get(_plain(name)))) is not None:
                     records.append(record)
         return found
@@ -67,12 +63,19 @@ class Answered:
         """Whether an asked symbol means something in the range."""
         return symbol not in self.unknown and _plain(symbol) not in map(_plain, self.unknown)
 
-    def _names_of(self, record: Record, symbols: list[str]) -> list[str]:
+    def names_of(self, record: Record, symbols: list[str]) -> list[str]:
+        """The symbols that a record is of, of those asked.
+
+        Raises:
+            ProviderError: malformed, when that is not said.
+        """
         if record.symbol is not None:
             return [record.symbol]
         if self.names:
-            day = record.at.date()
-            return [name for start, end, name in self.names.get(record.instrument, []) if start <= day < end]
+            # The state of a day's last minute is stamped with the next day's first instant.
+            days = record.at.date(), (record.at - timedelta(microseconds=1)).date()
+            spans = self.names.get(record.instrument, [])
+            return next((found for day in days if (found := [n for start, end, n in spans if start <= day < end])), [])
         if len(symbols) == 1:
             return symbols
         if (name := str(record.instrument)) in symbols:

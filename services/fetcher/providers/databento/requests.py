@@ -57,7 +57,7 @@ class Requests:
             if inside is None:
                 continue
             try:
-                answered, inside = await self._narrowed(schema, inside, slide=slide)
+                answered, inside = await self.one(schema, inside, slide=slide)
                 found.add(answered, inside)
             except ProviderError as error:
                 if error.verdict is Verdict.NOT_FOUND:
@@ -72,8 +72,12 @@ class Requests:
             raise nothing
         return found
 
-    async def _narrowed(self, schema: str, asked: Range, *, slide: bool) -> tuple[Answered, Range]:
-        """The answer, and for what range it is."""
+    async def one(self, schema: str, asked: Range, *, slide: bool) -> tuple[Answered, Range]:
+        """The records of one range, and which part of it is there; with `slide` the newest range of that length that is there.
+
+        Raises:
+            ProviderError: it could not be had; not_found, when no symbol means anything in it; empty, when it is not there.
+        """
         for _ in range(NARROWINGS):
             try:
                 return await self._once(schema, asked, self.symbols), asked

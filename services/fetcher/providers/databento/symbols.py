@@ -10,6 +10,7 @@ _OPTION = re.compile(r"(?:O:)?([A-Z]{1,5}\d?) *(\d{6}[CP]\d{8})")
 _PADDED_OPTION = re.compile(r"[A-Z]{1,5}\d? *\d{6}[CP]\d{8}")
 _CONTINUOUS = re.compile(r"([A-Z0-9]{1,6})\.([cnv])\.(\d{1,3})", re.IGNORECASE)
 _FUTURE = re.compile(r"[A-Z0-9]{1,3}[FGHJKMNQUVXZ]\d{1,2}")  # ESH4: no ticker of a share holds a digit
+_ROOT = re.compile(r"[A-Z]{1,5}\d?")
 _PARENT = re.compile(r".+\.(FUT|OPT|SPOT)")
 _OF_AMERICA = re.compile(r"(DBEQ|EQUS|OPRA|XNAS|XNYS|XASE|XBOS|XPSX|XCHI|XCIS|ARCX|BATS|BATY|EDGA|EDGX|IEXG|MEMX|EPRL|XOTC)\..+")
 
@@ -37,6 +38,19 @@ def dataset_of(spelling: str, preferred: str) -> str:
     if preferred:
         return preferred
     return FUTURES if _CONTINUOUS.fullmatch(spelling) or _FUTURE.fullmatch(spelling) else SHARES
+
+
+def parent_of(symbol: str) -> str:
+    """The name of all options of an underlying: `BRKB.OPT` of BRK.B.
+
+    Raises:
+        ProviderError: bad_request, when it can have none.
+    """
+    root = symbol.removesuffix(".OPT").replace(".", "")
+    if not _ROOT.fullmatch(root):
+        problem = f"databento has options of American shares and indices only, under their root, such as SPXW: not of {symbol}"
+        raise ProviderError(Verdict.BAD_REQUEST, problem)
+    return f"{root}.OPT"
 
 
 def currency_of(dataset: str) -> str | None:
