@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import NamedTuple, TypedDict
 from zoneinfo import ZoneInfo
 
-from contracts.message import Timeframe
+from contracts.message import Basis, Timeframe
 from contracts.price_events import MAX_ROWS, PriceActions, PriceBars, PriceChain, PriceQuote
 from services.fetcher.normalise import LENGTHS, PLAIN, Unit, day_start, period_end, period_start
 from services.fetcher.provider import Call, Profile
@@ -45,7 +45,7 @@ class _Source(TypedDict):
 
 @dataclass(frozen=True)
 class Asked:
-    """`zone`: the exchange's, in which its sessions begin and end. `feed`: where it is not the profile's.
+    """`zone`: the exchange's, in which its sessions begin and end. `feed`, `basis`: where they are not the profile's.
 
     `complete_until`: what the vendor has is the whole of it up to here, by default up to now less its declared delay.
     """
@@ -57,6 +57,7 @@ class Asked:
     unit: Unit = PLAIN
     zone: str = "UTC"
     feed: str = ""
+    basis: Basis | None = None
     complete_until: datetime | None = None
 
     def bars(self, rows: Iterable[Row]) -> list[PriceBars]:
@@ -161,7 +162,7 @@ class Asked:
         return PriceBars(
             **self._source(),
             timeframe=self.call.timeframe or "1d",
-            basis=self.profile.basis,
+            basis=self.basis or self.profile.basis,
             asked_from=asked_from,
             asked_to=asked_to,
             at=bars.at,
