@@ -290,7 +290,7 @@ RESET = str(int(at("2024-03-15 18:21").timestamp()))
         (reply("<html>denied</html>", 403), Verdict.SERVER_ERROR, None),
         (reply("<html>welcome</html>"), Verdict.MALFORMED, None),
         (reply({"error": "something new"}), Verdict.MALFORMED, None),
-        (reply('{"c": [217.68, 22'), Verdict.MALFORMED, None),
+        (reply('{"c": [10.5, 1'), Verdict.MALFORMED, None),
         (reply({}), Verdict.MALFORMED, None),
         (reply({"c": "x" * 5, "s": "ok"}, 400), Verdict.MALFORMED, None),
     ],
