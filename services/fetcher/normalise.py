@@ -129,7 +129,10 @@ def instant_of(text: object, zone: str = "UTC") -> datetime | None:
 def from_epoch(seconds: object) -> datetime | None:
     """The instant so many seconds after (or, negative, before) 1970; None for unknown, which vendors write as 0 too."""
     found = number(seconds)
-    return EPOCH + timedelta(seconds=found) if found else None
+    try:
+        return EPOCH + timedelta(seconds=found) if found else None
+    except OverflowError:  # milliseconds, say: no date has so large a year
+        return None
 
 
 def day_start(day: date, zone: str = "UTC") -> datetime:

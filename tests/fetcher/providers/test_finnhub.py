@@ -196,6 +196,12 @@ async def test_rows_without_a_price_are_left_out_and_missing_columns_are_unknown
     body |= {"o": [10.0, None, 10.0, 10.0], "c": [11.0, 11.0, 0, "1.1e1"], "v": [500, 500]}
     (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), body)
     assert (event.at, event.close, event.volume) == ([at("2024-03-11"), at("2024-03-14")], [11.0, 11.0], [500.0, None])
+    times = body["t"]
+    assert isinstance(times, list)
+    times[0] *= 1000
+    (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), body)
+    assert event.at == [at("2024-03-14")]
+    times[0] //= 1000
     del body["v"]
     (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), body)
     assert event.volume == [None, None]
