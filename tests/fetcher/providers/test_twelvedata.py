@@ -284,6 +284,10 @@ async def test_who_never_split_is_no_unknown_symbol_and_who_is_unknown_to_both_i
     assert event.amount == [0.22]
     (event,), _ = await fetched(Call("actions", ("ACME",)), {"meta": {}, "splits": []}, {"meta": {}, "dividends": []})
     assert event.date == []
+    (event,), _ = await fetched(
+        Call("actions", ("ACME",)), {"meta": {}, "splits": [{"date": "2020-08-31", "ratio": 0.25}]}, reply({}, 404)
+    )
+    assert event.ratio == [4.0]
     assert (await verdict_of(Call("actions", ("ACME",)), UNKNOWN)).verdict is Verdict.NOT_FOUND
     vendor = PlayedVendor({})
     answer = await provider().fetch(Call("actions", ("EUR/USD",)), vendor, NOW)
@@ -336,6 +340,8 @@ def error(code: object, message: str, status: int = 200) -> Any:
         (error(500, "Internal server error", 200), Verdict.SERVER_ERROR, None),
         (error(None, "something new", 200), Verdict.MALFORMED, None),
         (reply("404 page not found", 404), Verdict.MALFORMED, None),
+        (reply({}, 404), Verdict.NOT_FOUND, None),
+        (reply({"detail": "who are you"}, 401), Verdict.UNAUTHORIZED, None),
         (reply("<html>502</html>", 502), Verdict.SERVER_ERROR, None),
         (reply('{"meta": {"symbol": "AC'), Verdict.MALFORMED, None),
         (reply({"status": "ok", "meta": {}}, 500), Verdict.SERVER_ERROR, None),

@@ -43,6 +43,8 @@ def parse_document(reply: Reply, now: datetime, key: str) -> Record:
             raise error
         if reply.status == 200:
             return document
+        if reply.status in VERDICTS:
+            raise _refused(reply.status, "", reply, now, key)
     if reply.status in (414, 429):
         words = text_in(reply)
         raise _refused(reply.status, "" if words.startswith("<") else words, reply, now, key)
@@ -65,7 +67,9 @@ def _refused(code: int, words: str, reply: Reply, now: datetime, key: str) -> Pr
         )
     if verdict is Verdict.UNAUTHORIZED:
         return ProviderError(verdict, "twelvedata: the key is not accepted; set api_key")
-    return ProviderError(verdict, f"twelvedata: {said(words.replace('**', ''), key) or code}", retry_after(reply, now))
+    return ProviderError(
+        verdict, f"twelvedata: {said(words.replace('**', ''), key) or f'answered {code}'}", retry_after(reply, now)
+    )
 
 
 def _verdict(code: int, low: str) -> Verdict:
