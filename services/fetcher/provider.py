@@ -4,10 +4,10 @@ import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from contracts.message import Basis, Dataset, Timeframe
 from contracts.price_events import PriceEvent
@@ -60,6 +60,7 @@ class Profile:
     `eod`, `delayed`, `iex`, `venue` (of some venues alone), `sip`, `consolidated` or `synthetic`. `delay_s`: how old its
     newest data is at best. `symbols_per_call`: at most so many in one call, by dataset (1 where not named). `limits`: its free
     plan's. `secrets`: settings it cannot work without. `real`: false for a made-up market, which never stands in for a real one.
+    `login_lasts`: how long a person's login serves where access hangs on one; its tokens are then shared by all replicas.
     """
 
     name: str
@@ -72,21 +73,44 @@ class Profile:
     limits: Limits = field(default_factory=Limits)
     secrets: tuple[str, ...] = ("api_key",)
     real: bool = True
+    login_lasts: timedelta | None = None
 
     def offers_series(self, dataset: Dataset, timeframe: Timeframe | None) -> bool:
         """Whether it has this dataset, and for bars this timeframe."""
         return dataset in self.offers and (timeframe is None or timeframe in self.offers[dataset])
 
 
+class Kept(NamedTuple):
+    """What a store keeps, and its revision; nothing at all is empty."""
+
+    value: bytes = b""
+    revision: int = 0
+
+
+class TokenStore(Protocol):
+    """Where the tokens of one account are kept for all who work with it; never readable outside the process.
+
+    Raises:
+        ProviderError: server_error when the store does not answer.
+    """
+
+    async def read(self) -> Kept: ...
+
+    async def write(self, value: bytes, revision: int) -> int | None:
+        """Keep a value in place of that revision and give the new one; None, and nothing kept, if another was first."""
+        ...
+
+
 @dataclass(frozen=True)
 class Access:
-    """What the settings say about one provider's account. Keys never show in a repr."""
+    """What the settings say about one provider's account. Keys never show in a repr. `tokens`: none, if nobody shares them."""
 
     api_key: str = field(default="", repr=False)
     api_secret: str = field(default="", repr=False)
     refresh_token: str = field(default="", repr=False)
     dataset: str = ""
     options: Mapping[str, str | float] = field(default_factory=dict)
+    tokens: TokenStore | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
