@@ -13,7 +13,7 @@ from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Lane, Timeframe
 
 REFRESH, TASKS, PRICES, RUNS, DEAD = "REFRESH", "TASKS", "PRICES", "RUNS", "DEAD"
-JOBS_BUCKET, SESSIONS_BUCKET, STATE_BUCKET = "jobs", "sessions", "state"
+JOBS_BUCKET, SESSIONS_BUCKET, STATE_BUCKET, TOKENS_BUCKET = "jobs", "sessions", "state", "tokens"
 
 STREAM_SUBJECTS: dict[str, list[str]] = {
     REFRESH: ["refresh.request.*", "refresh.request.*.*"],

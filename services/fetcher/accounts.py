@@ -1,14 +1,14 @@
 """The providers that work with these settings: adapter, limits and keys of each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from aiolimiter import AsyncLimiter
 from pydantic import SecretStr
 
 from contracts.message import Basis, Dataset, Timeframe
-from services.fetcher.provider import Access, Profile, Provider, providers
+from services.fetcher.provider import Access, Profile, Provider, TokenStore, providers
 from services.runtime.settings import ProviderSettings, Settings
 from services.runtime.topology import WINDOW_S, QuotaWindow, Window
 
@@ -58,6 +58,10 @@ class Account:
         burst = self.settings.burst
         return AsyncLimiter(burst, burst / min(rates))
 
+    def sharing(self, tokens: TokenStore) -> "Account":
+        """The same account with its tokens kept there."""
+        return replace(self, provider=providers()[self.name](access(self.settings, tokens)))
+
     def _limit(self, window: Window) -> int | None:
         given: int | None = getattr(self.settings, f"per_{window}")
         default: int | None = getattr(self.profile.limits, f"per_{window}")
@@ -85,7 +89,7 @@ def missing_secrets(name: str, settings: ProviderSettings) -> list[str]:
     return [secret for secret in providers()[name].profile.secrets if not _plain(getattr(settings, secret))]
 
 
-def access(settings: ProviderSettings) -> Access:
+def access(settings: ProviderSettings, tokens: TokenStore | None = None) -> Access:
     """What an adapter is built with."""
     return Access(
         api_key=_plain(settings.api_key),
@@ -93,6 +97,7 @@ def access(settings: ProviderSettings) -> Access:
         refresh_token=_plain(settings.refresh_token),
         dataset=settings.dataset or "",
         options=settings.options,
+        tokens=tokens,
     )
 
 

@@ -16,6 +16,7 @@ from contracts.message import encode
 from services.fetcher.accounts import Account, accounts
 from services.fetcher.http import MeteredHttp, open_session
 from services.fetcher.ledger import Ledger
+from services.fetcher.logins import TOKENS_STREAM, LoginWatch, token_stores, with_logins
 from services.fetcher.on_fetch_task import Permit, Work, Worker
 from services.fetcher.on_refresh_ask import AskDesk
 from services.fetcher.on_refresh_request import Planner, planner_puller
@@ -83,9 +84,10 @@ async def working(
     settings: Settings, known: Mapping[str, Account], bus: Bus, session: aiohttp.ClientSession, health: Health
 ) -> AsyncIterator[None]:
     """Plan and work while the block runs; afterwards finish or give back what is in hand."""
-    await wait_until_provisioned(bus.js, [subjects.REFRESH, subjects.TASKS, subjects.PRICES, subjects.RUNS, subjects.DEAD])
-    await refuse_skewed_clock(bus)
+    await _until_ready(bus, known)
     state = await bus.js.key_value(subjects.STATE_BUCKET)
+    stores = await token_stores(bus.js, known)
+    known = {name: account.sharing(stores[name]) if name in stores else account for name, account in known.items()}
     stop = asyncio.Event()
     rests = {name: Rest(bus, state, name, settings.fetcher.breaker_failures) for name in known}
     universe = Universe(settings.postgres.dsn.get_secret_value())
@@ -105,8 +107,17 @@ async def working(
         workers[f"worker {name}"] = Worker(work)
     parts = {name: worker.run(stop) for name, worker in workers.items()}
     parts["planner"] = planner.run(planner_puller(bus), stop, settings.fetcher.ack_wait_s)
-    async with watched(health, parts, stop), watched(health, {"sweeper": Sweeper(bus, known, rests).run()}, None):
+    tending = {"sweeper": Sweeper(bus, known, rests).run()}
+    if stores:
+        tending["logins"] = LoginWatch(state, known, stores).run()
+    async with watched(health, parts, stop), watched(health, tending, None):
         yield
+
+
+async def _until_ready(bus: Bus, known: Mapping[str, Account]) -> None:
+    needed = [subjects.REFRESH, subjects.TASKS, subjects.PRICES, subjects.RUNS, subjects.DEAD]
+    await wait_until_provisioned(bus.js, [*needed, TOKENS_STREAM] if with_logins(known) else needed)
+    await refuse_skewed_clock(bus)
 
 
 def _http_of(session: aiohttp.ClientSession, account: Account) -> Callable[[Permit, Permit], Http]:

@@ -82,7 +82,7 @@ def topology(settings: Settings, quotas: Mapping[str, Iterable[QuotaWindow]]) ->
         consumers=_consumers(settings, list(quotas)),
         buckets=[
             KeyValueConfig(bucket=name, history=1, replicas=settings.nats.replicas)
-            for name in (subjects.JOBS_BUCKET, subjects.SESSIONS_BUCKET, subjects.STATE_BUCKET)
+            for name in (subjects.JOBS_BUCKET, subjects.SESSIONS_BUCKET, subjects.STATE_BUCKET, subjects.TOKENS_BUCKET)
         ],
         ledgers=ledgers,
         replicas=settings.nats.replicas,
