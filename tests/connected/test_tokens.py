@@ -1,0 +1,383 @@
+"""Tokens of a login on a real NATS: replicas that race, die and restart, a login that is dead, and what an operator is told."""
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from nats.js.api import KeyValueConfig
+from nats.js.kv import KeyValue
+
+from contracts import subjects
+from contracts.message import decode
+from contracts.refresh_request import RefreshRequest
+from contracts.run_events import RunResult
+from quotebus.embedded import NatsServer
+from services.fetcher.accounts import accounts, quotas
+from services.fetcher.app import working
+from services.fetcher.http import open_session
+from services.fetcher.logins import LOGIN_ENDS, LoginWatch, token_stores
+from services.fetcher.provider import Access, Kept, ProviderError, Verdict
+from services.fetcher.token_bucket import TokenBucket
+from services.fetcher.token_keeper import TokenKeeper
+from services.fetcher.tokens import Grant, Login, LoginEndedError, Tokens, tokens_in
+from services.runtime.bus import Bus, connect
+from services.runtime.health import Health
+from services.runtime.provision import drift, provision
+from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings, Settings
+from services.runtime.topology import topology
+from tests.fetcher.played_vendor import PlayedVendor
+
+ACCESS = Access(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
+HTTP = PlayedVendor({})
+
+
+class PlayedSchwab:
+    """Schwab with refresh tokens that serve once, and access tokens that may be ended."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.refresh_token = "refresh-0"
+        self.access_token = ""
+        self.seen: Counter[str] = Counter()
+        self.logins = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator["PlayedSchwab"]:
+        application = web.Application()
+        application.router.add_post("/v1/oauth/token", self._login)
+        application.router.add_get("/marketdata/v1/quotes", self._quotes)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _login(self, request: web.Request) -> web.Response:
+        token = str((await request.post())["refresh_token"])
+        self.seen[token] += 1
+        await asyncio.sleep(0.05)
+        await self.answers.wait()
+        if token != self.refresh_token:
+            return web.json_response({"error": "unsupported_token_type", "error_description": "400 Bad Request"}, status=400)
+        self.logins += 1
+        self.refresh_token, self.access_token = f"refresh-{self.logins}", f"access-{self.logins}"
+        return web.json_response({"access_token": self.access_token, "refresh_token": self.refresh_token, "expires_in": 1800})
+
+    async def _quotes(self, request: web.Request) -> web.Response:
+        if request.headers["Authorization"] != f"Bearer {self.access_token}":
+            return web.json_response({"errors": [{"id": "1", "status": 401, "title": "Unauthorized"}]}, status=401)
+        found = {symbol: {"symbol": symbol, "quote": {"lastPrice": 20.5}} for symbol in request.query["symbols"].split(",")}
+        return web.json_response(found)
+
+
+@pytest.fixture
+async def schwab() -> AsyncIterator[PlayedSchwab]:
+    async with PlayedSchwab().serve() as played:
+        yield played
+
+
+@pytest.fixture
+async def bus(nats_url: str) -> AsyncIterator[Bus]:
+    async with connect(NatsSettings(url=nats_url), "test") as bus:
+        yield bus
+
+
+@pytest.fixture
+async def bucket(bus: Bus) -> KeyValue:
+    return await bus.js.create_key_value(KeyValueConfig(bucket=subjects.TOKENS_BUCKET, history=1))
+
+
+def settings_for(nats_url: str, schwab: PlayedSchwab, refresh_token: str = "refresh-0") -> Settings:
+    account = ProviderSettings(
+        base_url=schwab.url, api_key="app-7f3a", api_secret="secret-9b1c", refresh_token=refresh_token, per_minute=0
+    )
+    return Settings(
+        nats=NatsSettings(url=nats_url),
+        postgres=PostgresSettings(dsn="postgresql://nobody@127.0.0.1:1/none"),
+        providers={"schwab": account},
+    )
+
+
+@asynccontextmanager
+async def fetching(settings: Settings) -> AsyncIterator[Bus]:
+    """One replica of the fetcher, on a connection of its own."""
+    known = accounts(settings)
+    async with connect(settings.nats, "fetcher") as bus:
+        await provision(bus.js, topology(settings, quotas(settings)))
+        async with open_session() as session, working(settings, known, bus, session, Health("fetcher")):
+            yield bus
+
+
+async def outcomes(bus: Bus, count: int) -> list[RunResult]:
+    found: list[RunResult] = []
+    async with asyncio.timeout(30):
+        while len(found) < count:
+            await asyncio.sleep(0.05)
+            last = (await bus.js.stream_info(subjects.RUNS)).state.last_seq
+            raw = [await bus.js.get_msg(subjects.RUNS, seq=sequence) for sequence in range(1, last + 1)]
+            found = [decode(each.data or b"", RunResult) for each in raw if (each.subject or "").startswith("run.result")]
+    return found
+
+
+async def stored(bucket: KeyValue) -> Tokens:
+    found = tokens_in((await TokenBucket(bucket, "schwab", ACCESS).read()).value)
+    assert found is not None
+    return found
+
+
+# The bucket
+
+
+async def test_what_is_written_is_read_by_who_has_the_secret_and_by_nobody_else(bucket: KeyValue):
+    store = TokenBucket(bucket, "schwab", ACCESS)
+    assert await store.read() == Kept()
+    revision = await store.write(b'{"refresh_token":"canary-7f3a"}', 0)
+    assert await store.read() == Kept(b'{"refresh_token":"canary-7f3a"}', revision)
+    [name] = await bucket.keys()
+    sealed = (await bucket.get(name)).value or b""
+    assert b"canary" not in sealed
+    assert "app-7f3a" not in name
+    other = TokenBucket(bucket, "schwab", Access(api_key="app-7f3a", api_secret="another"))
+    assert await other.read() == Kept(b"", revision)
+    assert revision is not None
+    assert await other.write(b"anew", revision) is not None
+
+
+async def test_one_of_two_writers_of_a_revision_is_told_no(bucket: KeyValue):
+    stores = [TokenBucket(bucket, "schwab", ACCESS) for _ in range(8)]
+    for _ in range(5):
+        revision = (await stores[0].read()).revision
+        given = await asyncio.gather(*(store.write(b"mine", revision) for store in stores))
+        assert sum(each is not None for each in given) == 1
+
+
+async def test_a_deleted_or_damaged_entry_is_written_anew(bucket: KeyValue):
+    store = TokenBucket(bucket, "schwab", ACCESS)
+    await store.write(b"old", 0)
+    [name] = await bucket.keys()
+    await bucket.delete(name)
+    gone = await store.read()
+    assert gone.value == b""
+    assert await store.write(b"new", gone.revision)
+    await bucket.put(name, b"short")
+    assert (await store.read()).value == b""
+
+
+async def test_another_application_has_tokens_of_its_own(bucket: KeyValue):
+    await TokenBucket(bucket, "schwab", ACCESS).write(b"one", 0)
+    assert await TokenBucket(bucket, "schwab", Access(api_key="app-2", api_secret="secret-9b1c")).read() == Kept()
+
+
+async def test_a_store_that_does_not_answer_is_an_error_of_the_server(bus: Bus, bucket: KeyValue):
+    store = TokenBucket(bucket, "schwab", ACCESS)
+    await bus.js.delete_key_value(subjects.TOKENS_BUCKET)
+    for asking in (store.read(), store.write(b"x", 0)):
+        try:
+            assert await asking == Kept()  # a bucket that is gone has nothing in it
+        except ProviderError as error:
+            assert error.verdict is Verdict.SERVER_ERROR
+
+
+# Replicas
+
+
+async def test_two_replicas_that_race_renew_once(nats_url: str, bucket: KeyValue):
+    asked: list[str] = []
+
+    async def grant(_http: Any, refresh_token: str) -> Grant:
+        asked.append(refresh_token)
+        await asyncio.sleep(0.2)
+        return Grant(f"access-{len(asked)}", timedelta(minutes=30), f"refresh-{len(asked)}")
+
+    async with connect(NatsSettings(url=nats_url), "one") as one, connect(NatsSettings(url=nats_url), "other") as other:
+        keepers = []
+        for replica in (one, other):
+            store = TokenBucket(await replica.js.key_value(subjects.TOKENS_BUCKET), "schwab", ACCESS)
+            keepers.append(TokenKeeper(store, Login("refresh-0"), grant))
+        first = await asyncio.gather(*(keeper.access_token(HTTP) for keeper in keepers for _ in range(5)))
+        again = await asyncio.gather(*(keeper.access_token(HTTP, refused="access-1") for keeper in keepers for _ in range(5)))
+    assert (set(first), set(again)) == ({"access-1"}, {"access-2"})
+    assert asked == ["refresh-0", "refresh-1"]
+
+
+async def test_two_fetchers_serve_tasks_with_one_login_also_after_the_token_was_ended(nats_url: str, schwab: PlayedSchwab):
+    settings = settings_for(nats_url, schwab)
+    async with fetching(settings) as bus, fetching(settings):
+        for round_, symbols in enumerate((["A", "B", "C"], ["D", "E", "F"])):
+            requests = [RefreshRequest(symbols=[symbol], dataset="quote", provider="schwab") for symbol in symbols]
+            await asyncio.gather(*(bus.publish("refresh.request.live", request) for request in requests))
+            results = await outcomes(bus, 3 * (round_ + 1))
+            schwab.access_token = "ended on the vendor's side"
+        assert {result.outcome for result in results} == {"refreshed"}
+        assert await drift(bus.js, topology(settings, quotas(settings))) == []
+    assert schwab.seen == {"refresh-0": 1, "refresh-1": 1}
+
+
+async def test_a_restarted_fetcher_goes_on_with_what_is_kept(nats_url: str, schwab: PlayedSchwab):
+    settings = settings_for(nats_url, schwab)
+    for count, symbol in enumerate("AB", 1):
+        async with fetching(settings) as bus:
+            await bus.publish("refresh.request.live", RefreshRequest(symbols=[symbol], dataset="quote", provider="schwab"))
+            results = await outcomes(bus, count)
+    assert {result.outcome for result in results} == {"refreshed"}
+    assert schwab.logins == 1
+
+
+RENEWING = """
+import asyncio, sys
+from datetime import timedelta
+from nats.aio.client import Client
+import nats
+from services.fetcher.http import MeteredHttp, open_session, no_permit_needed
+from services.fetcher.provider import Access
+from services.fetcher.providers.schwab.login import keeper_of
+from services.fetcher.token_bucket import TokenBucket
+
+async def main():
+    nats_url, schwab_url = sys.argv[1:]
+    nc = await nats.connect(nats_url)
+    access = Access(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
+    store = TokenBucket(await nc.jetstream().key_value("tokens"), "schwab", access)
+    access = Access(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0", tokens=store)
+    async with open_session() as session:
+        await keeper_of(access).access_token(MeteredHttp(session, schwab_url, no_permit_needed, 30, 10**6))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_replica_that_is_killed_in_the_middle_of_a_renewal_is_succeeded_when_its_claim_ends(
+    nats_url: str, bucket: KeyValue, schwab: PlayedSchwab, monkeypatch: pytest.MonkeyPatch
+):
+    schwab.answers.clear()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", RENEWING, nats_url, schwab.url, cwd=Path(__file__).parents[2]
+    )
+    async with asyncio.timeout(20):
+        while not schwab.seen:
+            await asyncio.sleep(0.02)
+    process.kill()
+    await process.wait()
+    schwab.answers.set()
+    claim = await stored(bucket)
+    assert claim.is_claimed(datetime.now(UTC))
+
+    late = timedelta()
+    asked: list[str] = []
+
+    async def grant(_http: Any, refresh_token: str) -> Grant:
+        asked.append(refresh_token)
+        return Grant("access-1", timedelta(minutes=30), "refresh-1")
+
+    successor = TokenKeeper(TokenBucket(bucket, "schwab", ACCESS), Login("refresh-0"), grant, lambda: datetime.now(UTC) + late)
+    waiting = asyncio.create_task(successor.access_token(HTTP))
+    await asyncio.sleep(0.5)
+    assert not asked
+    late = timedelta(seconds=61)
+    assert await waiting == "access-1"
+    assert (await stored(bucket)).refresh_token == "refresh-1"
+
+
+async def test_nats_may_be_killed_while_a_token_is_renewed(nats_server: NatsServer, bucket: KeyValue):
+    renewing = asyncio.Event()
+
+    async def grant(_http: Any, _refresh_token: str) -> Grant:
+        renewing.set()
+        await asyncio.sleep(0.3)
+        return Grant("access-1", timedelta(minutes=30), "refresh-1")
+
+    keeper = TokenKeeper(TokenBucket(bucket, "schwab", ACCESS), Login("refresh-0"), grant)
+    waiting = asyncio.create_task(keeper.access_token(HTTP))
+    await renewing.wait()
+    await nats_server.kill()
+    await nats_server.start()
+    assert await waiting == "access-1"
+    assert (await stored(bucket)).refresh_token == "refresh-1"
+
+
+async def test_a_dead_login_stops_the_provider_after_one_request_of_all_replicas_and_a_new_one_starts_it(
+    nats_url: str, schwab: PlayedSchwab
+):
+    schwab.refresh_token = "refresh-of-a-new-login"
+    settings = settings_for(nats_url, schwab)
+    async with fetching(settings) as bus, fetching(settings):
+        for symbol in "AB":
+            await bus.publish("refresh.request.live", RefreshRequest(symbols=[symbol], dataset="quote", provider="schwab"))
+        results = await outcomes(bus, 2)
+        state = json.loads((await (await bus.js.key_value("state")).get("provider.schwab")).value or b"")
+    assert {(result.outcome, result.reason) for result in results} == {("failed", "unauthorized")}
+    assert (state["state"], "log in again" in state["reason"]) == ("stopped", True)
+    assert schwab.seen == {"refresh-0": 1}
+    async with connect(NatsSettings(url=nats_url), "test") as bus:
+        stores = await token_stores(bus.js, accounts(settings))
+        kept = await stores["schwab"].read()
+        assert (tokens := tokens_in(kept.value)) is not None
+        assert tokens.dead
+        renewed = accounts(settings_for(nats_url, schwab, "refresh-of-a-new-login"))["schwab"]
+        assert renewed.sharing(stores["schwab"]).provider.profile.name == "schwab"
+        keeper = TokenKeeper(stores["schwab"], Login("refresh-of-a-new-login"), _granted)
+        assert await keeper.access_token(HTTP) == "access-of-a-new-login"
+
+
+async def _granted(_http: Any, refresh_token: str) -> Grant:
+    if refresh_token != "refresh-of-a-new-login":
+        raise LoginEndedError("log in again")
+    return Grant("access-of-a-new-login", timedelta(minutes=30))
+
+
+# What an operator is told
+
+
+async def keep(bucket: KeyValue, tokens: Tokens) -> None:
+    store = TokenBucket(bucket, "schwab", ACCESS)
+    await store.write(msgspec.json.encode(tokens), (await store.read()).revision)
+
+
+def login(ago: timedelta, dead: str = "") -> Tokens:
+    return Tokens(login=Login("refresh-0").mark, login_at=datetime.now(UTC) - ago, refresh_token="refresh-0", dead=dead)
+
+
+async def test_the_end_of_a_login_is_a_metric_and_one_state_however_many_watch(
+    bus: Bus, bucket: KeyValue, nats_url: str, schwab: PlayedSchwab
+):
+    state = await bus.js.create_key_value(KeyValueConfig(bucket=subjects.STATE_BUCKET, history=10))
+    known = accounts(settings_for(nats_url, schwab))
+    stores = await token_stores(bus.js, known)
+    watches = [LoginWatch(state, known, stores) for _ in range(2)]
+
+    async def told() -> list[str]:
+        for _ in range(2):
+            for watch in watches:
+                await watch.look("schwab")
+        try:
+            return [json.loads(entry.value or b"")["state"] for entry in await state.history("provider.schwab.login")]
+        except Exception:  # nothing is told yet
+            return []
+
+    assert await told() == []
+    await keep(bucket, login(timedelta(days=2)))
+    assert await told() == []
+    ends = LOGIN_ENDS.labels("schwab")._value.get()
+    assert timedelta(days=4.9) < datetime.fromtimestamp(ends, UTC) - datetime.now(UTC) < timedelta(days=5.1)
+    await keep(bucket, login(timedelta(days=6, hours=1)))
+    assert await told() == ["login_ends_soon"]
+    await keep(bucket, login(timedelta(days=6, hours=1), dead="schwab: log in again"))
+    assert await told() == ["login_ends_soon", "login_ended"]
+    assert LOGIN_ENDS.labels("schwab")._value.get() == 0
+    await keep(bucket, login(timedelta(hours=1)))
+    assert await told() == ["login_ends_soon", "login_ended", "login_ok"]
