@@ -13,6 +13,7 @@ from quotebus.cli.errors import CommandError
 if TYPE_CHECKING:
     from quotebus.client import Client
     from quotebus.settings_here import Here
+    from services.fetcher.tokens import Tokens
 
 _MUCH_BACKLOG = 1000
 _DAY = timedelta(days=1)
@@ -80,6 +81,8 @@ async def _nats(here: "Here", qb: "Client") -> AsyncIterator[Check]:
             yield Check("fail", "streams", reason_of(error), "run `quotebus migrate`")
     async for behind in _backlog(here, qb):
         yield behind
+    async for login in _logins(here, qb):
+        yield login
 
 
 async def _streams(here: "Here", qb: "Client") -> Check:
@@ -127,6 +130,42 @@ async def _backlog(here: "Here", qb: "Client") -> AsyncIterator[Check]:
             yield Check("warn", "backlog", f"{waiting} messages wait for {consumer}", "is the service running? `quotebus status`")
     if backlog and max(backlog.values()) <= _MUCH_BACKLOG:
         yield Check("ok", "backlog", f"{sum(backlog.values())} messages wait for {len(backlog)} consumers")
+
+
+async def _logins(here: "Here", qb: "Client") -> AsyncIterator[Check]:
+    """How long the logins last that a person has to renew."""
+    from nats.js.errors import NotFoundError
+
+    from services.fetcher.accounts import accounts
+    from services.fetcher.logins import token_stores, with_logins
+    from services.fetcher.provider import ProviderError
+    from services.fetcher.tokens import tokens_in
+
+    known = accounts(here.settings)
+    try:
+        stores = await token_stores(qb.js, known)
+    except NotFoundError:
+        return  # its own line says that the bucket is missing
+    for name, lasts in with_logins(known).items():
+        try:
+            tokens = tokens_in((await stores[name].read()).value)
+        except ProviderError as error:
+            yield Check("warn", "login", error.message)
+        else:
+            yield _login(name, tokens, lasts)
+
+
+def _login(name: str, tokens: "Tokens | None", lasts: timedelta) -> Check:
+    from services.fetcher.tokens import login_state
+
+    if tokens is None:
+        return Check("warn", "login", f"{name}: not used yet", f"prove it: `quotebus refresh SYMBOL` of {name}")
+    state, ends = login_state(tokens, lasts, datetime.now(UTC))
+    how = f"log in again and set QUOTEBUS_PROVIDERS__{name.upper()}__REFRESH_TOKEN, then restart the fetchers"
+    if state == "ended":
+        return Check("fail", "login", tokens.dead or f"{name}: ended {ends:%Y-%m-%d %H:%M}Z", how)
+    left = f"{name}: lasts until {ends:%Y-%m-%d %H:%M}Z at the latest"
+    return Check("warn", "login", left, how) if state == "ends_soon" else Check("ok", "login", left)
 
 
 async def backlogs(here: "Here", qb: "Client") -> dict[str, int]:

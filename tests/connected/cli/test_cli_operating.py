@@ -1,9 +1,10 @@
 """What an operator types: migrate, doctor, status."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from nats.aio.msg import Msg
 
@@ -11,6 +12,9 @@ from contracts import subjects
 from contracts.message import encode
 from contracts.run_events import DeadLetter
 from quotebus.client import Client
+from services.fetcher.provider import Access
+from services.fetcher.token_bucket import TokenBucket
+from services.fetcher.tokens import Tokens
 
 
 async def test_migrate_is_checked_done_and_then_nothing_is_left_to_do(quotebus: Any) -> None:
@@ -67,6 +71,31 @@ async def test_the_doctor_says_what_is_wrong_and_what_to_do(quotebus: Any, qb: C
     ended = await quotebus("doctor")
     assert ended.code == 1
     assert ended.out.startswith("fail  settings       environment: QUOTEBUS_NATS__URLL: no such setting; did you mean")
+
+
+async def test_the_doctor_tells_how_long_a_login_lasts(quotebus: Any, qb: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    access = Access(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
+    for name in ("api_key", "api_secret", "refresh_token"):
+        monkeypatch.setenv(f"QUOTEBUS_PROVIDERS__SCHWAB__{name.upper()}", getattr(access, name))
+    assert (await quotebus("migrate")).code == 0
+    store = TokenBucket(await qb.js.key_value(subjects.TOKENS_BUCKET), "schwab", access)
+    seen = []
+    for ago, dead in (
+        (None, ""),
+        (timedelta(days=1), ""),
+        (timedelta(days=6, hours=2), ""),
+        (timedelta(days=1), "schwab: it is dead"),
+    ):
+        if ago is not None:
+            tokens = Tokens(login="mark", login_at=datetime.now(UTC) - ago, refresh_token="canary-1", dead=dead)
+            await store.write(msgspec.json.encode(tokens), (await store.read()).revision)
+        ended = await quotebus("doctor", "-o", "ndjson")
+        [row] = [row for row in ended.rows if row["what"] == "login"]
+        seen.append((row["state"], ended.code))
+        assert "canary" not in ended.out
+        assert "schwab" in row["found"]
+    assert seen == [("warn", 0), ("ok", 0), ("warn", 0), ("fail", 1)]
+    assert "REFRESH_TOKEN" in row["do"]
 
 
 async def test_the_status_tells_who_answers_and_what_waits(quotebus: Any, qb: Client) -> None:
