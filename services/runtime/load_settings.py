@@ -1,4 +1,7 @@
-"""Where settings come from: quotebus.toml, then secret files, then the environment, the later one winning."""
+"""Where settings come from: quotebus.toml, then secret files, then the environment, the later one winning.
+
+Where those configure neither a provider nor a job, and `demo` is true, the made-up market takes their place.
+"""
 
 import os
 import tomllib
@@ -10,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from services.runtime.demo import DEMO
 from services.runtime.settings import Settings
 from services.runtime.settings_faults import Key, Layer, describe, strongest
 
@@ -55,13 +59,16 @@ def read_settings(path: Path | None = None, known_providers: Collection[str] | N
         SettingsError: with all that is wrong, an unknown key included.
     """
     problems: list[str] = []
-    layers = (*_file(path, problems), *_secret_files(problems), *_environment(problems))
+    layers: tuple[Layer, ...] = (*_file(path, problems), *_secret_files(problems), *_environment(problems))
     merged: dict[str, object] = {}
     for layer in layers:
         merged = _merge(merged, layer.tree)
     settings = Settings()
     try:
         settings = Settings.model_validate(merged)
+        if settings.demo and not settings.providers and not settings.job:
+            layers = (Layer("demo", "market", DEMO), *layers)
+            settings = Settings.model_validate({**merged, **DEMO})
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             key = tuple(map(str, fault["loc"]))

@@ -133,6 +133,7 @@ JobTable = Annotated[dict[str, object], AfterValidator(_checked_job)]
 class Settings(BaseSettings):
     """All settings of one process. Made by hand it holds what it is given and the defaults, and reads no file and no environment.
 
+    `demo`: a made-up market while neither a provider nor a job is configured.
     `job`: the `[[job]]` tables, each with the fields of a `Job`; `jobs()` gives them as such.
     """
 
@@ -140,6 +141,7 @@ class Settings(BaseSettings):
         env_prefix="QUOTEBUS_", env_nested_delimiter="__", env_ignore_empty=True, extra="forbid", frozen=True
     )
 
+    demo: bool = False
     nats: NatsSettings = NatsSettings()
     postgres: PostgresSettings = PostgresSettings()
     redis: RedisSettings = RedisSettings()

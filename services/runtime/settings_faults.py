@@ -13,7 +13,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """What one source says. `kind`: file, secret file or environment. `name`: the file's path, or the variable."""
+    """What one source says. `kind`: file, secret file, environment or demo. `name`: the file's path, or the variable."""
 
     kind: str
     name: str

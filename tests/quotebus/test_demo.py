@@ -1,10 +1,11 @@
-"""What `quotebus up` does with nothing configured."""
+"""What `quotebus up` and containers do with nothing configured."""
 
 import pytest
 
 from contracts.message import encode
-from quotebus.demo import PROVIDER, demo_environment, first_requests
-from services.runtime.load_settings import load_settings
+from quotebus.demo import demo_environment, first_requests
+from services.runtime.demo import PROVIDER
+from services.runtime.load_settings import load_settings, read_settings
 from services.runtime.settings import ProviderSettings, Settings
 
 
@@ -14,6 +15,25 @@ def test_with_nothing_configured_only_the_made_up_market_is_enabled_and_two_jobs
     settings = load_settings()
     assert list(settings.providers) == [PROVIDER]
     assert {(job.dataset, job.provider) for job in settings.jobs()} == {("quote", PROVIDER), ("bars", PROVIDER)}
+    assert demo_environment(settings) == demo_environment(Settings())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("QUOTEBUS_PROVIDERS__TIINGO__API_KEY", "k"), ("QUOTEBUS_JOB", '[{"id": "mine", "every_s": 60, "symbols": ["AAPL"]}]')],
+)
+def test_the_demonstration_ends_with_the_first_provider_or_job_though_its_setting_stays(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv("QUOTEBUS_DEMO", "true")
+    loaded = read_settings()
+    assert loaded.origin("providers", PROVIDER, "enabled") == loaded.origin("job") == "demo market"
+    monkeypatch.setenv(variable, value)
+    settings = load_settings()
+    assert settings.demo
+    assert PROVIDER not in settings.providers
+    assert "demo-quotes" not in [job.id for job in settings.jobs()]
+    assert demo_environment(settings) == {}
 
 
 @pytest.mark.parametrize(
