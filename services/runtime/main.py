@@ -13,6 +13,7 @@ import nats.errors
 import structlog
 from faststream import FastStream
 from faststream.nats import NatsBroker
+from faststream.security import SASLPlaintext
 
 from services.runtime.bus import EXIT_CONNECTION_CLOSED, connection_options
 from services.runtime.health import Health
@@ -40,7 +41,11 @@ class PartFailedError(Exception):
 def light_broker(settings: Settings, health: Health) -> NatsBroker:
     """FastStream's own connection of a service: carries request-reply, and answers `status.ask` with the service's health."""
     # The critical path has its own connection and puller: this one may be slow or closed without harm to a message.
-    broker = NatsBroker(**connection_options(settings.nats, f"{health.service}-light"), graceful_timeout=2, logger=None)
+    options = connection_options(settings.nats, f"{health.service}-light")
+    # FastStream takes these two in a form of its own.
+    user, password = options.pop("user", None), options.pop("password", "")
+    security = SASLPlaintext(user, password) if user else None
+    broker = NatsBroker(**options, security=security, graceful_timeout=2, logger=None)
 
     @broker.subscriber(STATUS_ASK)
     async def answer_status() -> dict[str, object]:
