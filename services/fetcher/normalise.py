@@ -3,7 +3,7 @@
 import math
 import re
 from datetime import UTC, date, datetime, time, timedelta
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
@@ -24,6 +24,7 @@ _MONEY = re.compile(
     "|RON|RUB|SAR|SEK|SGD|THB|TRY|TWD|UAH|USD|VND|ZAR|XAG|XAU|XPD|XPT"
 )
 _CRYPTO_QUOTES = ("USDT", "USDC", "USD", "EUR", "GBP", "JPY", "BTC", "ETH")
+_OPTION = re.compile(r"(?:O:)?([A-Z0-9]{1,6}) *(\d{6})([CP])(\d{8})")
 _SHARE_CLASS = re.compile(r"([A-Za-z]{1,5})\.([A-Za-z])")
 
 
@@ -101,6 +102,32 @@ def pair_of(symbol: str) -> Pair | None:
         return joined
     quote = next((q for q in _CRYPTO_QUOTES if text.endswith(q) and len(text) - len(q) >= 2), "")
     return Pair(text.removesuffix(quote), quote) if quote else None
+
+
+class Option(NamedTuple):
+    """What an option's symbol says in the way of the OCC: `root` is often, not always, the underlying."""
+
+    root: str
+    expiry: date
+    right: Literal["call", "put"]
+    strike: float
+
+    @property
+    def symbol(self) -> str:
+        """Without padding and prefix, as in `AAPL251219C00200000`."""
+        return f"{self.root}{self.expiry:%y%m%d}{self.right[0].upper()}{round(self.strike * 1000):08d}"
+
+
+def option_of(symbol: str) -> Option | None:
+    """The option a symbol names: padded or not, and whether or not `O:` stands before it."""
+    found = _OPTION.fullmatch(symbol.upper())
+    if not found:
+        return None
+    try:
+        expiry = datetime.strptime(found[2], "%y%m%d").replace(tzinfo=UTC).date()
+    except ValueError:
+        return None
+    return Option(found[1], expiry, "call" if found[3] == "C" else "put", int(found[4]) / 1000)
 
 
 def dashed_class(symbol: str, suffixes: str = "") -> str:

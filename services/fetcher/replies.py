@@ -4,6 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -14,6 +15,9 @@ from services.fetcher.provider import Answer, ProviderError, Reply, Verdict
 # The vendor as a whole does not answer: asking for the next symbol would only cost another call.
 _STOPPING = frozenset({Verdict.RATE_LIMITED, Verdict.UNAUTHORIZED, Verdict.SERVER_ERROR, Verdict.TIMEOUT})
 _SHORT = 120
+MOST_PAGES = 1000
+
+T = TypeVar("T")
 
 
 def json_in(reply: Reply) -> object | None:
@@ -96,36 +100,55 @@ def zone_named(vendor: str, name: str) -> str:
         raise ProviderError(Verdict.MALFORMED, f"{vendor}: {name!r} is no time zone we know") from None
 
 
-async def one_by_one(symbols: Iterable[str], ask: Callable[[str], Awaitable[Sequence[PriceEvent]]]) -> Answer:
-    """Ask for each symbol on its own; after an error that concerns the whole vendor the rest is not asked.
+async def group_by_group(groups: Iterable[Sequence[str]], ask: Callable[[Sequence[str]], Awaitable[Answer]]) -> Answer:
+    """Ask for the symbols of each group at once; after an error that concerns the whole vendor the rest is not asked.
 
     Raises:
         ProviderError: such an error, and no symbol had an answer before it.
     """
-
-    async def alone(batch: Sequence[str]) -> Answer:
-        return Answer(await ask(batch[0]))
-
-    return await batch_by_batch(([symbol] for symbol in symbols), alone)
-
-
-async def batch_by_batch(batches: Iterable[Sequence[str]], ask: Callable[[Sequence[str]], Awaitable[Answer]]) -> Answer:
-    """Likewise for batches of symbols that share a request."""
     events: list[PriceEvent] = []
     failed: dict[str, ProviderError] = {}
     stop: ProviderError | None = None
-    for batch in batches:
-        if stop is not None:
-            failed |= dict.fromkeys(batch, stop)
-            continue
-        try:
-            answer = await ask(batch)
-        except ProviderError as error:
-            failed |= dict.fromkeys(batch, error)
-            stop = error if error.verdict in _STOPPING else None
+    for group in groups:
+        if stop is None:
+            try:
+                answer = await ask(group)
+            except ProviderError as error:
+                failed |= dict.fromkeys(group, error)
+                stop = error if error.verdict in _STOPPING else None
+            else:
+                events += answer.events
+                failed |= answer.failed
         else:
-            events += answer.events
-            failed |= answer.failed
+            failed |= dict.fromkeys(group, stop)
     if stop is not None and not events and all(error.verdict in _STOPPING for error in failed.values()):
         raise stop
     return Answer(events, failed)
+
+
+async def one_by_one(symbols: Iterable[str], ask: Callable[[str], Awaitable[Sequence[PriceEvent]]]) -> Answer:
+    """Ask for each symbol on its own; see `group_by_group`."""
+
+    async def one(group: Sequence[str]) -> Answer:
+        return Answer(await ask(group[0]))
+
+    return await group_by_group(([symbol] for symbol in symbols), one)
+
+
+async def every_page(vendor: str, ask: Callable[[str], Awaitable[tuple[T, str]]]) -> list[T]:
+    """The pages of an answer. `ask` gives the page of a token and the token of the next: "" asks for the first and ends the last.
+
+    A token that comes again is taken for the end.
+
+    Raises:
+        ProviderError: malformed, when there is no end.
+    """
+    pages: list[T] = []
+    token, seen = "", {""}
+    while len(pages) < MOST_PAGES:
+        page, token = await ask(token)
+        pages.append(page)
+        if token in seen:
+            return pages
+        seen.add(token)
+    raise ProviderError(Verdict.MALFORMED, f"{vendor}: an answer of more than {MOST_PAGES} pages; ask for a shorter range")

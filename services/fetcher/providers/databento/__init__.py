@@ -39,7 +39,7 @@ from services.fetcher.providers.databento.symbols import (
     spelled,
 )
 from services.fetcher.providers.databento.venues import consolidated, last_trade, top_of_book
-from services.fetcher.replies import batch_by_batch, one_by_one
+from services.fetcher.replies import group_by_group, one_by_one
 
 BARS_A_DAY: dict[Timeframe, int] = {"1m": 1440, "1h": 24, "1d": 1}
 # So many days hold 500 bars, or a long weekend and a day of trading before it.
@@ -92,7 +92,7 @@ class Databento:
         async def ask_for(batch: Sequence[str]) -> Answer:
             return await ask(self._asked(batch, call, now), self._requests(batch, http, now))
 
-        answer = await batch_by_batch(batches.values(), ask_for)
+        answer = await group_by_group(batches.values(), ask_for)
         return Answer(answer.events, failed | dict(answer.failed))
 
     def _asked(self, batch: Sequence[str], call: Call, now: datetime) -> list[Asked]:
