@@ -37,13 +37,15 @@ def settings_here(config: Path | None = None, data: Path = DEFAULT_DATA) -> Here
     Raises:
         SettingsError: with all that is wrong with them.
     """
-    loaded = read_settings(config, known_providers())
     file = data / FILE_NAME
     try:
         running = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         # It is there only while `quotebus up` runs, and being replaced it may vanish under our eyes.
+        loaded = read_settings(config, known_providers())
         return Here(loaded.settings, None, loaded, frozenset())
+    # What runs here shows the made-up market where nothing is configured.
+    loaded = read_settings(config, known_providers(), demo=True)
     used = {key: running[name] for name, key in _STANDS_FOR.items() if running.get(name) and loaded.origin(*key) == "default"}
     return Here(_with(loaded.settings, used), file, loaded, frozenset(used))
 

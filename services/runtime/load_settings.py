@@ -50,10 +50,11 @@ def load_settings(path: Path | None = None, known_providers: Collection[str] | N
     return read_settings(path, known_providers).settings
 
 
-def read_settings(path: Path | None = None, known_providers: Collection[str] | None = None) -> Loaded:
+def read_settings(path: Path | None = None, known_providers: Collection[str] | None = None, *, demo: bool = False) -> Loaded:
     """Read every source. `path`: the settings file, else $QUOTEBUS_CONFIG, else ./quotebus.toml if there is one.
 
     Empty variables and empty secret files say nothing. With `known_providers` a provider of another name is an error.
+    `demo`: as if the setting of that name were true.
 
     Raises:
         SettingsError: with all that is wrong, an unknown key included.
@@ -66,7 +67,7 @@ def read_settings(path: Path | None = None, known_providers: Collection[str] | N
     settings = Settings()
     try:
         settings = Settings.model_validate(merged)
-        if settings.demo and not settings.providers and not settings.job:
+        if (settings.demo or demo) and not settings.providers and not settings.job:
             layers = (Layer("demo", "market", DEMO), *layers)
             settings = Settings.model_validate({**merged, **DEMO})
     except ValidationError as error:

@@ -78,6 +78,8 @@ async def test_one_command_shows_stores_and_streams_prices_and_leaves_nothing_be
             assert 0 < await redis.ttl("quotebus:price:AAPL:1d:500") <= 3600
         code, said = await quotebus(data, "price", "AAPL", "-o", "json")
         assert (code, json.loads(said)[0]["provider"]) == (0, "synthetic")
+        code, said = await quotebus(data, "doctor", "-o", "json")
+        assert code == 0, said
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 6) == 0
