@@ -1,21 +1,23 @@
 """`quotebus jobs`: what is to be refreshed, and when."""
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from quotebus.cli.connections import Place, place_options, run_async
+from quotebus.cli.connections import Place, nats_of, place_options, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.job_options import job_options
 from quotebus.cli.output import Row, output_option, write
 
 if TYPE_CHECKING:
     from contracts.job import Job
-    from quotebus.cli.job_bucket import JobBucket
+    from quotebus.client import Client
+    from services.runtime.job_bucket import JobBucket
 
 _NAMES_SHOWN = 6
+T = TypeVar("T")
 
 
 @click.group(invoke_without_command=True)
@@ -70,7 +72,7 @@ def edit(place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str,
 @place_options
 def pause(place: Place, job_id: str, *, reason: str, output: str) -> None:
     """Let a job ask for nothing until it is resumed."""
-    _live(place, job_id, {"enabled": False, "paused_reason": reason}, output)
+    _print(run_async(_with_bucket(place, lambda bucket: bucket.pause(job_id, reason))), output)
 
 
 @jobs.command()
@@ -79,7 +81,7 @@ def pause(place: Place, job_id: str, *, reason: str, output: str) -> None:
 @place_options
 def resume(place: Place, job_id: str, *, output: str) -> None:
     """Let a paused job go on; slots that passed meanwhile are not made up for."""
-    _live(place, job_id, {"enabled": True, "paused_reason": None, "enabled_at": datetime.now(UTC)}, output)
+    _print(run_async(_with_bucket(place, lambda bucket: bucket.resume(job_id))), output)
 
 
 @jobs.command()
@@ -97,29 +99,30 @@ def rm(place: Place, job_id: str) -> None:
 @place_options
 def run(place: Place, job_id: str, *, output: str) -> None:
     """Run a job now, paused or not, before everything that is not asked by hand."""
-    request_id = run_async(_with_bucket(place, lambda bucket: _run(bucket, job_id)))
+    request_id = run_async(_run(place, job_id))
     write([{"job": job_id, "request_id": request_id}], output)
 
 
-async def _with_bucket(place: Place, work: Callable[["JobBucket"], Any]) -> Any:
-    from quotebus.cli.job_bucket import job_bucket
-
-    async with job_bucket(place.here()) as bucket:
-        return await work(bucket)
+async def _with_bucket(place: Place, work: Callable[["JobBucket"], Awaitable[T]]) -> T:
+    async with nats_of(place.here()) as client:
+        return await _in_bucket(client, work)
 
 
-async def _run(bucket: "JobBucket", job_id: str) -> str:
-    from contracts.refresh_request import RefreshRequest
+async def _in_bucket(client: "Client", work: Callable[["JobBucket"], Awaitable[T]]) -> T:
+    from services.runtime.job_bucket import JobError, open_job_bucket
 
-    job = await bucket.get(job_id)
-    names = ("symbols", "universe", "dataset", "timeframe", "provider", "max_age_s")
-    wish = {name: getattr(job, name) for name in names}
-    expires_at = datetime.now(UTC) + timedelta(seconds=job.expires_after_s)
-    return await bucket.client.request_refresh(RefreshRequest(**wish, job=job.id, expires_at=expires_at))
+    try:
+        return await work(await open_job_bucket(client.js))
+    except JobError as error:
+        raise CommandError(error.kind, str(error)) from None
 
 
-def _live(place: Place, job_id: str, changes: Mapping[str, object], output: str) -> None:
-    _print(run_async(_with_bucket(place, lambda bucket: bucket.change(job_id, changes, life_only=True))), output)
+async def _run(place: Place, job_id: str) -> str:
+    from services.runtime.job_bucket import wish_of
+
+    async with nats_of(place.here()) as client:
+        job = await _in_bucket(client, lambda bucket: bucket.get(job_id))
+        return await client.request_refresh(wish_of(job))
 
 
 def _print(job: "Job", output: str) -> None:
@@ -153,7 +156,7 @@ def _when(job: "Job") -> str:
 
 
 def _next(job: "Job", now: datetime) -> datetime | str | None:
-    from services.scheduler.due import schedule_of
+    from services.runtime.schedules import schedule_of
 
     if not job.enabled:
         return None

@@ -12,13 +12,13 @@ from contracts import subjects
 from contracts.job import Job
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
+from services.runtime.job_entries import JOBS_STREAM
 from services.runtime.main import Service, StartRefusedError, light_broker, watched
 from services.runtime.provision import wait_until_provisioned
+from services.runtime.schedules import schedule_of
 from services.runtime.settings import Settings
 from services.runtime.skew import ClockSkewError, refuse_skewed_clock
 from services.scheduler.clock import Clock, utc_now
-from services.scheduler.due import schedule_of
-from services.scheduler.jobs import JOBS_STREAM
 from services.scheduler.on_job import JobReader
 from services.scheduler.seed import seed
 

@@ -15,9 +15,9 @@ from prometheus_client import Counter, Histogram
 from contracts.job import Job
 from services.runtime.bus import Bus
 from services.runtime.health import Health
+from services.runtime.slots import Schedule
 from services.scheduler.ask import LastAsked, ask, last_asked
 from services.scheduler.due import Due, due, since
-from services.scheduler.slots import Schedule
 
 ASKED = Counter("quotebus_slots_asked_total", "Slots this clock published a request for.", ["late"])
 MISSED = Counter("quotebus_slots_missed_total", "Slots nobody asked for in time, as this clock found them.")

@@ -10,9 +10,9 @@ from nats.errors import Error as NatsError
 from prometheus_client import Gauge
 
 from services.runtime.bus import Bus
+from services.runtime.job_entries import JOBS_STREAM, JOBS_WRITTEN, Entry, entries
+from services.runtime.schedules import schedule_of
 from services.scheduler.clock import Clock
-from services.scheduler.due import schedule_of
-from services.scheduler.jobs import JOBS_STREAM, JOBS_WRITTEN, Entry, entries
 
 JOBS = Gauge("quotebus_jobs", "Jobs by state.", ["state"])
 REREAD_S = 30.0

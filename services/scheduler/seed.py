@@ -12,7 +12,7 @@ from nats.js.kv import KeyValue
 from contracts.job import Job
 from contracts.message import encode
 from contracts.subjects import JOBS_BUCKET
-from services.scheduler.jobs import Entry, entries
+from services.runtime.job_entries import Entry, entries
 
 PAUSED_BY_SETTINGS = "enabled = false in the settings"
 # These are of the job's life, not of its definition: a restart must not undo what a person did meanwhile.

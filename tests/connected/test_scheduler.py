@@ -18,13 +18,13 @@ from contracts.refresh_request import RefreshRequest
 from quotebus.embedded import NatsServer
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
+from services.runtime.job_entries import entries
 from services.runtime.provision import provision
+from services.runtime.schedules import schedule_of
 from services.runtime.settings import HealthSettings, NatsSettings, SchedulerSettings, Settings
 from services.runtime.topology import topology
 from services.scheduler.app import build
 from services.scheduler.clock import Clock, utc_now
-from services.scheduler.due import schedule_of
-from services.scheduler.jobs import entries
 from services.scheduler.on_job import JobReader
 from services.scheduler.seed import PAUSED_BY_SETTINGS, seed
 

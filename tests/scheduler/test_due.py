@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.job import Job
+from services.runtime.schedules import schedule_of
 from services.scheduler.ask import request_for
-from services.scheduler.due import MEMORY, Due, due, schedule_of
+from services.scheduler.due import MEMORY, Due, due
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)

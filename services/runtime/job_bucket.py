@@ -1,41 +1,44 @@
-"""The jobs in the bucket, as commands read and change them: a change is made only if nobody else was quicker."""
+"""The jobs in the bucket, as people read and change them: a change is made only if nobody else was quicker."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import msgspec
+from nats.js import JetStreamContext
 from nats.js.errors import InvalidKeyError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
 from contracts.job import Job
 from contracts.message import decode, encode
+from contracts.refresh_request import RefreshRequest
 from contracts.subjects import JOBS_BUCKET
-from quotebus.cli.connections import nats_of
-from quotebus.cli.errors import CommandError
-from services.scheduler.due import schedule_of
-from services.scheduler.jobs import entries
-
-if TYPE_CHECKING:
-    from quotebus.client import Client
-    from quotebus.settings_here import Here
+from services.runtime.job_entries import entries
+from services.runtime.schedules import schedule_of
 
 WHEN = frozenset({"cron", "every_s", "at"})
 _TIMES = WHEN | {"timezone"}
 
 
-class JobBucket:
-    """Every job that there is. `client`: the connection it was opened on."""
+class JobError(Exception):
+    """The jobs cannot be read or changed so. `kind` is for programs: not_found, exists, refused, conflict, bad_request, …"""
 
-    def __init__(self, client: "Client", bucket: KeyValue) -> None:
-        self.client = client
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class JobBucket:
+    """Every job that there is."""
+
+    def __init__(self, js: JetStreamContext, bucket: KeyValue) -> None:
+        self._js = js
         self._bucket = bucket
 
     async def all(self) -> list[Job]:
         """Every well-formed job by id. A malformed one is left out: the scheduler reports it."""
         found = []
-        async for entry in entries(self.client.js):
+        async for entry in entries(self._js):
             if entry.body is not None:
                 try:
                     found.append(entry.job())
@@ -49,14 +52,14 @@ class JobBucket:
         try:
             await self._bucket.create(job.id, encode(job))
         except KeyWrongLastSequenceError:
-            raise CommandError("exists", f"there is a job {job.id} already: change it with `quotebus jobs edit {job.id}`") from None
+            raise JobError("exists", f"there is a job {job.id} already: change it with `quotebus jobs edit {job.id}`") from None
         return job
 
     async def change(self, job_id: str, changes: Mapping[str, object], *, life_only: bool = False) -> Job:
         """Change some fields of a job. Of a job of the settings only its life can be changed: `enabled` and why not."""
         job, revision = await self._read(job_id)
         if job.origin == "settings" and not life_only:
-            raise CommandError("refused", f"job {job_id} comes from the settings: change it there, or pause it")
+            raise JobError("refused", f"job {job_id} comes from the settings: change it there, or pause it")
         kept = msgspec.structs.asdict(job)
         if WHEN & changes.keys():
             kept |= {"cron": None, "every_s": None, "at": []}
@@ -69,11 +72,20 @@ class JobBucket:
             await self._bucket.update(job_id, encode(changed), last=revision)
         return changed
 
+    async def pause(self, job_id: str, reason: str) -> Job:
+        """Let a job ask for nothing until it is resumed."""
+        return await self.change(job_id, {"enabled": False, "paused_reason": reason}, life_only=True)
+
+    async def resume(self, job_id: str) -> Job:
+        """Let a job go on; slots that passed meanwhile are not made up for."""
+        life = {"enabled": True, "paused_reason": None, "enabled_at": datetime.now(UTC)}
+        return await self.change(job_id, life, life_only=True)
+
     async def remove(self, job_id: str) -> None:
         """Delete a job that a person made."""
         job, revision = await self._read(job_id)
         if job.origin == "settings":
-            raise CommandError("refused", f"job {job_id} comes from the settings: remove it there, or pause it")
+            raise JobError("refused", f"job {job_id} comes from the settings: remove it there, or pause it")
         with _nobody_quicker(job_id):
             await self._bucket.delete(job_id, last=revision)
 
@@ -87,20 +99,21 @@ class JobBucket:
             entry = await self._bucket.get(job_id)
             return decode(entry.value or b"", Job), entry.revision or 0
         except (NotFoundError, InvalidKeyError):
-            raise CommandError("not_found", f"there is no job {job_id}: `quotebus jobs` lists all") from None
+            raise JobError("not_found", f"there is no job {job_id}: `quotebus jobs` lists all") from None
         except msgspec.MsgspecError as error:
-            raise CommandError("malformed", f"job {job_id} is malformed: {error}") from None
+            raise JobError("malformed", f"job {job_id} is malformed: {error}") from None
 
 
-@asynccontextmanager
-async def job_bucket(here: "Here") -> AsyncIterator[JobBucket]:
-    """The jobs of the settings' NATS."""
-    async with nats_of(here) as client:
-        try:
-            bucket = await client.js.key_value(JOBS_BUCKET)
-        except NotFoundError:
-            raise CommandError("not_provisioned", "the bucket of jobs does not exist: run `quotebus migrate`") from None
-        yield JobBucket(client, bucket)
+async def open_job_bucket(js: JetStreamContext) -> JobBucket:
+    """The bucket of this server.
+
+    Raises:
+        JobError: it is not provisioned.
+    """
+    try:
+        return JobBucket(js, await js.key_value(JOBS_BUCKET))
+    except NotFoundError:
+        raise JobError("not_provisioned", "the bucket of jobs does not exist: run `quotebus migrate`") from None
 
 
 def made(fields: Mapping[str, object]) -> Job:
@@ -109,8 +122,22 @@ def made(fields: Mapping[str, object]) -> Job:
         job = msgspec.convert(dict(fields), Job)
         schedule_of(job)
     except (msgspec.ValidationError, ValueError) as error:
-        raise CommandError("bad_request", str(error)) from None
+        raise JobError("bad_request", str(error)) from None
     return job
+
+
+def wish_of(job: Job) -> RefreshRequest:
+    """What a person asks for who runs this job by hand, now."""
+    return RefreshRequest(
+        symbols=job.symbols,
+        universe=job.universe,
+        dataset=job.dataset,
+        timeframe=job.timeframe,
+        provider=job.provider,
+        max_age_s=job.max_age_s,
+        job=job.id,
+        expires_at=datetime.now(UTC) + timedelta(seconds=job.expires_after_s),
+    )
 
 
 @contextmanager
@@ -118,4 +145,4 @@ def _nobody_quicker(job_id: str) -> Iterator[None]:
     try:
         yield
     except KeyWrongLastSequenceError:
-        raise CommandError("conflict", f"somebody else changed job {job_id} at this very moment: look again and repeat") from None
+        raise JobError("conflict", f"somebody else changed job {job_id} at this very moment: look again and repeat") from None
