@@ -117,8 +117,11 @@ def _adapter(name: str, settings: "ProviderSettings") -> Provider:
 
 async def _ask(adapter: Provider, settings: "ProviderSettings", call: Call, printed: Output) -> dict[str, ProviderError]:
     """Print what the provider has, a batch of symbols a call; give the symbols of which it has nothing, and why."""
+    from services.fetcher.ask_provider import ask_provider
     from services.fetcher.http import MeteredHttp, no_permit_needed, open_session
+    from services.fetcher.origin import trust_of
 
+    trust = trust_of(adapter.profile, settings)
     failed: dict[str, ProviderError] = {}
     most = adapter.profile.symbols_per_call.get(call.dataset, 1)
     size = min(most, settings.symbols_per_call or most)
@@ -132,7 +135,7 @@ async def _ask(adapter: Provider, settings: "ProviderSettings", call: Call, prin
                 settings.timeout_s,
                 settings.max_body_bytes,
                 pace=_pace(adapter, settings),
-                allow_http=not adapter.profile.real,
+                trust=trust,
             )
         except ValueError as error:
             raise ProviderError(Verdict.BAD_REQUEST, f"{adapter.profile.name}: {error}") from None
@@ -141,7 +144,7 @@ async def _ask(adapter: Provider, settings: "ProviderSettings", call: Call, prin
                 failed |= dict.fromkeys(symbols, stop)
                 continue
             try:
-                answer = await adapter.fetch(replace(call, symbols=symbols), http, datetime.now(UTC))
+                answer = await ask_provider(adapter, replace(call, symbols=symbols), http, datetime.now(UTC), trust.redact)
             except ProviderError as error:
                 failed |= dict.fromkeys(symbols, error)
             else:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import get_args
 
 from aiolimiter import AsyncLimiter
 from pydantic import SecretStr
 
 from contracts.message import Basis, Dataset, Timeframe
+from services.fetcher.origin import Trust, trust_of
 from services.fetcher.provider import Access, Profile, Provider, TokenStore, providers
 from services.runtime.settings import ProviderSettings, Settings
 from services.runtime.topology import WINDOW_S, QuotaWindow, Window
@@ -35,6 +37,11 @@ class Account:
     def series_class(self) -> tuple[Basis, str]:
         """What must be equal for one provider's rows to stand in for another's."""
         return self.profile.basis, self.profile.feed
+
+    @cached_property
+    def trust(self) -> Trust:
+        """What its settings allow of the host that is asked, and its keys."""
+        return trust_of(self.profile, self.settings)
 
     def offers(self, dataset: Dataset, timeframe: Timeframe | None) -> bool:
         return self.profile.offers_series(dataset, timeframe)

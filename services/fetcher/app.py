@@ -20,6 +20,7 @@ from services.fetcher.logins import TOKENS_STREAM, LoginWatch, token_stores, wit
 from services.fetcher.on_fetch_task import Permit, Work, Worker
 from services.fetcher.on_refresh_ask import AskDesk
 from services.fetcher.on_refresh_request import Planner, planner_puller
+from services.fetcher.origin import origin_of
 from services.fetcher.provider import Http, providers
 from services.fetcher.rest import Rest
 from services.fetcher.sweep import Sweeper
@@ -68,9 +69,14 @@ def _refuse_unknown(settings: Settings) -> None:
             hint = f"did you mean providers.{near[0]}?" if near else f"there are {', '.join(sorted(providers()))}"
             raise StartRefusedError(f"providers.{name}: there is no such provider; {hint}")
     try:
-        accounts(settings)
+        known = accounts(settings)
     except ValueError as error:
         raise StartRefusedError(f"providers: {error}") from None
+    for name, account in known.items():
+        try:
+            origin_of(account.base_url, account.trust)
+        except ValueError as error:
+            raise StartRefusedError(f"providers.{name}.{error}") from None
 
 
 def _answer_asks(broker: NatsBroker, desk: AskDesk) -> None:
@@ -124,6 +130,6 @@ def _http_of(session: aiohttp.ClientSession, account: Account) -> Callable[[Perm
     given = account.settings
 
     def client(permit: Permit, pace: Permit) -> Http:
-        return MeteredHttp(session, account.base_url, permit, given.timeout_s, given.max_body_bytes, pace=pace)
+        return MeteredHttp(session, account.base_url, permit, given.timeout_s, given.max_body_bytes, pace=pace, trust=account.trust)
 
     return client

@@ -1,21 +1,27 @@
 """HTTP for the adapters: every attempt takes its own permit; nothing is followed, retried, remembered or unbounded."""
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from ipaddress import ip_address
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
+from services.fetcher.origin import Trust, is_loopback, origin_of, site_of
 from services.fetcher.provider import ProviderError, Reply, Verdict
+from services.fetcher.resolver import MAY_BE_PRIVATE, AddressRefusedError, GuardedResolver
 
 Permit = Callable[[int], Awaitable[None]]
 
 CONNECT_TIMEOUT_S = 10.0
-CONNECTIONS_PER_HOST = 8
+CONNECTIONS, CONNECTIONS_PER_HOST = 64, 8
+NAMES_KEPT_S = 60
+# Of one header, and how many; Yahoo sends more than the usual 8 KiB in one.
+HEADER_BYTES, HEADERS = 32 * 1024, 128
 CHUNK = 64 * 1024
 
 
@@ -40,9 +46,14 @@ class _MeteredRequest(aiohttp.ClientRequest):
 
 def open_session() -> aiohttp.ClientSession:
     """The session that every adapter of a process shares: no cookies, no proxies or passwords from the environment."""
+    connector = aiohttp.TCPConnector(
+        limit=CONNECTIONS, limit_per_host=CONNECTIONS_PER_HOST, ttl_dns_cache=NAMES_KEPT_S, resolver=GuardedResolver()
+    )
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit_per_host=CONNECTIONS_PER_HOST),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
+        max_field_size=HEADER_BYTES,
+        max_headers=HEADERS,
         headers={"User-Agent": "quotebus"},
         trust_env=False,
         request_class=_MeteredRequest,
@@ -52,9 +63,11 @@ def open_session() -> aiohttp.ClientSession:
 class MeteredHttp:
     """One provider's way out: `provider.Http` on a session of `open_session`.
 
-    `base_url`: scheme and host only; https, or http to this machine. `pace`: awaited with the
-    cost before each request, as long as it likes. `permit`: awaited with the cost when the bytes of an attempt leave next.
-    A `path` that is a whole URL keeps its host only if that belongs to the site of `base_url`.
+    `base_url`: scheme and host only; see `origin.py` for what is refused, and `trust` for what the settings allow. `pace`: awaited
+    with the cost before each request, as long as it likes. `permit`: awaited with the cost when the bytes of an attempt leave next.
+    A `path` that is a whole URL keeps its host only if that belongs to the site of `base_url`. A body comes without its byte order
+    mark, and the answer to a GET without our own keys, wherever the vendor repeats them. Answers to a form are left as they are:
+    they bring the keys that come next.
     """
 
     def __init__(
@@ -66,10 +79,13 @@ class MeteredHttp:
         max_body_bytes: int,
         *,
         pace: Permit = no_permit_needed,
-        allow_http: bool = False,
+        trust: Trust | None = None,
     ) -> None:
+        trust = trust or Trust()
         self._session = session
-        self._origin, self._host = _origin(base_url, allow_http)
+        self._origin, self._host = origin_of(base_url, trust)
+        self._private = trust.private or is_loopback(self._host)
+        self._redact = trust.redact
         self._permit = permit
         self._pace = pace
         self._timeout_s = timeout_s
@@ -79,7 +95,9 @@ class MeteredHttp:
         self, path: str, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None, cost: int = 1
     ) -> Reply:
         """The answer to a GET; see `provider.Http`."""
-        return await self._ask("GET", self._url(path, params), headers, None, cost)
+        reply = await self._ask("GET", self._url(path, params), headers, None, cost)
+        told = {name: self._redact.text(value) for name, value in reply.headers.items()}
+        return Reply(reply.status, told, self._redact.body(reply.body))
 
     async def post_form(self, path: str, form: Mapping[str, str], headers: Mapping[str, str] | None = None, cost: int = 1) -> Reply:
         """The answer to a POST of a form; see `provider.Http`."""
@@ -90,6 +108,7 @@ class MeteredHttp:
     ) -> Reply:
         await self._pace(cost)
         _PERMIT.set((self._permit, cost))
+        MAY_BE_PRIVATE.set(self._private)
         timeout = aiohttp.ClientTimeout(
             total=self._timeout_s, connect=min(self._timeout_s, CONNECT_TIMEOUT_S), sock_read=self._timeout_s
         )
@@ -103,45 +122,31 @@ class MeteredHttp:
             raise ProviderError(Verdict.TIMEOUT, f"{url.host}: no whole answer in {self._timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise ProviderError(Verdict.SERVER_ERROR, f"{url.host}: {_what_broke(error)}") from None
+        except ValueError:
+            problem = "cannot be asked: the key has a character that no header may hold"
+            raise ProviderError(Verdict.UNAUTHORIZED, f"{url.host}: {problem}") from None
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
-        async for chunk in response.content.iter_chunked(CHUNK):
-            body += chunk
-            if len(body) > self._max_body_bytes:
-                problem = f"{response.url.host}: the answer is larger than {self._max_body_bytes} bytes; raise max_body_bytes"
-                raise ProviderError(Verdict.MALFORMED, problem)
-        return bytes(body)
+        size = response.content_length or 0
+        if size <= self._max_body_bytes:
+            async for chunk in response.content.iter_chunked(CHUNK):
+                body += chunk
+                if len(body) > self._max_body_bytes:
+                    break
+            else:
+                return bytes(body.removeprefix(BOM_UTF8))
+        response.close()
+        problem = f"{response.url.host}: the answer is larger than {self._max_body_bytes} bytes; raise max_body_bytes"
+        raise ProviderError(Verdict.MALFORMED, problem)
 
     def _url(self, path: str, params: Mapping[str, str] | None) -> URL:
         parts = urlsplit(path)
         origin = self._origin
-        if parts.scheme == "https" and parts.hostname and _site(parts.hostname) == _site(self._host):
+        if parts.scheme == "https" and parts.hostname and site_of(parts.hostname) == site_of(self._host):
             origin = f"https://{parts.hostname}"
         query = f"?{urlencode(params)}" if params else ""
         return URL(f"{origin}{parts.path}{query}", encoded=True)
-
-
-def _origin(base_url: str, allow_http: bool) -> tuple[str, str]:
-    parts = urlsplit(base_url)
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not host or parts.username or parts.path.strip("/") or parts.query:
-        raise ValueError("base_url: give scheme and host only, as in https://api.example.com; the paths are the vendor's own")
-    if parts.scheme == "http" and not (allow_http or _is_loopback(host)):
-        raise ValueError(f"base_url: http to {host} would send keys in the clear; use https")
-    return f"{parts.scheme}://{parts.netloc}", host
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _site(host: str) -> str:
-    """The last two labels of a name; an address is its own site."""
-    return host if host.replace(".", "").isdigit() else ".".join(host.split(".")[-2:])
 
 
 def _headers(response: aiohttp.ClientResponse) -> dict[str, str]:
@@ -152,7 +157,8 @@ def _headers(response: aiohttp.ClientResponse) -> dict[str, str]:
 def _what_broke(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError():
-            return "no such host, or no name service"
+            refused = isinstance(error.os_error, AddressRefusedError)
+            return str(error.os_error) if refused else "no such host, or no name service"
         case aiohttp.ClientConnectorCertificateError():
             return "its certificate is not to be trusted"
         case aiohttp.ClientConnectorError():
@@ -160,7 +166,11 @@ def _what_broke(error: Exception) -> str:
             return f"cannot be reached: {os.strerror(number) if number else type(error.os_error).__name__}"
         case aiohttp.ServerDisconnectedError():
             return "hung up before it answered"
+        case aiohttp.ClientPayloadError(__cause__=ContentEncodingError()):
+            return "sent an answer whose compression cannot be read"
         case aiohttp.ClientPayloadError():
             return "hung up in the middle of its answer"
+        case aiohttp.ClientResponseError():
+            return "sent something that is no HTTP, or headers beyond all measure"
         case _:
             return f"the connection failed ({type(error).__name__})"

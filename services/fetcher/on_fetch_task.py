@@ -13,9 +13,10 @@ from prometheus_client import Counter as Metric
 from prometheus_client import Histogram
 
 from services.fetcher.accounts import Account
+from services.fetcher.ask_provider import AdapterFaultError, ask_provider
 from services.fetcher.lanes import Held, Lanes
 from services.fetcher.ledger import Ledger
-from services.fetcher.provider import Answer, Call, Http, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.provider import Answer, Call, Http, ProviderError, Verdict
 from services.fetcher.reports import bury
 from services.fetcher.rest import Rest
 from services.fetcher.served import last_served
@@ -176,16 +177,15 @@ class Worker:
             if spent and self._pace:
                 await self._pace.acquire()
 
+        account = self._work.account
+        http = self._work.http(permit, pace)
         try:
-            refuse_unoffered(self._work.account.profile, call)
-            return await self._work.account.provider.fetch(call, self._work.http(permit, pace), called_at), None, spent
+            return await ask_provider(account.provider, call, http, called_at, account.trust.redact), None, spent
         except ProviderError as error:
             verdict = error.verdict
+            if isinstance(error, AdapterFaultError):
+                log.exception("adapter_failed", provider=self._name, dataset=call.dataset, exc_info=error.__cause__)
             return Answer(), error, spent
-        except Exception as error:  # an adapter's bug must end in a dead letter, not in a dead worker
-            log.exception("adapter_failed", provider=self._name, dataset=call.dataset)
-            fault = f"the adapter failed on the answer: {type(error).__name__}: {error}"
-            return Answer(), ProviderError(Verdict.MALFORMED, fault), spent
         finally:
             CALL_SECONDS.labels(self._name, verdict).observe(clock() - started)
 

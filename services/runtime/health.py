@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from services.runtime.logs import scrub
 from services.runtime.settings import HealthSettings
 
 
@@ -20,8 +21,8 @@ class Health:
     port: int = 0
 
     def ready(self, part: str, ok: bool, detail: str = "") -> None:
-        """Set the state of one part."""
-        self.parts[part] = (ok, detail)
+        """Set the state of one part. `detail` is told to whoever asks, so no secret stays in it."""
+        self.parts[part] = (ok, scrub(detail))
 
     @property
     def ok(self) -> bool:

@@ -57,12 +57,14 @@ class RedisSettings(Section):
 class ProviderSettings(Section):
     """One provider's account and limits. What is not set is the adapter's own default (its free plan).
 
-    `enabled`: by default a provider works when it needs no key or has one. A limit of 0 means none. `burst`: calls that
+    `enabled`: by default a provider works when it needs no key or has one. `allow_http`: keys may travel in the clear. A limit of
+    0 means none. `burst`: calls that
     may leave at once before pacing begins. `priority`: lower is asked first. `options`: the adapter's own extras.
     """
 
     enabled: bool | None = None
     base_url: str | None = None
+    allow_http: bool = False
     api_key: SecretStr | None = None
     api_secret: SecretStr | None = None
     refresh_token: SecretStr | None = None

@@ -1,17 +1,23 @@
 import asyncio
+import gzip
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import quote
 
 import aiohttp
 import pytest
 from aiohttp import web
 
 from services.fetcher.http import MeteredHttp, open_session
+from services.fetcher.origin import Trust
 from services.fetcher.provider import ProviderError, Verdict
+from services.runtime.redact import Redactor
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KEY = "canary-5d1c"
+MIB = 2**20
 
 
 class Permits:
@@ -172,6 +178,104 @@ async def test_a_body_larger_than_the_cap_is_malformed(compressed: bool) -> None
     assert "99999 bytes" in message
 
 
+async def test_a_body_that_says_it_is_too_large_is_not_even_read() -> None:
+    sent: list[int] = []
+
+    async def huge(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(50 * MIB)})
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            for _ in range(50):
+                await response.write(bytes(MIB))
+                sent.append(MIB)
+        return response
+
+    async with vendor(huge) as origin, client(origin, Permits(), max_body_bytes=MIB) as http:
+        verdict, _ = await verdict_of(http.get("/all"))
+    assert verdict is Verdict.MALFORMED
+    assert sum(sent) < 50 * MIB
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+async def test_the_memory_of_an_endless_body_and_of_a_bomb_is_bounded(encoding: str) -> None:
+    bomb = gzip.compress(bytes(200 * MIB), 9) if encoding else b""
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Encoding": encoding} if encoding else {})
+        await response.prepare(request)
+        chunk = bytes(MIB)
+        with suppress(ConnectionError):
+            for _ in range(1 if bomb else 200):
+                await response.write(bomb or chunk)
+        return response
+
+    async with vendor(endless) as origin, client(origin, Permits(), max_body_bytes=4 * MIB) as http:
+        tracemalloc.start()
+        try:
+            verdict, _ = await verdict_of(http.get("/all"))
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert verdict is Verdict.MALFORMED
+    assert most < 24 * MIB
+
+
+async def test_what_is_no_http_or_not_to_be_uncompressed_is_a_server_error() -> None:
+    async def garbled(_request: web.Request) -> web.Response:
+        return web.Response(body=b"no gzip at all", headers={"Content-Encoding": "gzip"})
+
+    async def boastful(_request: web.Request) -> web.Response:
+        return web.Response(headers={"X-Long": "x" * 200_000})
+
+    async def chatty(_request: web.Request) -> web.Response:
+        return web.Response(headers={f"X-{i}": "x" for i in range(1000)})
+
+    for handler, words in ((garbled, "compression"), (boastful, "headers"), (chatty, "headers")):
+        async with vendor(handler) as origin, client(origin, Permits()) as http:
+            verdict, message = await verdict_of(http.get("/a", {"apikey": KEY}))
+        assert verdict is Verdict.SERVER_ERROR
+        assert words in message
+
+
+async def test_a_long_header_that_yahoo_might_send_is_borne() -> None:
+    async def long(_request: web.Request) -> web.Response:
+        return web.Response(headers={"X-Long": "x" * 20_000})
+
+    async with vendor(long) as origin, client(origin, Permits()) as http:
+        assert len((await http.get("/a")).headers["x-long"]) == 20_000
+
+
+async def test_a_key_that_no_header_may_hold_is_a_wrong_key() -> None:
+    async with vendor(echo) as origin, client(origin, Permits()) as http:
+        verdict, message = await verdict_of(http.get("/a", headers={"Authorization": f"Token {KEY}\r\nX-Other: y"}))
+    assert verdict is Verdict.UNAUTHORIZED
+    assert "no header may hold" in message
+
+
+async def test_a_body_comes_without_its_byte_order_mark() -> None:
+    async def marked(_request: web.Request) -> web.Response:
+        return web.Response(body=b'\xef\xbb\xbf{"a": 1}')
+
+    async with vendor(marked) as origin, client(origin, Permits()) as http:
+        assert (await http.get("/a")).body == b'{"a": 1}'
+
+
+async def test_our_keys_come_back_in_no_answer_but_one_to_a_form() -> None:
+    async def parrot(request: web.Request) -> web.Response:
+        key = request.query.get("apikey") or (await request.post())["refresh_token"]
+        return web.Response(text=f'{{"contract": "{key}"}}', headers={"Location": f"https://elsewhere/?k={quote(str(key))}"})
+
+    trust = Trust(redact=Redactor(["ca/nary-5d1c"], 8))
+    async with vendor(parrot) as origin, open_session() as session:
+        http = MeteredHttp(session, origin, Permits(), 5.0, 1000, trust=trust)
+        told = await http.get("/a", {"apikey": "ca/nary-5d1c"})
+        form = await http.post_form("/token", {"refresh_token": "ca/nary-5d1c"})
+    assert told.body == b'{"contract": "***"}'
+    assert told.headers["location"] == "https://elsewhere/?k=***"
+    # The next key comes with it.
+    assert b"ca/nary-5d1c" in form.body
+
+
 async def test_a_server_that_is_not_there_is_a_server_error() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -260,7 +364,7 @@ async def test_plain_http_is_for_this_machine_or_where_it_is_allowed() -> None:
     async with open_session() as session:
         for origin in ("http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"):
             MeteredHttp(session, origin, Permits(), 1.0, 1000)
-        MeteredHttp(session, "http://vendor.internal", Permits(), 1.0, 1000, allow_http=True)
+        MeteredHttp(session, "http://vendor.internal", Permits(), 1.0, 1000, trust=Trust(allow_http=True))
 
 
 async def test_a_whole_url_keeps_its_host_only_within_the_vendors_site() -> None:

@@ -1,0 +1,34 @@
+"""One call of an adapter, whatever the adapter does: an answer, or an error that may be shown to anybody."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from services.fetcher.provider import Answer, Call, Http, Provider, ProviderError, Verdict, refuse_unoffered
+from services.runtime.redact import Redactor
+
+
+class AdapterFaultError(ProviderError):
+    """The adapter itself failed, which no answer should bring about: the cause is the bug."""
+
+
+async def ask_provider(provider: Provider, call: Call, http: Http, now: datetime, redact: Redactor) -> Answer:
+    """What the provider answers; its errors in one line each, without the keys that `redact` knows.
+
+    Raises:
+        ProviderError: the call as a whole failed; an `AdapterFaultError` if the adapter did.
+    """
+    try:
+        refuse_unoffered(provider.profile, call)
+        answer = await provider.fetch(call, http, now)
+    except ProviderError as error:
+        raise _told(error, redact) from None
+    except Exception as error:
+        fault = f"{provider.profile.name}: the adapter failed on the answer ({type(error).__name__}); its log has more"
+        raise AdapterFaultError(Verdict.MALFORMED, fault) from error
+    return replace(answer, failed={symbol: _told(error, redact) for symbol, error in answer.failed.items()})
+
+
+def _told(error: ProviderError, redact: Redactor) -> ProviderError:
+    message = redact.text(" ".join(error.message.split()))
+    # The very same error where it can stay: it may be of a kind that says more.
+    return error if message == error.message else ProviderError(error.verdict, message, error.retry_at)
