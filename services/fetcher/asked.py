@@ -16,6 +16,8 @@ from services.fetcher.provider import Call, Profile
 from services.fetcher.rows import Action, Contract, Row, Spot
 
 LATEST_BARS = 500
+CLOCK_SLACK = timedelta(minutes=1)
+DAY_SLACK = timedelta(hours=14)  # a session's date begins so much earlier in the Pacific than in UTC
 
 
 class _Bars(NamedTuple):
@@ -79,10 +81,12 @@ class Asked:
         return [self._event(part, edges[i], edges[i + 1]) for i, part in enumerate(parts)]
 
     def quote(self, spot: Spot, observed_at: datetime | None = None) -> PriceQuote:
-        """The price of now, in the major unit."""
+        """The price of now, in the major unit. `observed_at`: as of when, if the vendor says; one that lies ahead says nothing."""
+        # No later quote would ever replace one that was observed in the year 3000.
+        observed = observed_at if observed_at and observed_at <= self.now + CLOCK_SLACK else None
         return PriceQuote(
-            **self._source(observed_at),
-            at=spot.at,
+            **self._source(observed),
+            at=spot.at if spot.at and spot.at <= self.now + DAY_SLACK else None,
             price=self.unit.major(spot.price),
             bid=self.unit.major(spot.bid),
             ask=self.unit.major(spot.ask),
@@ -91,8 +95,11 @@ class Asked:
         )
 
     def chain(self, contracts: Iterable[Contract]) -> list[PriceChain]:
-        """The contracts in numbered events of at most MAX_ROWS; of one named twice the later counts; none give one empty event."""
-        rows = list({row.contract: row for row in contracts if row.strike > 0}.values())
+        """The contracts in numbered events of at most MAX_ROWS; of one named twice the later counts; none give one empty event.
+
+        One without a name or a strike is left out.
+        """
+        rows = list({row.contract: row for row in contracts if row.contract and row.strike > 0}.values())
         parts = [rows[i : i + MAX_ROWS] for i in range(0, len(rows), MAX_ROWS)] or [[]]
         return [self._chain(part, number, len(parts)) for number, part in enumerate(parts, 1)]
 
@@ -130,7 +137,7 @@ class Asked:
         if not found:
             return _Bars([], [], [], [], [], [], [])
         _, *prices, volume, adjusted = map(list, zip(*found.values(), strict=True))
-        known = [value or None for value in adjusted]
+        known = [value if value and value > 0 else None for value in adjusted]
         if self.unit.scale != 1.0:
             prices = [[self.unit.known(value) for value in column] for column in prices]
             known = [self.unit.major(value) for value in known]

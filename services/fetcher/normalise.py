@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo
 from contracts.message import Timeframe
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# What lies outside is no time of any market, and near the ends of the calendar a day more or less is an error.
+YEARS = range(1700, 2200)
 LENGTHS: dict[Timeframe, timedelta] = {
     "1m": timedelta(minutes=1),
     "5m": timedelta(minutes=5),
@@ -23,6 +25,7 @@ _MONEY = re.compile(
     "AED|ARS|AUD|BRL|CAD|CHF|CLP|CNH|CNY|COP|CZK|DKK|EUR|GBP|HKD|HUF|IDR|ILS|INR|JPY|KRW|MXN|MYR|NGN|NOK|NZD|PEN|PHP|PKR|PLN"
     "|RON|RUB|SAR|SEK|SGD|THB|TRY|TWD|UAH|USD|VND|ZAR|XAG|XAU|XPD|XPT"
 )
+_CODE = re.compile(r"[A-Za-z0-9]{2,12}")
 _CRYPTO_QUOTES = ("USDT", "USDC", "USD", "EUR", "GBP", "JPY", "BTC", "ETH")
 _OPTION = re.compile(r"(?:O:)?([A-Z0-9]{1,6}) *(\d{6})([CP])(\d{8})")
 _SHARE_CLASS = re.compile(r"([A-Za-z]{1,5})\.([A-Za-z])")
@@ -47,9 +50,9 @@ class Unit(NamedTuple):
 PLAIN = Unit()
 
 
-def unit_of(code: str | None) -> Unit:
-    """The unit of a vendor's currency code. Case matters: GBp is a penny, GBP a pound."""
-    if not code:
+def unit_of(code: object) -> Unit:
+    """The unit of a vendor's currency code; of what can be none, nothing is known. Case matters: GBp is a penny, GBP a pound."""
+    if not isinstance(code, str) or not _CODE.fullmatch(code):
         return PLAIN
     major = _MINOR_UNITS.get(code)
     return Unit(major, code, 0.01) if major else Unit(code.upper())
@@ -137,18 +140,21 @@ def dashed_class(symbol: str, suffixes: str = "") -> str:
 
 
 def day_of(text: object) -> date | None:
-    """The day a text begins with, as it is written: a session date is never shifted by a time zone."""
+    """The day a text begins with, as it is written: a session date is never shifted by a time zone. None: no day of any market."""
     try:
-        return date.fromisoformat(str(text)[:10])
+        found = date.fromisoformat(str(text)[:10])
     except ValueError:
         return None
+    return found if found.year in YEARS else None
 
 
 def instant_of(text: object, zone: str = "UTC") -> datetime | None:
-    """The UTC instant of an ISO text; one that names no offset is local time in `zone`."""
+    """The UTC instant of an ISO text; one that names no offset is local time in `zone`. None: no time of any market."""
     try:
         found = datetime.fromisoformat(str(text))
     except ValueError:
+        return None
+    if found.year not in YEARS:
         return None
     return (found if found.tzinfo else found.replace(tzinfo=ZoneInfo(zone))).astimezone(UTC)
 
@@ -157,9 +163,10 @@ def from_epoch(seconds: object) -> datetime | None:
     """The instant so many seconds after (or, negative, before) 1970; None for unknown, which vendors write as 0 too."""
     found = number(seconds)
     try:
-        return EPOCH + timedelta(seconds=found) if found else None
+        at = EPOCH + timedelta(seconds=found) if found else None
     except OverflowError:  # milliseconds, say: no date has so large a year
         return None
+    return at if at and at.year in YEARS else None
 
 
 def day_start(day: date, zone: str = "UTC") -> datetime:

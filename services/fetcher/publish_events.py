@@ -13,6 +13,7 @@ from services.fetcher.asked import Asked
 from services.fetcher.provider import Call, Profile
 from services.fetcher.rows import Spot
 from services.fetcher.validate import Broken, validate
+from services.fetcher.validate_facts import validate_facts
 from services.runtime.bus import Bus
 
 
@@ -26,11 +27,10 @@ async def publish_answer(bus: Bus, task: FetchTask, events: Sequence[PriceEvent]
         event = msgspec.structs.replace(
             answered, fetched_at=called_at, request_id=task.request_id, run_id=task.run_id, fallback_from=task.tried
         )
-        if isinstance(event, PriceBars):
-            whole = event
-            event, broken = validate(whole, called_at)
-            if broken:
-                publishing.append(bus.publish(subjects.price_quarantined(task.symbol), _quarantined(whole, broken)))
+        whole = event
+        event, broken = validate(whole, called_at) if isinstance(whole, PriceBars) else validate_facts(whole, called_at)
+        if broken:
+            publishing.append(bus.publish(subjects.price_quarantined(task.symbol), _quarantined(task, whole, broken)))
         rows += _count(event)
         publishing.append(bus.publish(subject, event, message_id=f"{identity}:{number}"))
     await asyncio.gather(*publishing)
@@ -52,7 +52,7 @@ def empty_answer(profile: Profile, task: FetchTask, called_at: datetime) -> Sequ
             return [asked.quote(Spot())]
 
 
-def _quarantined(event: PriceBars, broken: Sequence[Broken]) -> PriceQuarantined:
+def _quarantined(task: FetchTask, event: PriceEvent, broken: Sequence[Broken]) -> PriceQuarantined:
     return PriceQuarantined(
         symbol=event.symbol,
         provider=event.provider,
@@ -62,8 +62,8 @@ def _quarantined(event: PriceBars, broken: Sequence[Broken]) -> PriceQuarantined
         currency=event.currency,
         request_id=event.request_id,
         run_id=event.run_id,
-        dataset="bars",
-        timeframe=event.timeframe,
+        dataset=task.dataset,
+        timeframe=task.timeframe,
         at=[at for at, _, _ in broken],
         rule=[rule for _, rule, _ in broken],
         row=[row for _, _, row in broken],

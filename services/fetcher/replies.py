@@ -16,6 +16,7 @@ from services.fetcher.provider import Answer, ProviderError, Reply, Verdict
 _STOPPING = frozenset({Verdict.RATE_LIMITED, Verdict.UNAUTHORIZED, Verdict.SERVER_ERROR, Verdict.TIMEOUT})
 _SHORT = 120
 MOST_PAGES = 1000
+LONGEST_REST = timedelta(days=32)  # a quota's month
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ def json_in(reply: Reply) -> object | None:
     """The body's JSON, whatever its content type says; None if it is none."""
     try:
         return msgspec.json.decode(reply.body) if reply.body else None
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # no JSON, no text, or nested beyond measure
         return None
 
 
@@ -34,8 +35,10 @@ def text_in(reply: Reply) -> str:
 
 
 def said(text: object, *secrets: str) -> str:
-    """A vendor's words, fit to be shown: one short line without web addresses and without the secrets."""
-    line = re.sub(r"\S*://\S*|\bwww\.\S+", "…", " ".join(str(text).split()))
+    """A vendor's words, fit to be shown: one short line without web addresses, control characters and the secrets."""
+    # The start alone: of a text of megabytes without a space the search below would take hours.
+    words = "".join(letter if letter.isprintable() else " " for letter in str(text)[: 5 * _SHORT])
+    line = re.sub(r"\S*://\S*|\bwww\.\S+", "…", " ".join(words.split()))
     for secret in filter(None, secrets):
         line = line.replace(secret, "***")
     return line if len(line) <= _SHORT else line[:_SHORT].rstrip() + "…"
@@ -62,14 +65,15 @@ def refusal(vendor: str, reply: Reply, now: datetime) -> ProviderError:
 
 
 def retry_after(reply: Reply, now: datetime) -> datetime | None:
-    """When the `Retry-After` header says to come back: seconds or a date."""
+    """When the `Retry-After` header says to come back: seconds or a date, LONGEST_REST at most; one that is past says nothing."""
     text = reply.headers.get("retry-after", "").strip()
-    if text.isdigit():
-        return now + timedelta(seconds=min(int(text), 366 * 86400))
     try:
-        return parsedate_to_datetime(text).astimezone(UTC) if text else None
+        # A date without a zone is meant in UTC.
+        date = parsedate_to_datetime(text) if not re.fullmatch(r"[0-9]{1,9}", text) else now + timedelta(seconds=int(text))
     except ValueError:
         return None
+    at = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return min(at.astimezone(UTC), now + LONGEST_REST) if at > now else None
 
 
 def window_end(text: str, now: datetime, zone: str) -> datetime | None:
@@ -97,7 +101,7 @@ def zone_named(vendor: str, name: str) -> str:
     try:
         return ZoneInfo(name).key
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ProviderError(Verdict.MALFORMED, f"{vendor}: {name!r} is no time zone we know") from None
+        raise ProviderError(Verdict.MALFORMED, f"{vendor}: {said(name)!r} is no time zone we know") from None
 
 
 async def group_by_group(groups: Iterable[Sequence[str]], ask: Callable[[Sequence[str]], Awaitable[Answer]]) -> Answer:

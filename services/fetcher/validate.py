@@ -2,15 +2,16 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from itertools import repeat
-from math import inf, isfinite, log
+from math import isfinite, log
 from operator import ge, le, truediv
 from statistics import median
 
 import msgspec
 
 from contracts.price_events import Column, PriceBars
+from services.fetcher.asked import CLOCK_SLACK, DAY_SLACK
 from services.fetcher.normalise import LENGTHS, period_end
 
 JUMP_MULTIPLE = 25.0  # of the median move of the last bars
@@ -19,8 +20,8 @@ MOVES = 20
 LEAST_MOVES = 5
 HUNDREDFOLD = (75.0, 133.0)  # pence for pounds, and the market's own move on top
 FIRST_ROWS = 5
-CLOCK_SLACK = timedelta(minutes=1)
-DAY_SLACK = timedelta(hours=14)  # a session's date begins so much earlier in the Pacific than in UTC
+# Beyond these a number stands for something else, such as the largest of an integer.
+HIGHEST_PRICE, LARGEST_VOLUME = 1e12, 1e18
 
 _COLUMNS = ("at", "open", "high", "low", "close", "volume", "adjusted_close")
 
@@ -53,7 +54,7 @@ def _is_sound(bars: PriceBars, now: datetime) -> bool:
     # A comparison with NaN is false, so NaN is never sound.
     return (
         min(bars.low) > 0
-        and max(bars.high) < inf
+        and max(bars.high) < HIGHEST_PRICE
         and all(map(le, bars.low, bars.open))
         and all(map(le, bars.low, bars.close))
         and all(map(ge, bars.high, bars.open))
@@ -62,8 +63,9 @@ def _is_sound(bars: PriceBars, now: datetime) -> bool:
         and max(map(truediv, bars.close[1:], bars.close), default=1.0) < LEAST_JUMP
         and max(map(truediv, bars.close, bars.close[1:]), default=1.0) < LEAST_JUMP
         and all(map(le, repeat(0.0), volumes := _known(bars.volume)))
-        and max(volumes, default=0.0) < inf
-        and all(map(isfinite, _known(bars.adjusted_close or [])))
+        and max(volumes, default=0.0) < LARGEST_VOLUME
+        and all(map(isfinite, adjusted := _known(bars.adjusted_close or [])))
+        and max(adjusted, default=0.0) < HIGHEST_PRICE
         and not any(_misplaced(bars, i, now) for i in (0, -1))
     )
 
@@ -78,7 +80,7 @@ def _rule_broken(bars: PriceBars, i: int, now: datetime) -> str:
     adjusted = bars.adjusted_close[i] if bars.adjusted_close else None
     if not all(isfinite(value) for value in (o, h, low, c, volume, adjusted) if value is not None):
         return "not_finite"
-    if min(o, h, low, c) <= 0 and not _may_be_negative(bars.symbol):
+    if min(o, h, low, c) <= 0 and not may_be_negative(bars.symbol):
         return "price_not_positive"
     if low > h:
         return "low_above_high"
@@ -86,11 +88,17 @@ def _rule_broken(bars: PriceBars, i: int, now: datetime) -> str:
         return "open_outside_low_high"
     if not low <= c <= h:
         return "close_outside_low_high"
-    if volume is not None and volume < 0:
-        return "negative_volume"
     if low > 0 and h / low >= HUNDREDFOLD[0]:
         return "hundredfold"
-    return _misplaced(bars, i, now)
+    return _size_rule((h, adjusted or h), volume) or _misplaced(bars, i, now)
+
+
+def _size_rule(prices: Sequence[float], volume: float | None) -> str:
+    if max(prices) >= HIGHEST_PRICE:
+        return "price_absurd"
+    if volume is not None and volume < 0:
+        return "negative_volume"
+    return "volume_absurd" if volume is not None and volume >= LARGEST_VOLUME else ""
 
 
 def _misplaced(bars: PriceBars, i: int, now: datetime) -> str:
@@ -104,8 +112,8 @@ def _misplaced(bars: PriceBars, i: int, now: datetime) -> str:
     return "in_the_future" if at > now + (CLOCK_SLACK if length else DAY_SLACK) else ""
 
 
-def _may_be_negative(symbol: str) -> bool:
-    """Futures and their spreads have traded below zero."""
+def may_be_negative(symbol: str) -> bool:
+    """Whether its price may: futures and their spreads have traded below zero."""
     return symbol.endswith("=F") or symbol.startswith("/")
 
 

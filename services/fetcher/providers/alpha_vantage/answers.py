@@ -33,6 +33,9 @@ def parse_table(reply: Reply, now: datetime) -> Table:
     Raises:
         ProviderError: it is an error, or none of both.
     """
+    # The vendor refuses with status 200; any other is the word of whatever stands in front of it.
+    if reply.status != 200:
+        raise refusal("alpha_vantage", reply, now)
     document = json_in(reply)
     if isinstance(document, dict):
         if error := _refused(document, now):
@@ -51,14 +54,16 @@ def _from_json(document: Record) -> Table:
     meta = _record(document.get("Meta Data"))
     zone = next((str(value) for name, value in meta.items() if name == "timezone"), None)
     for name, value in document.items():
-        if isinstance(value, list):
+        if isinstance(value, list) and name == "data":
             return Table([_record(row) for row in value])
         if isinstance(value, dict) and "Time Series" in name:
             return Table([{"timestamp": time, **_record(cells)} for time, cells in value.items()], zone)
-        if isinstance(value, dict) and name != "Meta Data":
+        if isinstance(value, dict) and name.startswith(("Global Quote", "Realtime Currency Exchange Rate")):
             return Table([_record(value)] if value else [])
-    if not meta:
+    if not document:
         raise ProviderError(Verdict.NOT_FOUND, "alpha_vantage: answered with nothing, as for a symbol it does not know")
+    if not meta:
+        raise ProviderError(Verdict.MALFORMED, "alpha_vantage: answered something else instead of data")
     return Table([])
 
 
@@ -87,6 +92,8 @@ def _refused(document: Record, now: datetime) -> ProviderError | None:
         return None
     if document.get("data") or "premium" in message:
         return ProviderError(Verdict.PLAN_RESTRICTED, "alpha_vantage: wants a premium plan for this; its sample rows are made up")
+    if "data" not in document:
+        return ProviderError(Verdict.MALFORMED, "alpha_vantage: a message instead of data that says neither limit nor plan nor key")
     return ProviderError(Verdict.EMPTY, "alpha_vantage: has no data for this")
 
 

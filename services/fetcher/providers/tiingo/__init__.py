@@ -96,7 +96,7 @@ class Tiingo:
             prices = record.get("priceData")
             if str(record.get("ticker")).lower() == self.to_vendor(asked.symbol) and isinstance(prices, list):
                 unit = unit_of(str(record.get("quoteCurrency") or "") or asked.unit.currency)
-                return prices, replace(asked, unit=unit)
+                return [row for row in prices if isinstance(row, dict)], replace(asked, unit=unit)
         return [], asked
 
     async def _actions(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:

@@ -1,7 +1,7 @@
 """What Yahoo answers: an envelope with results or an error; charts, quotes, option chains."""
 
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 from zoneinfo import ZoneInfo
@@ -103,7 +103,7 @@ def parse_results(reply: Reply, kind: type[T], now: datetime) -> list[T]:
             raise _refused(reply, envelope.error, now)
         if envelope is not None and envelope.result is not None and reply.status == 200:
             return [msgspec.json.decode(result, type=kind) for result in envelope.result]
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # no JSON, no text, or nested beyond measure
         if reply.status == 999 or "too many requests" in text_in(reply)[:200].lower():
             raise ProviderError(Verdict.RATE_LIMITED, "yahoo: too many requests", retry_after(reply, now)) from None
     raise refusal("yahoo", reply, now)
@@ -125,7 +125,9 @@ def parse_rows(chart: Chart) -> list[Row]:
     *exact, volume, adjusted = columns
     opens, high, low, close, adjusted = map(_exact_column, (*exact, adjusted))
     volume = [_volume(value, kind) for value in volume] if kind in VOLUMELESS else volume
-    return list(map(Row, map(_instant, chart.timestamp), opens, high, low, close, volume, adjusted))
+    instants = list(map(_instant, chart.timestamp))
+    rows = list(map(Row, instants, opens, high, low, close, volume, adjusted))
+    return [row for row in rows if row.at != EPOCH] if EPOCH in instants else rows
 
 
 def parse_actions(chart: Chart) -> Iterator[Action]:
@@ -144,8 +146,8 @@ def parse_actions(chart: Chart) -> Iterator[Action]:
 def parse_contracts(chain: Chain) -> Iterator[Contract]:
     """The calls and puts; Yahoo gives no greeks and no mark."""
     for expiration in chain.options:
-        yield from (_contract(row, "call") for row in expiration.calls)
-        yield from (_contract(row, "put") for row in expiration.puts)
+        yield from _contracts(expiration.calls, "call")
+        yield from _contracts(expiration.puts, "put")
 
 
 def parse_spot(row: dict[str, Any]) -> Spot:
@@ -168,11 +170,17 @@ def _refused(reply: Reply, error: _Error, now: datetime) -> ProviderError:
     return refusal("yahoo", reply, now)
 
 
-def _contract(row: dict[str, Any], right: Literal["call", "put"]) -> Contract:
+def _contracts(rows: Iterable[dict[str, Any]], right: Literal["call", "put"]) -> Iterator[Contract]:
+    for row in rows:
+        if expiry := from_epoch(row.get("expiration")):
+            yield _contract(row, right, expiry.date())
+
+
+def _contract(row: dict[str, Any], right: Literal["call", "put"], expiry: date) -> Contract:
     iv = number(row.get("impliedVolatility"))
     return Contract(
-        contract=str(row.get("contractSymbol", "")),
-        expiry=(from_epoch(row.get("expiration")) or EPOCH).astimezone(UTC).date(),
+        contract=str(row.get("contractSymbol") or ""),
+        expiry=expiry,
         strike=number(row.get("strike")) or 0.0,
         right=right,
         bid=price(row.get("bid")),
@@ -199,8 +207,8 @@ def _exact_column(column: list[float | None]) -> list[float | None]:
 
 @lru_cache(maxsize=65536)
 def _instant(seconds: int) -> datetime:
-    """Remembered, as bars of many symbols begin at the same instants."""
-    return EPOCH + timedelta(seconds=seconds)
+    """Remembered, as bars of many symbols begin at the same instants. EPOCH stands for unknown."""
+    return from_epoch(seconds) or EPOCH
 
 
 def _volume(value: float | None, kind: str) -> float | None:
