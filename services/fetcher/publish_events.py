@@ -8,9 +8,9 @@ import msgspec
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
-from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuarantined
+from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuarantined, PriceQuote
 from services.fetcher.asked import Asked
-from services.fetcher.provider import Call, Profile
+from services.fetcher.provider import Call, Profile, ProviderError, Verdict
 from services.fetcher.rows import Spot
 from services.fetcher.validate import Broken, validate
 from services.fetcher.validate_facts import validate_facts
@@ -18,7 +18,11 @@ from services.runtime.bus import Bus
 
 
 async def publish_answer(bus: Bus, task: FetchTask, events: Sequence[PriceEvent], called_at: datetime) -> int:
-    """Publish one symbol's answer with the task's provenance; give the rows published. Returns when all of it is stored."""
+    """Publish one symbol's answer with the task's provenance; give the rows published. Returns when all of it is stored.
+
+    Raises:
+        ProviderError: malformed, when it is a quote that breaks a rule: it is in quarantine, and the last good one stays.
+    """
     subject = subjects.price(task.dataset, task.timeframe, task.symbol)
     identity = f"{task.run_id}:{subject}:{called_at.timestamp()}"
     publishing = []
@@ -31,6 +35,10 @@ async def publish_answer(bus: Bus, task: FetchTask, events: Sequence[PriceEvent]
         event, broken = validate(whole, called_at) if isinstance(whole, PriceBars) else validate_facts(whole, called_at)
         if broken:
             publishing.append(bus.publish(subjects.price_quarantined(task.symbol), _quarantined(task, whole, broken)))
+        if broken and isinstance(whole, PriceQuote):
+            await asyncio.gather(*publishing)
+            problem = f"{whole.provider}: its quote is in quarantine, it broke the rule {broken[0][1]}"
+            raise ProviderError(Verdict.MALFORMED, problem)
         rows += _count(event)
         publishing.append(bus.publish(subject, event, message_id=f"{identity}:{number}"))
     await asyncio.gather(*publishing)

@@ -37,8 +37,12 @@ class Settlement:
         self._attempts: Counter[tuple[str, str]] = Counter()
 
     async def publish(self, held: Held, events: Sequence[PriceEvent], called_at: datetime, calls: int) -> None:
-        """Publish the answer, report it, acknowledge; an answer without rows is one too."""
-        rows = await publish_answer(self._bus, held.task, events, called_at)
+        """Publish the answer, report it, acknowledge; an answer without rows is one too, one that cannot be published none."""
+        try:
+            rows = await publish_answer(self._bus, held.task, events, called_at)
+        except ProviderError as error:
+            await self.fail(held, error, called_at, calls)
+            return
         await self.end(held, "refreshed" if rows else "empty", called_at=called_at, rows=rows, calls=calls)
 
     async def fail(self, held: Held, error: ProviderError, called_at: datetime, calls: int = 0) -> None:

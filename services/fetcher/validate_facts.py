@@ -28,7 +28,7 @@ _QUOTE = ("at", "price", "bid", "ask", "previous_close", "volume")
 
 
 def validate_facts(event: Facts, now: datetime) -> tuple[Facts, list[Broken]]:
-    """The event without the rows that break a rule, and those rows; a quote is one row, and without it says "nothing there"."""
+    """The event without the rows that break a rule, and those rows. A quote is one row, and without it an empty event."""
     match event:
         case PriceChain():
             return _kept(event, _CHAIN, lambda i: _contract_rule(event, i, now))

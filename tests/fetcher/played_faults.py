@@ -100,6 +100,7 @@ def _told(status: int, advice: str, verdicts: set[Verdict], **headers: str) -> d
         "message": f'{{"message": "{words}"}}'.encode(),
         "error": f'{{"error": "{words}"}}'.encode(),
         "detail": f'{{"detail": "{words}"}}'.encode(),
+        "detail that says error": f'{{"detail": "Error: {words}"}}'.encode(),
         "an error with a code": f'{{"error": {{"code": {status}, "message": "{words}"}}}}'.encode(),
         "status, code and message": f'{{"status": "error", "code": {status}, "message": "{words}", "data": []}}'.encode(),
         "an empty list": b"[]",

@@ -26,8 +26,11 @@ redact = Redactor([KEY, "tiny"], at_least=8)
         KEY,
         quote(KEY),
         quote(KEY, safe=""),
-        quote_plus(KEY),
+        quote(KEY, safe="").lower(),
+        quote_plus(KEY).upper(),
         json.dumps(KEY)[1:-1],
+        json.dumps(json.dumps(KEY)[1:-1])[1:-1],
+        repr(KEY.replace("/", "\\/"))[1:-1],
         json.dumps(KEY, ensure_ascii=False)[1:-1].replace("/", "\\/"),
     ],
 )

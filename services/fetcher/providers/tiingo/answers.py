@@ -54,7 +54,7 @@ def _refused(words: str, reply: Reply, now: datetime) -> ProviderError:
         return ProviderError(Verdict.UNAUTHORIZED, "tiingo: the key is not accepted; set api_key")
     if reply.status in (402, 403) or "permission" in low or "subscription" in low or "upgrade" in low:
         return ProviderError(Verdict.PLAN_RESTRICTED, message)
-    if reply.status == 400 or low.startswith("error"):
+    if reply.status == 400 or (low.startswith("error") and reply.status < 500):
         return ProviderError(Verdict.BAD_REQUEST, message)
     return refusal("tiingo", reply, now)
 
