@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Path = tuple[str | int, ...]
-MOST = 1000  # mutations of one body; of more, a fixed choice
+MOST = 700  # mutations of one body; of more, a fixed choice
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,19 @@ import gzip
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 from aiohttp import web
 
 from services.fetcher.provider import Verdict
-from tests.fetcher.test_every_provider import NOW
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MIB = 2**20
 MOST_BYTES = MIB  # of a body, in these tests
-IN_A_MINUTE = NOW.replace(minute=31)
+# The time of now: an adapter that keeps tokens may look at its own clock.
+NOW = datetime.now(UTC).replace(microsecond=0)
+TOMORROW = NOW + timedelta(days=1)
 
 BROKEN = {Verdict.MALFORMED, Verdict.SERVER_ERROR}
 NOT_ENTITLED = {Verdict.PLAN_RESTRICTED, Verdict.UNAUTHORIZED, Verdict.SERVER_ERROR}
@@ -33,12 +35,12 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Fault:
-    """`advice`: what an adapter does that passes."""
+    """`advice`: what an adapter does that passes. `retry_at`: when to come back, or so much later as the call took."""
 
     handler: Handler
     verdicts: set[Verdict]
     advice: str
-    retry_at: object = None
+    retry_at: datetime | None = None
 
 
 def answer(status: int, body: bytes = b"", **headers: str) -> Handler:
@@ -123,9 +125,9 @@ FAULTS: dict[str, Fault] = {
     **_told(502, _ASK_STATUS, {Verdict.SERVER_ERROR}),
     **_told(503, _ASK_STATUS, {Verdict.SERVER_ERROR}, Retry_After="60"),
     **_told(504, _ASK_STATUS, {Verdict.SERVER_ERROR, Verdict.TIMEOUT}),
-    "429 for so many seconds": Fault(answer(429, b"slow down", Retry_After="60"), _LIMITED, _RETRY, IN_A_MINUTE),
+    "429 for so many seconds": Fault(answer(429, b"slow down", Retry_After="86400"), _LIMITED, _RETRY, TOMORROW),
     "429 until a date": Fault(
-        answer(429, b"slow down", Retry_After=format_datetime(IN_A_MINUTE, usegmt=True)), _LIMITED, _RETRY, IN_A_MINUTE
+        answer(429, b"slow down", Retry_After=format_datetime(TOMORROW, usegmt=True)), _LIMITED, _RETRY, TOMORROW
     ),
     "429 until nobody knows": Fault(answer(429, b"slow down", Retry_After="in a while"), _LIMITED, _RETRY),
     "200 with an error": Fault(answer(200, b'{"error": "something went wrong"}'), {*BROKEN, Verdict.BAD_REQUEST}, _NO_DATA),
@@ -158,7 +160,9 @@ SLOW_FAULTS: dict[str, Fault] = {
 }
 
 
-REDIRECTED = Fault(_hung_up, {*BROKEN, Verdict.UNAUTHORIZED}, "a redirect is no data, and is not followed: `replies.refusal`")
+REDIRECTED = Fault(
+    _hung_up, {*BROKEN, Verdict.UNAUTHORIZED, Verdict.RATE_LIMITED}, "a redirect is no data, and is not followed: `replies.refusal`"
+)
 
 
 def redirect(to: str) -> Mapping[int, Handler]:

@@ -11,7 +11,7 @@ from contracts import subjects
 from contracts.price_events import Column, PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuote
 from services.cacher.read_event import EventReader, MalformedEventError
 from services.fetcher.provider import Answer, Call
-from services.fetcher.validate import validate
+from services.fetcher.validate import HIGHEST_PRICE, LARGEST_VOLUME, may_be_negative, validate
 from services.fetcher.validate_facts import validate_facts
 
 # What vendors write where they know no price: none of these may pass for one.
@@ -53,7 +53,7 @@ def _published(event: PriceEvent, call: Call, now: datetime) -> Iterator[str]:
 
 def _bars(event: PriceBars, now: datetime) -> Iterator[str]:
     for name in ("open", "high", "low", "close", "adjusted_close"):
-        yield from _prices(name, getattr(event, name) or [])
+        yield from _prices(name, getattr(event, name) or [], negative=may_be_negative(event.symbol))
     yield from _counts("volume", event.volume)
     if event.at != sorted(set(event.at)):
         yield "at: instants do not rise"
@@ -63,7 +63,7 @@ def _bars(event: PriceBars, now: datetime) -> Iterator[str]:
 
 def _quote(event: PriceQuote, now: datetime) -> Iterator[str]:
     for name in ("price", "bid", "ask", "previous_close"):
-        yield from _prices(name, [getattr(event, name)])
+        yield from _prices(name, [getattr(event, name)], negative=may_be_negative(event.symbol))
     yield from _counts("volume", [event.volume])
     if event.at and event.at > now + AHEAD:
         yield f"at: {event.at} is in the future"
@@ -92,13 +92,15 @@ def _actions(event: PriceActions) -> Iterator[str]:
         yield "date: days do not rise"
 
 
-def _prices(name: str, column: Column | list[float]) -> Iterator[str]:
+def _prices(name: str, column: Column | list[float], *, negative: bool = False) -> Iterator[str]:
     for value in column:
-        if value is not None and (not isfinite(value) or value <= 0 or value in SENTINELS or value > 1e15):
+        if value is None or (negative and value < 0 and isfinite(value)):
+            continue
+        if not isfinite(value) or value <= 0 or value in SENTINELS or value > HIGHEST_PRICE:
             yield f"{name}: {value} is no price; read it with `normalise.price`, and let validation see it"
 
 
 def _counts(name: str, column: Column) -> Iterator[str]:
     for value in column:
-        if value is not None and (not isfinite(value) or value < 0 or value in SENTINELS or value > 1e18):
+        if value is not None and (not isfinite(value) or value < 0 or value in SENTINELS or value > LARGEST_VOLUME):
             yield f"{name}: {value} is no number of shares or contracts"

@@ -109,7 +109,7 @@ ANYTHING = st.recursive(
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in TURNS}))
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 async def test_several_things_gone_wrong_at_once_do_no_harm_either(name: str, data: st.DataObject) -> None:
     _, case, turn = data.draw(st.sampled_from([turn for turn in TURNS if turn[0] == name and the_turn(*turn)]))
