@@ -215,7 +215,7 @@ async def test_no_data_is_an_event_without_rows() -> None:
 
 
 async def test_a_quote_without_a_time_and_changes_is_a_quote() -> None:
-    for body, moment in (({}, None), ({"t": 0}, None), ({"t": 1710533700}, at("2024-03-15 20:15"))):
+    for body, moment in (({}, None), ({"t": 0}, None), ({"t": 1710526500}, at("2024-03-15 18:15"))):
         (event,), vendor = await fetched(Call("quote", ("EUR/USD",)), {"c": 20.5, "h": 21, "l": 20, "o": 20, "pc": 21.0, **body})
         assert isinstance(event, PriceQuote)
         assert (event.at, event.price, event.previous_close, event.volume) == (moment, 20.5, 21.0, None)

@@ -368,13 +368,13 @@ async def test_the_price_is_the_last_one_of_all_hours_and_the_close_is_the_one_b
         "assetMainType": "EQUITY",
         "realtime": True,
         "quote": {"lastPrice": 20.5, "bidPrice": 20.4, "askPrice": 20.6, "closePrice": 20.0, "totalVolume": 9.5e3,
-                  "quoteTime": ms("2024-03-15 23:59"), "tradeTime": ms("2024-03-15 23:58")},
-        "regular": {"regularMarketLastPrice": 20.25, "regularMarketTradeTime": ms("2024-03-15 20:00")},
-        "extended": {"lastPrice": 19.0, "quoteTime": ms("2024-03-16 00:30")},
+                  "quoteTime": ms("2024-03-15 12:59"), "tradeTime": ms("2024-03-15 12:58")},
+        "regular": {"regularMarketLastPrice": 20.25, "regularMarketTradeTime": ms("2024-03-14 20:00")},
+        "extended": {"lastPrice": 19.0, "quoteTime": ms("2024-03-15 12:30")},
     }  # fmt: skip
     event = await quote(entry)
     assert (event.price, event.bid, event.ask, event.previous_close, event.volume) == (20.5, 20.4, 20.6, 20.0, 9500.0)
-    assert event.at == event.observed_at == at("2024-03-15 23:59")
+    assert event.at == event.observed_at == at("2024-03-15 12:59")
     assert event.feed == "consolidated"
 
 

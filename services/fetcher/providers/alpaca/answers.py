@@ -89,9 +89,15 @@ def parse_unit(document: Record) -> Unit | None:
 
 
 def parse_snapshots(document: Record) -> dict[str, Record]:
-    """Snapshots by the vendor's symbol: shares' stand at the top, others in a wrapper. Unknown symbols are null or absent."""
+    """Snapshots by the vendor's symbol: shares' stand at the top, others in a wrapper. Unknown symbols are null or absent.
+
+    Raises:
+        ProviderError: malformed, when there is something else.
+    """
     wrapped = document.get("snapshots")
     snapshots = wrapped if isinstance(wrapped, dict) else document
+    if not all(snapshot is None or isinstance(snapshot, dict) for snapshot in snapshots.values()):
+        raise ProviderError(Verdict.MALFORMED, "alpaca: answered something else instead of snapshots")
     return {symbol.upper(): snapshot for symbol, snapshot in snapshots.items() if isinstance(snapshot, dict)}
 
 

@@ -20,6 +20,7 @@ ZSTD = b"\x28\xb5\x2f\xfd"
 MOST_BYTES = 256 * 1024 * 1024  # unpacked; a request is made so small that it never comes near
 CHUNK = 64 * 1024
 SCALE = 1_000_000_000
+LONGEST_INTEGER = 20  # digits of 64 bits, with a sign
 BAR, BOOK = ("open", "high", "low", "close"), ("bid_px", "ask_px")
 
 
@@ -159,7 +160,7 @@ def _from_line(line: bytes, kind: int) -> Iterator[Record]:
     """The record in a line of JSON, whose numbers may be texts, prices whole billionths and instants nanoseconds or ISO texts."""
     try:
         fields = msgspec.json.decode(line, type=dict[str, object])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _unreadable("holds a line that is no record") from None
     nested = fields.get("hd")
     head = nested if isinstance(nested, dict) else fields
@@ -186,7 +187,9 @@ def _price(billionths: int) -> float | None:
 def _price_in(value: object) -> float | None:
     """A price with a point in it is meant as it stands, one without counts billionths."""
     text = str(value)
-    return _price(int(text)) if text.removeprefix("-").isdecimal() else number(value)
+    if not text.removeprefix("-").isdecimal():
+        return number(value)
+    return _price(int(text)) if len(text) <= LONGEST_INTEGER else None
 
 
 def _plain(symbol: str) -> str:
@@ -203,7 +206,9 @@ def _instant(nanoseconds: int) -> datetime | None:
 
 def _instant_in(value: object) -> datetime | None:
     text = str(value)
-    return _instant(int(text)) if text.isdecimal() else instant_of(text)
+    if not text.isdecimal():
+        return instant_of(text)
+    return _instant(int(text)) if len(text) <= LONGEST_INTEGER else None
 
 
 def _unreadable(problem: str) -> ProviderError:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from services.fetcher.normalise import day_of, day_start, from_epoch, number, price
+from services.fetcher.normalise import YEARS, day_of, day_start, from_epoch, number, price
 from services.fetcher.provider import ProviderError, Reply, Verdict
 from services.fetcher.replies import json_in, refusal, retry_after, said, text_in
 from services.fetcher.rows import Action, Row, Spot
@@ -96,9 +96,10 @@ def parse_minutes(records: Iterable[Record]) -> list[Row]:
 
 def _wall_clock(text: object) -> datetime | None:
     try:
-        return datetime.fromisoformat(str(text)).replace(tzinfo=None)
+        found = datetime.fromisoformat(str(text)).replace(tzinfo=None)
     except ValueError:
         return None
+    return found if found.year in YEARS else None
 
 
 def _row(record: Record, at: datetime) -> Row:

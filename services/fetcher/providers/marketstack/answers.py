@@ -139,7 +139,7 @@ def unit_in(rows: Sequence[Record]) -> Unit:
     for row in rows:
         if code := str(row.get("price_currency") or "").strip():
             return unit_of(MINOR_CODES.get(code.upper(), code))
-    return Unit("USD") if rows and rows[0].get("exchange") in US_EXCHANGES else PLAIN
+    return Unit("USD") if rows and str(rows[0].get("exchange")) in US_EXCHANGES else PLAIN
 
 
 def parse_rows(rows: Iterable[Record]) -> Iterator[Row]:

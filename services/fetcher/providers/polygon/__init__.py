@@ -18,7 +18,7 @@ from urllib.parse import quote as quoted
 from contracts.message import TIMEFRAMES
 from contracts.price_events import PriceEvent
 from services.fetcher.asked import Asked
-from services.fetcher.normalise import PLAIN, Unit
+from services.fetcher.normalise import PLAIN, Unit, unit_of
 from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
 from services.fetcher.providers.polygon.answers import (
     NEW_YORK,
@@ -227,8 +227,8 @@ def _answer_of(asked: Sequence[Asked], spots: dict[str, Spot | None], errors: di
 
 def _money(records: Sequence[Record]) -> Unit:
     """The currency of the dividends; unknown where they are of several."""
-    named = {str(record["currency"]).upper() for record in records if record.get("currency")}
-    return Unit("USD") if not named else Unit(named.pop()) if len(named) == 1 else PLAIN
+    named = {unit_of(record["currency"]) for record in records if record.get("currency")}
+    return Unit("USD") if not named else named.pop() if len(named) == 1 else PLAIN
 
 
 PROVIDER = Polygon

@@ -52,7 +52,8 @@ def parse_grant(reply: Reply, now: datetime, *secrets: str) -> Grant:
         replaced, seconds = document.get("refresh_token"), number(document.get("expires_in"))
         lasts = timedelta(seconds=seconds) if seconds and 0 < seconds <= 86400 else LASTS
         return Grant(token, lasts, replaced if isinstance(replaced, str) else "")
-    if not isinstance(name, str) or reply.status == 429 or reply.status >= 500:
+    # Only these two carry what the login itself says; any other status is somebody else's word.
+    if not isinstance(name, str) or reply.status not in (400, 401):
         raise refusal("schwab", reply, now)
     words = f"{name} {document.get('error_description')}".lower()
     if any(word in words for word in _ENDED):
