@@ -1,10 +1,12 @@
 """A vendor that answers from a list, in place of HTTP."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
-from services.fetcher.provider import ProviderError, Reply
+from services.fetcher.provider import Answer, Call, Provider, ProviderError, Reply
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,40 @@ class PlayedVendor:
         if isinstance(answer, ProviderError):
             raise answer
         return answer if isinstance(answer, Reply) else reply(answer)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a test file asks its provider: `provider` makes one (of these options), `now` is when it is asked."""
+
+    provider: Callable[..., Provider]
+    now: datetime
+
+    async def answered(
+        self, call: Call, *answers: object, now: datetime | None = None, **options: str | float
+    ) -> tuple[Answer, PlayedVendor]:
+        """What the provider makes of these answers, and the vendor that gave them."""
+        vendor = PlayedVendor(*answers)
+        return await self.provider(**options).fetch(call, vendor, now or self.now), vendor
+
+    async def fetched(
+        self, call: Call, *answers: object, now: datetime | None = None, **options: str | float
+    ) -> tuple[list[Any], PlayedVendor]:
+        """The events, when no symbol failed."""
+        answer, vendor = await self.answered(call, *answers, now=now, **options)
+        assert not answer.failed
+        return list(answer.events), vendor
+
+    async def verdict_of(self, call: Call, *answers: object) -> ProviderError:
+        """Why there are no events."""
+        try:
+            answer, _ = await self.answered(call, *answers)
+        except ProviderError as error:
+            return error
+        assert not answer.events
+        return next(iter(answer.failed.values()))
+
+
+def at(text: str) -> datetime:
+    """An instant in UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)

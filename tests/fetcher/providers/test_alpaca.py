@@ -6,9 +6,9 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceBars
-from services.fetcher.provider import Access, Answer, Call, ProviderError, Verdict
+from services.fetcher.provider import Access, Call, Verdict
 from services.fetcher.providers.alpaca import Alpaca
-from tests.fetcher.played_vendor import PlayedVendor, reply
+from tests.fetcher.played_vendor import Asking, at, reply
 
 KEY, SECRET = "canary-7f3a", "canary-9b1c"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
@@ -26,28 +26,8 @@ def page(token: str | None = None, **bars: object) -> dict[str, object]:
     return {"bars": bars, "next_page_token": token}
 
 
-async def answered(call: Call, *answers: object, now: datetime = NOW, **options: str | float) -> tuple[Answer, PlayedVendor]:
-    vendor = PlayedVendor(*answers)
-    return await provider(**options).fetch(call, vendor, now), vendor
-
-
-async def fetched(call: Call, *answers: object, now: datetime = NOW, **options: str | float) -> tuple[list[Any], PlayedVendor]:
-    answer, vendor = await answered(call, *answers, now=now, **options)
-    assert not answer.failed
-    return list(answer.events), vendor
-
-
-async def verdict_of(call: Call, *answers: object) -> ProviderError:
-    try:
-        answer, _ = await answered(call, *answers)
-    except ProviderError as error:
-        return error
-    assert not answer.events
-    return next(iter(answer.failed.values()))
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+ASKING = Asking(provider, NOW)
+answered, fetched, verdict_of = ASKING.answered, ASKING.fetched, ASKING.verdict_of
 
 
 DAYS = Call("bars", ("ACME",), "1d", date(2024, 3, 12), date(2024, 3, 14))

@@ -5,9 +5,9 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceBars, PriceChain, PriceQuote
-from services.fetcher.provider import Access, Call, ProviderError, Verdict
+from services.fetcher.provider import Access, Call, Verdict
 from services.fetcher.providers.alpha_vantage import AlphaVantage
-from tests.fetcher.played_vendor import PlayedVendor, reply
+from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
 
 KEY = "CANARY7F3A"
 NOW = datetime(2024, 3, 15, 18, 0, tzinfo=UTC)
@@ -49,24 +49,8 @@ def series(key: str, rows: dict[str, list[str]], zone: str = "US/Eastern") -> di
 DAY = series("Time Series (Daily)", {"2024-03-14": ["10", "12", "9", "11", "500"]})
 
 
-async def fetched(call: Call, *answers: object) -> tuple[list[Any], PlayedVendor]:
-    vendor = PlayedVendor(*answers)
-    answer = await provider().fetch(call, vendor, NOW)
-    assert not answer.failed
-    return list(answer.events), vendor
-
-
-async def verdict_of(call: Call, *answers: object) -> ProviderError:
-    try:
-        answer = await provider().fetch(call, PlayedVendor(*answers), NOW)
-    except ProviderError as error:
-        return error
-    assert not answer.events
-    return next(iter(answer.failed.values()))
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+ASKING = Asking(provider, NOW)
+fetched, verdict_of = ASKING.fetched, ASKING.verdict_of
 
 
 async def test_the_key_goes_where_the_vendor_wants_it_and_json_is_asked_for() -> None:

@@ -5,9 +5,9 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
-from services.fetcher.provider import Access, Call, ProviderError, Verdict
+from services.fetcher.provider import Access, Call, Verdict
 from services.fetcher.providers.finnhub import Finnhub
-from tests.fetcher.played_vendor import PlayedVendor, reply
+from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
@@ -18,30 +18,14 @@ def provider() -> Finnhub:
     return Finnhub(Access(api_key=KEY))
 
 
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
 def candles(*times: str | datetime, close: float = 11.0) -> dict[str, object]:
     stamps = [int((at(t) if isinstance(t, str) else t).timestamp()) for t in times]
     n = len(stamps)
     return {"o": [10.0] * n, "h": [12.0] * n, "l": [9.0] * n, "c": [close] * n, "v": [500] * n, "t": stamps, "s": "ok"}
 
 
-async def fetched(call: Call, *answers: object) -> tuple[list[Any], PlayedVendor]:
-    vendor = PlayedVendor(*answers)
-    answer = await provider().fetch(call, vendor, NOW)
-    assert not answer.failed
-    return list(answer.events), vendor
-
-
-async def verdict_of(call: Call, *answers: object) -> ProviderError:
-    try:
-        answer = await provider().fetch(call, PlayedVendor(*answers), NOW)
-    except ProviderError as error:
-        return error
-    assert not answer.events
-    return next(iter(answer.failed.values()))
+ASKING = Asking(provider, NOW)
+fetched, verdict_of = ASKING.fetched, ASKING.verdict_of
 
 
 async def test_the_key_travels_in_a_header() -> None:

@@ -5,9 +5,9 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
-from services.fetcher.provider import Access, Call, ProviderError, Verdict
+from services.fetcher.provider import Access, Call, Verdict
 from services.fetcher.providers.fmp import Fmp
-from tests.fetcher.played_vendor import PlayedVendor, reply
+from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
@@ -27,24 +27,8 @@ def row(day: str, close: float = 11.0, **more: object) -> dict[str, object]:
     return {"date": day, "open": 10.0, "high": 12.0, "low": 9.0, "close": close, "volume": 500, **more}
 
 
-async def fetched(call: Call, *answers: object, now: datetime = NOW) -> tuple[list[Any], PlayedVendor]:
-    vendor = PlayedVendor(*answers)
-    answer = await provider().fetch(call, vendor, now)
-    assert not answer.failed
-    return list(answer.events), vendor
-
-
-async def verdict_of(call: Call, *answers: object) -> ProviderError:
-    try:
-        answer = await provider().fetch(call, PlayedVendor(*answers), NOW)
-    except ProviderError as error:
-        return error
-    assert not answer.events
-    return next(iter(answer.failed.values()))
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+ASKING = Asking(provider, NOW)
+fetched, verdict_of = ASKING.fetched, ASKING.verdict_of
 
 
 async def test_the_key_travels_in_a_header() -> None:

@@ -6,7 +6,7 @@ import pytest
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
 from services.fetcher.provider import Access, Call, ProviderError, Verdict
 from services.fetcher.providers.marketstack import Marketstack
-from tests.fetcher.played_vendor import PlayedVendor, reply
+from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
@@ -50,24 +50,8 @@ def refused(code: str, status: int, message: str = "No.", **more: object) -> Any
 RESTRICTED = refused("function_access_restricted", 403)
 
 
-async def fetched(call: Call, *answers: object) -> tuple[list[Any], PlayedVendor]:
-    vendor = PlayedVendor(*answers)
-    answer = await provider().fetch(call, vendor, NOW)
-    assert not answer.failed
-    return list(answer.events), vendor
-
-
-async def verdict_of(call: Call, *answers: object) -> ProviderError:
-    try:
-        answer = await provider().fetch(call, PlayedVendor(*answers), NOW)
-    except ProviderError as error:
-        return error
-    assert not answer.events
-    return next(iter(answer.failed.values()))
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+ASKING = Asking(provider, NOW)
+fetched, verdict_of = ASKING.fetched, ASKING.verdict_of
 
 
 RANGE = Call("bars", ("ACME",), "1d", date(2024, 3, 11), date(2024, 3, 15))

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from contracts.message import Timeframe
-from services.fetcher.provider import Access, Answer, Call, ProviderError, Verdict
+from services.fetcher.provider import Access, Call, Verdict
 from services.fetcher.providers.polygon import Polygon
-from tests.fetcher.played_vendor import PlayedVendor, reply
+from tests.fetcher.played_vendor import Asking, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
@@ -33,28 +33,8 @@ def page(*rows: object, **more: object) -> dict[str, object]:
     return {"ticker": "ACME", "status": "OK", "adjusted": True, "resultsCount": len(rows), "results": list(rows), **more}
 
 
-async def answered(call: Call, *answers: object, now: datetime = NOW) -> tuple[Answer, PlayedVendor]:
-    vendor = PlayedVendor(*answers)
-    return await provider().fetch(call, vendor, now), vendor
-
-
-async def fetched(call: Call, *answers: object, now: datetime = NOW) -> tuple[list[Any], PlayedVendor]:
-    answer, vendor = await answered(call, *answers, now=now)
-    assert not answer.failed
-    return list(answer.events), vendor
-
-
-async def verdict_of(call: Call, *answers: object) -> ProviderError:
-    try:
-        answer, _ = await answered(call, *answers)
-    except ProviderError as error:
-        return error
-    assert not answer.events
-    return next(iter(answer.failed.values()))
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+ASKING = Asking(provider, NOW)
+answered, fetched, verdict_of = ASKING.answered, ASKING.fetched, ASKING.verdict_of
 
 
 async def test_the_key_travels_in_a_header() -> None:

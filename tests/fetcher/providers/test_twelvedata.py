@@ -5,9 +5,9 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
-from services.fetcher.provider import Access, Answer, Call, ProviderError, Verdict
+from services.fetcher.provider import Access, Call, Verdict
 from services.fetcher.providers.twelvedata import TwelveData
-from tests.fetcher.played_vendor import PlayedVendor, reply
+from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, 12, tzinfo=UTC)
@@ -21,10 +21,6 @@ UNKNOWN = {"code": 404, "message": "**symbol** or **figi** parameter is missing 
 
 def provider(**options: float) -> TwelveData:
     return TwelveData(Access(api_key=KEY, options=options))
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 def row(time: str, close: object = "11.00000", **more: object) -> dict[str, object]:
@@ -47,24 +43,8 @@ def quote(**more: object) -> dict[str, object]:
     }
 
 
-async def answered(call: Call, *answers: object) -> tuple[Answer, PlayedVendor]:
-    vendor = PlayedVendor(*answers)
-    return await provider().fetch(call, vendor, NOW), vendor
-
-
-async def fetched(call: Call, *answers: object) -> tuple[list[Any], PlayedVendor]:
-    answer, vendor = await answered(call, *answers)
-    assert not answer.failed
-    return list(answer.events), vendor
-
-
-async def verdict_of(call: Call, *answers: object) -> ProviderError:
-    try:
-        answer, _ = await answered(call, *answers)
-    except ProviderError as error:
-        return error
-    assert not answer.events
-    return next(iter(answer.failed.values()))
+ASKING = Asking(provider, NOW)
+answered, fetched, verdict_of = ASKING.answered, ASKING.fetched, ASKING.verdict_of
 
 
 async def test_the_key_travels_in_a_header() -> None:

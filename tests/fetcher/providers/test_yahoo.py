@@ -9,7 +9,7 @@ from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceQuote
 from services.fetcher.provider import Access, Call, ProviderError, Verdict
 from services.fetcher.providers.yahoo import Yahoo
-from tests.fetcher.played_vendor import PlayedVendor, reply
+from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
 
 NOW = datetime(2024, 3, 15, 18, 0, tzinfo=UTC)  # two hours before New York closes
 COOKIE, CRUMB = reply("", 404, set_cookie="A1=x; Path=/\nA3=y; Path=/"), reply("Ab.c/1x")
@@ -31,11 +31,8 @@ def refusal(code: str, description: str) -> dict[str, Any]:
     return {"chart": {"result": None, "error": {"code": code, "description": description}}}
 
 
-async def fetched(call: Call, *answers: object) -> tuple[list[Any], PlayedVendor]:
-    vendor = PlayedVendor(*answers)
-    answer = await Yahoo(Access()).fetch(call, vendor, NOW)
-    assert not answer.failed
-    return list(answer.events), vendor
+ASKING = Asking(lambda: Yahoo(Access()), NOW)
+fetched, verdict_of = ASKING.fetched, ASKING.verdict_of
 
 
 async def bars(answer: object, timeframe: Timeframe = "1d", start: date | None = None, end: date | None = None) -> PriceBars:
@@ -43,20 +40,6 @@ async def bars(answer: object, timeframe: Timeframe = "1d", start: date | None =
     assert len(events) == 1
     event: PriceBars = events[0]
     return event
-
-
-async def verdict_of(call: Call, *answers: object) -> ProviderError:
-    vendor = PlayedVendor(*answers)
-    try:
-        answer = await Yahoo(Access()).fetch(call, vendor, NOW)
-    except ProviderError as error:
-        return error
-    assert not answer.events
-    return next(iter(answer.failed.values()))
-
-
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
