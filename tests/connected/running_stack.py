@@ -87,14 +87,22 @@ class Up:
     def family(self) -> dict[str, psutil.Process]:
         """Its children by the last part of their command, and theirs."""
         found = psutil.Process(self.process.pid).children(recursive=True)
-        return {f"{(child.cmdline() or ['?'])[-1]} {child.pid}": child for child in found}
+        return {f"{(command_of(child) or ['?'])[-1]} {child.pid}": child for child in found}
 
     def child(self, word: str) -> psutil.Process:
         return next(
             child
             for child in psutil.Process(self.process.pid).children()
-            if any(word in part for part in (child.cmdline()[0], child.cmdline()[-1]))
+            if any(word in part for part in (*command_of(child)[:1], *command_of(child)[-1:]))
         )
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command; empty for one that ended between being listed and being asked."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # and a zombie, which is one to psutil
+        return []
 
 
 @asynccontextmanager
