@@ -137,6 +137,12 @@ def dead(reason: str) -> str:
     return f"refresh.dead.{reason}"
 
 
-def quota(provider: str, key: str, window: str, day: date | None = None) -> str:
-    """Where a permit of one window is published; windows that reset on a date have one subject per date."""
-    return f"quota.{provider}.{key}.{window}" + (f".{day:%Y%m%d}" if day else "")
+def quota(provider: str, key: str, window: str, day: date | None = None, symbol: str | None = None) -> str:
+    """Where a permit of one window is published; windows that reset on a date have one subject per date, or per date and symbol."""
+    parts = ["quota", provider, key, window, *([f"{day:%Y%m%d}"] if day else []), *([symbol_token(symbol)] if symbol else [])]
+    return ".".join(parts)
+
+
+def key_state(provider: str, key: str) -> str:
+    """Under which key of the bucket `state` the state of one provider key is kept."""
+    return f"key.{provider}.{key}"

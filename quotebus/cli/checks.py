@@ -49,14 +49,16 @@ async def checks(here: "Here") -> AsyncIterator[Check]:
 
 
 async def _providers(here: "Here") -> AsyncIterator[Check]:
-    from services.fetcher.accounts import accounts, missing_secrets
+    from services.fetcher.accounts import accounts, incomplete_keys
+    from services.runtime.key_settings import FIRST_KEY
 
     working = accounts(here.settings)
     for name, settings in here.settings.providers.items():
-        if settings.enabled is not False and (missing := missing_secrets(name, settings)):
-            variables = " and ".join(f"QUOTEBUS_PROVIDERS__{name}__{secret}".upper() for secret in missing)
+        for key, variables in incomplete_keys(name, settings).items() if settings.enabled is not False else ():
             state: Literal["warn", "fail"] = "fail" if settings.enabled else "warn"
-            yield Check(state, "provider keys", f"{name} has no {' and '.join(missing)}", f"set {variables}")
+            missing = " and ".join(variable.rpartition("__")[2].lower() for variable in variables)
+            of = name if key == FIRST_KEY else f"the key {key} of {name}"
+            yield Check(state, "provider keys", f"{of} has no {missing}", f"set {' and '.join(variables)}")
     if working:
         yield Check("ok", "providers", f"{', '.join(working)} can be asked")
     else:
@@ -146,22 +148,26 @@ async def _logins(here: "Here", qb: "Client") -> AsyncIterator[Check]:
         stores = await token_stores(qb.js, known)
     except NotFoundError:
         return  # its own line says that the bucket is missing
-    for name, lasts in with_logins(known).items():
+    for (name, key), lasts in with_logins(known).items():
         try:
-            tokens = tokens_in((await stores[name].read()).value)
+            tokens = tokens_in((await stores[name, key].read()).value)
         except ProviderError as error:
             yield Check("warn", "login", error.message)
         else:
-            yield _login(name, tokens, lasts)
+            yield _login(name, key, tokens, lasts)
 
 
-def _login(name: str, tokens: "Tokens | None", lasts: timedelta) -> Check:
+def _login(provider: str, key: str, tokens: "Tokens | None", lasts: timedelta) -> Check:
+    from services.fetcher.accounts import variable_of
     from services.fetcher.tokens import login_state
+    from services.runtime.key_settings import FIRST_KEY
+
+    name = provider if key == FIRST_KEY else f"{provider} {key}"
 
     if tokens is None:
         return Check("warn", "login", f"{name}: not used yet", f"prove it: `quotebus refresh SYMBOL` of {name}")
     state, ends = login_state(tokens, lasts, datetime.now(UTC))
-    how = f"log in again and set QUOTEBUS_PROVIDERS__{name.upper()}__REFRESH_TOKEN, then restart the fetchers"
+    how = f"log in again and set {variable_of(provider, key, 'refresh_token')}, then restart the fetchers"
     if state == "ended":
         return Check("fail", "login", tokens.dead or f"{name}: ended {ends:%Y-%m-%d %H:%M}Z", how)
     left = f"{name}: lasts until {ends:%Y-%m-%d %H:%M}Z at the latest"

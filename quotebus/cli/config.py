@@ -45,9 +45,9 @@ def _leaves(node: "BaseModel", above: tuple[str, ...]) -> Iterator[tuple[tuple[s
         key = (*above, name)
         if isinstance(value, BaseModel):
             yield from _leaves(value, key)
-        elif name == "providers":
-            for provider, account in value.items():
-                yield from _leaves(account, (*key, provider))
+        elif name in ("providers", "keys"):
+            for named, table in value.items():
+                yield from _leaves(table, (*key, named))
         else:
             yield key, value
 

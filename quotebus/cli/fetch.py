@@ -19,6 +19,7 @@ from quotebus.cli.progress import steps
 from services.fetcher.provider import Access, Answer, Call, Provider, ProviderError, Verdict, providers, refuse_unoffered
 
 if TYPE_CHECKING:
+    from services.runtime.key_settings import KeySettings
     from services.runtime.settings import ProviderSettings
 
 _DAY = click.DateTime(["%Y-%m-%d"])
@@ -105,10 +106,14 @@ def _settings(place: Place, name: str) -> "ProviderSettings":
 
 
 def _adapter(name: str, settings: "ProviderSettings") -> Provider:
-    keys = {key: secret.get_secret_value() for key in _KEYS if (secret := getattr(settings, key)) is not None}
-    if missing := [key for key in providers()[name].profile.secrets if not keys.get(key)]:
-        variables = " and ".join(f"QUOTEBUS_PROVIDERS__{name.upper()}__{key.upper()}" for key in missing)
-        raise ProviderError(Verdict.UNAUTHORIZED, f"{name} works with a key only: set {variables}")
+    """The adapter, with the first key that has all it needs."""
+    needed = providers()[name].profile.secrets
+    tables: list[KeySettings] = [settings, *settings.keys.values()]
+    given = [{key: secret.get_secret_value() for key in _KEYS if (secret := getattr(table, key))} for table in tables]
+    keys = next((each for each in given if all(each.get(key) for key in needed)), None)
+    if keys is None:
+        variables = (f"QUOTEBUS_PROVIDERS__{name.upper()}__{key.upper()}" for key in needed if not given[0].get(key))
+        raise ProviderError(Verdict.UNAUTHORIZED, f"{name} works with a key only: set {' and '.join(variables)}")
     try:
         return providers()[name](Access(**keys, dataset=settings.dataset or "", options=settings.options))
     except ValueError as error:

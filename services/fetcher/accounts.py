@@ -1,29 +1,40 @@
 """The providers that work with these settings: adapter, limits and keys of each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import get_args
 
-from aiolimiter import AsyncLimiter
 from pydantic import SecretStr
 
 from contracts.message import Basis, Dataset, Timeframe
 from services.fetcher.origin import Trust, trust_of
 from services.fetcher.provider import Access, Profile, Provider, TokenStore, providers
+from services.runtime.key_settings import FIRST_KEY, KeySettings
+from services.runtime.quota_windows import SYMBOLS, WINDOW_S, QuotaWindow, shares
 from services.runtime.settings import ProviderSettings, Settings
-from services.runtime.topology import WINDOW_S, QuotaWindow, Window
 
-FIRST_KEY = "k1"
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a provider: the adapter that asks with it, and its limits, the shortest window first."""
+
+    name: str
+    provider: Provider
+    windows: tuple[QuotaWindow, ...]
+
+    @property
+    def symbols(self) -> QuotaWindow | None:
+        """The limit of different symbols, if there is one."""
+        return next((window for window in self.windows if window.window == SYMBOLS), None)
 
 
 @dataclass(frozen=True)
 class Account:
-    """One provider as the settings have it."""
+    """One provider as the settings have it, with every key that is complete."""
 
     profile: Profile
     settings: ProviderSettings
-    provider: Provider
+    keys: tuple[Key, ...]
 
     @property
     def name(self) -> str:
@@ -51,28 +62,15 @@ class Account:
         allowed = self.profile.symbols_per_call.get(dataset, 1)
         return min(allowed, self.settings.symbols_per_call or allowed)
 
-    def windows(self) -> list[QuotaWindow]:
-        """The limits of its key, shortest window first; the settings' where given (0: none), else the adapter's."""
-        zone = self.settings.day_zone or self.profile.limits.day_zone
-        limits = {window: self._limit(window) for window in get_args(Window)}
-        return [QuotaWindow(self.name, FIRST_KEY, window, limit, zone) for window, limit in limits.items() if limit]
+    def sharing(self, stores: Mapping[tuple[str, str], TokenStore]) -> "Account":
+        """The same account, whose keys keep their tokens in these stores, found by provider and key."""
+        return replace(self, keys=tuple(self._with_tokens(key, stores.get((self.name, key.name))) for key in self.keys))
 
-    def pace(self) -> AsyncLimiter | None:
-        """A bucket that spreads calls evenly over the tightest of the windows up to a minute; it smooths, the ledger guarantees."""
-        rates = [w.limit / WINDOW_S[w.window] for w in self.windows() if w.window in ("second", "minute")]
-        if not rates:
-            return None
-        burst = self.settings.burst
-        return AsyncLimiter(burst, burst / min(rates))
-
-    def sharing(self, tokens: TokenStore) -> "Account":
-        """The same account with its tokens kept there."""
-        return replace(self, provider=providers()[self.name](access(self.settings, tokens)))
-
-    def _limit(self, window: Window) -> int | None:
-        given: int | None = getattr(self.settings, f"per_{window}")
-        default: int | None = getattr(self.profile.limits, f"per_{window}")
-        return default if given is None else given
+    def _with_tokens(self, key: Key, tokens: TokenStore | None) -> Key:
+        if tokens is None:
+            return key
+        given = all_keys(self.settings)[key.name]
+        return replace(key, provider=providers()[self.name](access(self.settings, given, tokens)))
 
 
 def accounts(settings: Settings) -> dict[str, Account]:
@@ -81,27 +79,75 @@ def accounts(settings: Settings) -> dict[str, Account]:
     return {
         name: account_of(name, given)
         for name, given in settings.providers.items()
-        if name in known and given.enabled is not False and not missing_secrets(name, given)
+        if name in known and given.enabled is not False and complete_keys(name, given)
     }
 
 
 def account_of(name: str, settings: ProviderSettings) -> Account:
-    """The account of one provider, whether or not it has its keys."""
+    """The account of one provider; without its secrets it has no key.
+
+    Raises:
+        ValueError: the adapter cannot work with what the settings give it, or has no use for several keys.
+    """
     kind = providers()[name]
-    return Account(kind.profile, settings, kind(access(settings)))
+    if settings.keys and not kind.profile.secrets:
+        raise ValueError(f"{name} needs no key, so further keys would allow no further calls: remove providers.{name}.keys")
+    keys = (
+        Key(key, kind(access(settings, given)), windows(kind.profile, settings, key))
+        for key, given in complete_keys(name, settings).items()
+    )
+    return Account(kind.profile, settings, tuple(keys))
 
 
-def missing_secrets(name: str, settings: ProviderSettings) -> list[str]:
-    """The settings a provider cannot work without and does not have."""
+def complete_keys(name: str, settings: ProviderSettings) -> dict[str, KeySettings]:
+    """The keys, by name, that have every secret the provider cannot work without."""
+    return {key: given for key, given in all_keys(settings).items() if not missing_secrets(name, given)}
+
+
+def all_keys(settings: ProviderSettings) -> dict[str, KeySettings]:
+    """The key in the provider's own table, and those with a table of their own."""
+    return {FIRST_KEY: settings, **settings.keys}
+
+
+def incomplete_keys(name: str, settings: ProviderSettings) -> dict[str, list[str]]:
+    """The variables to set, by key, for each key that lacks a secret. A provider whose keys have tables needs none beside them."""
+    found = {}
+    for key, given in all_keys(settings).items():
+        missing = missing_secrets(name, given)
+        unused = key == FIRST_KEY and settings.keys and len(missing) == len(providers()[name].profile.secrets)
+        if missing and not unused:
+            found[key] = [variable_of(name, key, secret) for secret in missing]
+    return found
+
+
+def variable_of(provider: str, key: str, secret: str) -> str:
+    """The environment variable that sets a secret of this provider's key."""
+    table = "" if key == FIRST_KEY else f"keys__{key}__"
+    return f"quotebus_providers__{provider}__{table}{secret}".upper()
+
+
+def missing_secrets(name: str, settings: KeySettings) -> list[str]:
+    """The settings a provider's key cannot work without and does not have."""
     return [secret for secret in providers()[name].profile.secrets if not _plain(getattr(settings, secret))]
 
 
-def access(settings: ProviderSettings, tokens: TokenStore | None = None) -> Access:
+def windows(profile: Profile, settings: ProviderSettings, key: str) -> tuple[QuotaWindow, ...]:
+    """The limits of one key: its own where given (0: none), else the provider's, else the adapter's; with the lanes' shares."""
+    zone = settings.day_zone or profile.limits.day_zone
+    limits = {window: _limit(profile, settings, key, f"per_{window}") for window in WINDOW_S}
+    limits |= all_keys(settings)[key].windows or settings.windows
+    limits[SYMBOLS] = _limit(profile, settings, key, "symbols_per_month")
+    own = [QuotaWindow(profile.name, key, window, limit, zone) for window, limit in limits.items() if limit]
+    split = shares(own, settings.kept_for_manual, settings.kept_for_live)
+    return tuple(sorted([*own, *split], key=lambda window: window.length_s))
+
+
+def access(settings: ProviderSettings, key: KeySettings, tokens: TokenStore | None = None) -> Access:
     """What an adapter is built with."""
     return Access(
-        api_key=_plain(settings.api_key),
-        api_secret=_plain(settings.api_secret),
-        refresh_token=_plain(settings.refresh_token),
+        api_key=_plain(key.api_key),
+        api_secret=_plain(key.api_secret),
+        refresh_token=_plain(key.refresh_token),
         dataset=settings.dataset or "",
         options=settings.options,
         tokens=tokens,
@@ -109,8 +155,22 @@ def access(settings: ProviderSettings, tokens: TokenStore | None = None) -> Acce
 
 
 def quotas(settings: Settings) -> Mapping[str, list[QuotaWindow]]:
-    """The windows of every provider that works, for the table of streams."""
-    return {name: account.windows() for name, account in accounts(settings).items()}
+    """The windows of every provider that works, all its keys', for the table of streams."""
+    return {name: list(_windows(account)) for name, account in accounts(settings).items()}
+
+
+def _windows(account: Account) -> Iterator[QuotaWindow]:
+    for key in account.keys:
+        yield from key.windows
+
+
+def _limit(profile: Profile, settings: ProviderSettings, key: str, name: str) -> int | None:
+    default: int | None = getattr(profile.limits, name)
+    for given in (all_keys(settings)[key], settings):
+        limit: int | None = getattr(given, name)
+        if limit is not None:
+            return limit
+    return default
 
 
 def _plain(secret: SecretStr | None) -> str:

@@ -15,16 +15,16 @@ from contracts import subjects
 from contracts.message import encode
 from services.fetcher.accounts import Account, accounts
 from services.fetcher.http import MeteredHttp, open_session
-from services.fetcher.ledger import Ledger
+from services.fetcher.key_state import KeyStates
 from services.fetcher.logins import TOKENS_STREAM, LoginWatch, token_stores, with_logins
-from services.fetcher.on_fetch_task import Permit, Work, Worker
+from services.fetcher.make_call import Clients, Permit
 from services.fetcher.on_refresh_ask import AskDesk
 from services.fetcher.on_refresh_request import Planner, planner_puller
 from services.fetcher.origin import origin_of
-from services.fetcher.provider import Http, providers
-from services.fetcher.rest import Rest
+from services.fetcher.provider import Http, Reply, providers
 from services.fetcher.sweep import Sweeper
 from services.fetcher.universe import Universe
+from services.fetcher.workers import Shop
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.main import Service, StartRefusedError, light_broker, watched
@@ -91,32 +91,23 @@ async def working(
 ) -> AsyncIterator[None]:
     """Plan and work while the block runs; afterwards finish or give back what is in hand."""
     await _until_ready(bus, known)
-    state = await bus.js.key_value(subjects.STATE_BUCKET)
+    bucket = await bus.js.key_value(subjects.STATE_BUCKET)
     stores = await token_stores(bus.js, known)
-    known = {name: account.sharing(stores[name]) if name in stores else account for name, account in known.items()}
+    known = {name: account.sharing(stores) for name, account in known.items()}
+    states = KeyStates(bus, bucket)
     stop = asyncio.Event()
-    rests = {name: Rest(bus, state, name, settings.fetcher.breaker_failures) for name in known}
+    shop = Shop(bus, known, states, bucket, settings.fetcher)
+    rests = {name: shop.rest(account) for name, account in known.items()}
     universe = Universe(settings.postgres.dsn.get_secret_value())
     planner = Planner(bus, known, universe, settings.fetcher.expires_after_s)
-    workers = {}
-    for name, account in known.items():
-        work = Work(
-            bus=bus,
-            account=account,
-            accounts=known,
-            ledger=Ledger(bus, account.windows()),
-            rest=rests[name],
-            http=_http_of(session, account),
-            ack_wait_s=settings.fetcher.ack_wait_s,
-            calls_at_once=settings.fetcher.calls_at_once,
-        )
-        workers[f"worker {name}"] = Worker(work)
-    parts = {name: worker.run(stop) for name, worker in workers.items()}
+    workers = [each for name, a in known.items() for each in shop.workers(a, rests[name], _http_of(session, a))]
+    parts = {f"worker {worker.name}": worker.run(stop) for worker in workers}
     parts["planner"] = planner.run(planner_puller(bus), stop, settings.fetcher.ack_wait_s)
     tending = {"sweeper": Sweeper(bus, known, rests).run()}
     if stores:
-        tending["logins"] = LoginWatch(state, known, stores).run()
-    async with watched(health, parts, stop), watched(health, tending, None):
+        tending["logins"] = LoginWatch(bucket, known, stores).run()
+    keys = [(name, key.name) for name, account in known.items() for key in account.keys]
+    async with states.following(keys), watched(health, parts, stop), watched(health, tending, None):
         yield
 
 
@@ -126,10 +117,19 @@ async def _until_ready(bus: Bus, known: Mapping[str, Account]) -> None:
     await refuse_skewed_clock(bus)
 
 
-def _http_of(session: aiohttp.ClientSession, account: Account) -> Callable[[Permit, Permit], Http]:
+def _http_of(session: aiohttp.ClientSession, account: Account) -> Clients:
     given = account.settings
 
-    def client(permit: Permit, pace: Permit) -> Http:
-        return MeteredHttp(session, account.base_url, permit, given.timeout_s, given.max_body_bytes, pace=pace, trust=account.trust)
+    def client(permit: Permit, pace: Permit, heard: Callable[[Reply], None]) -> Http:
+        return MeteredHttp(
+            session,
+            account.base_url,
+            permit,
+            given.timeout_s,
+            given.max_body_bytes,
+            pace=pace,
+            heard=heard,
+            trust=account.trust,
+        )
 
     return client

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
+from services.fetcher.permits import LedgerError
 from services.fetcher.provider import Answer, Call, Http, Provider, ProviderError, Verdict, refuse_unoffered
 from services.runtime.redact import Redactor
 
@@ -16,12 +17,15 @@ async def ask_provider(provider: Provider, call: Call, http: Http, now: datetime
 
     Raises:
         ProviderError: the call as a whole failed; an `AdapterFaultError` if the adapter did.
+        LedgerError: the ledger gives no answer, so nothing was asked.
     """
     try:
         refuse_unoffered(provider.profile, call)
         answer = await provider.fetch(call, http, now)
     except ProviderError as error:
         raise _told(error, redact) from None
+    except LedgerError:
+        raise
     except Exception as error:
         fault = f"{provider.profile.name}: the adapter failed on the answer ({type(error).__name__}); its log has more"
         raise AdapterFaultError(Verdict.MALFORMED, fault) from error

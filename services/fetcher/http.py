@@ -29,6 +29,10 @@ async def no_permit_needed(_cost: int) -> None:
     """The permit, and the pace, of requests that nobody counts."""
 
 
+def nobody_listens(_reply: Reply) -> None:
+    """Who hears the replies where nobody wants to know."""
+
+
 _PERMIT: ContextVar[tuple[Permit, int]] = ContextVar("permit")
 
 
@@ -65,6 +69,7 @@ class MeteredHttp:
 
     `base_url`: scheme and host only; see `origin.py` for what is refused, and `trust` for what the settings allow. `pace`: awaited
     with the cost before each request, as long as it likes. `permit`: awaited with the cost when the bytes of an attempt leave next.
+    `heard`: told of every reply, before the adapter sees it.
     A `path` that is a whole URL keeps its host only if that belongs to the site of `base_url`. A body comes without its byte order
     mark, and the answer to a GET without our own keys, wherever the vendor repeats them. Answers to a form are left as they are:
     they bring the keys that come next.
@@ -79,6 +84,7 @@ class MeteredHttp:
         max_body_bytes: int,
         *,
         pace: Permit = no_permit_needed,
+        heard: Callable[[Reply], None] = nobody_listens,
         trust: Trust | None = None,
     ) -> None:
         trust = trust or Trust()
@@ -88,6 +94,7 @@ class MeteredHttp:
         self._redact = trust.redact
         self._permit = permit
         self._pace = pace
+        self._heard = heard
         self._timeout_s = timeout_s
         self._max_body_bytes = max_body_bytes
 
@@ -116,7 +123,7 @@ class MeteredHttp:
             async with self._session.request(
                 method, url, headers=headers, data=form, timeout=timeout, allow_redirects=False
             ) as response:
-                return Reply(response.status, _headers(response), await self._body(response))
+                reply = Reply(response.status, _headers(response), await self._body(response))
         # Neither error is kept as a cause: its text may hold the URL, and the URL a key.
         except TimeoutError:
             raise ProviderError(Verdict.TIMEOUT, f"{url.host}: no whole answer in {self._timeout_s:g} s") from None
@@ -125,6 +132,8 @@ class MeteredHttp:
         except ValueError:
             problem = "cannot be asked: the key has a character that no header may hold"
             raise ProviderError(Verdict.UNAUTHORIZED, f"{url.host}: {problem}") from None
+        self._heard(reply)
+        return reply
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         body = bytearray()

@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
-from contracts.message import LANES, Dataset, Timeframe, decode
+from contracts.message import LANES, Dataset, Lane, Timeframe, decode
 from services.fetcher.reports import bury
 from services.runtime.bus import Bus
 from services.runtime.puller import Puller
@@ -20,10 +20,11 @@ from services.runtime.puller import Puller
 
 @dataclass(frozen=True)
 class Held:
-    """A task in hand and the message it came in."""
+    """A task in hand and the message it came in. `refused_by`: keys that have no room for its symbol this month."""
 
     msg: Msg
     task: FetchTask
+    refused_by: frozenset[str] = frozenset()
 
     @property
     def wish(self) -> tuple[object, ...]:
@@ -41,19 +42,19 @@ class Lanes:
 
     def __init__(self, bus: Bus, provider: str, ack_wait_s: float) -> None:
         self._bus = bus
-        self._pullers = [Puller(bus, subjects.TASKS, subjects.lane_consumer(provider, lane)) for lane in LANES]
+        self._pullers = {lane: Puller(bus, subjects.TASKS, subjects.lane_consumer(provider, lane)) for lane in LANES}
         self._held: list[Held] = []
         self._under_way: set[tuple[object, ...]] = set()
         self._call_ended = asyncio.Event()
         self._ack_wait_s = ack_wait_s
 
-    async def next_call(self, size: int, wait_s: float) -> list[Held]:
-        """The tasks of the next call, at most `size` of one key; the first lane that has any decides. Empty after `wait_s`."""
-        if not self._held and not await self._first(wait_s):
+    async def next_call(self, size: int, wait_s: float, lanes: Sequence[Lane] = LANES) -> list[Held]:
+        """The tasks of the next call, at most `size` of one key; the first of `lanes` with any decides. Empty after `wait_s`."""
+        if not self._held and not await self._first(wait_s, lanes):
             return []
-        await self._top_up(size)
+        await self._top_up(size, lanes)
         # A wish that a call is answering just now waits for that answer: it may do for it too.
-        free = [held for held in self._held if held.wish not in self._under_way]
+        free = [held for held in self._held if held.wish not in self._under_way and held.task.lane in lanes]
         if not free:
             if self._held:
                 await self._wait_for_a_call(wait_s)
@@ -79,16 +80,22 @@ class Lanes:
                 with suppress(nats.errors.Error):
                     await held.msg.in_progress()
 
-    async def give_back(self) -> None:
-        """Return what is held to the server at once."""
-        while self._held:
+    def hold(self, held: Held) -> None:
+        """Take over a task that another key could not serve."""
+        self._held.append(held)
+
+    async def give_back(self, lanes: Sequence[Lane] = LANES) -> None:
+        """Return what is held of these lanes to the server at once."""
+        back = [held for held in self._held if held.task.lane in lanes]
+        self._held = [held for held in self._held if held.task.lane not in lanes]
+        for held in back:
             with suppress(nats.errors.Error):
-                await self._held.pop().msg.nak()
+                await held.msg.nak()
 
     async def close(self) -> None:
         """Stop pulling and give everything back."""
         await self.give_back()
-        for puller in self._pullers:
+        for puller in self._pullers.values():
             await puller.close()
 
     async def _wait_for_a_call(self, wait_s: float) -> None:
@@ -96,28 +103,28 @@ class Lanes:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._call_ended.wait(), wait_s)
 
-    async def _first(self, wait_s: float) -> bool:
-        """Wait on all lanes at once. A cancelled pull loses nothing: what it would have brought is there for the next one."""
-        for puller in self._pullers:
-            if puller.waiting:
-                return True
-        pulls = [asyncio.create_task(puller.wait(wait_s)) for puller in self._pullers]
+    async def _first(self, wait_s: float, lanes: Sequence[Lane]) -> bool:
+        """Wait on these lanes at once. A cancelled pull loses nothing: what it would have brought is there for the next one."""
+        pullers = [self._pullers[lane] for lane in lanes]
+        if any(puller.waiting for puller in pullers):
+            return True
+        pulls = [asyncio.create_task(puller.wait(wait_s)) for puller in pullers]
         try:
             await asyncio.wait(pulls, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pull in pulls:
                 pull.cancel()
             await asyncio.gather(*pulls, return_exceptions=True)
-        return any(puller.waiting for puller in self._pullers)
+        return any(puller.waiting for puller in pullers)
 
-    async def _top_up(self, size: int) -> None:
-        for puller in self._pullers:
+    async def _top_up(self, size: int, lanes: Sequence[Lane]) -> None:
+        for lane in lanes:
             room = size - len(self._held) if self._held else size
             # A lane above may always add, up to twice a call; a lane below only fills what is missing.
-            room = max(room, 1 if puller is self._pullers[0] else 0)
+            room = max(room, 1 if lane == LANES[0] else 0)
             room = min(room, 2 * size - len(self._held))
             if room > 0:
-                await self._take(await puller.pull(room, 0.5, no_wait=True))
+                await self._take(await self._pullers[lane].pull(room, 0.5, no_wait=True))
 
     async def _take(self, messages: Sequence[Msg]) -> None:
         malformed = []

@@ -1,12 +1,11 @@
 """The quota ledger: one stream per limit, one stored message per permit, so the server itself refuses the call too many.
 
-A permit is a publish that the stream accepted; a full stream is a spent window. Its id is a fresh one per HTTP attempt, kept only
-while that publish is repeated: an id derived from a task could be granted twice after a crash of the server. A permit is never
-given back, for its call may have left.
+A permit is a publish that the stream accepted; a full stream is a spent window. A permit is never given back, for its call may
+have left.
 """
 
 import asyncio
-import uuid
+import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -14,13 +13,17 @@ import nats.errors
 import structlog
 from nats.js.errors import APIError, NotFoundError
 
+from contracts.message import Lane
+from services.fetcher.pace import Pace
+from services.fetcher.permits import Wanted, take
 from services.fetcher.provider import ProviderError, Verdict
 from services.runtime.bus import Bus
-from services.runtime.topology import LEDGER_READY, LEDGER_STATE, WINDOW_S, QuotaWindow
+from services.runtime.quota_windows import LEDGER_READY, LEDGER_STATE, SYMBOLS, QuotaWindow
 
-WINDOW_FULL = "maximum messages per subject exceeded"
 RESET_GUARD = timedelta(seconds=30)
 PATIENCE_S = 2.0
+# The server looks for lapsed permits four times a second at most.
+LOOK_AGAIN_S = 0.04
 
 log = structlog.get_logger()
 
@@ -34,70 +37,81 @@ class QuotaSpentError(ProviderError):
 
 
 class Ledger:
-    """The permits of one provider key, over all of its windows at once. Shared by every replica through the server."""
+    """The permits of one provider key, over all of its windows at once. Shared by every replica through the server.
 
-    def __init__(self, bus: Bus, windows: Sequence[QuotaWindow]) -> None:
+    `pace`: learns from every permit, and says when the next one is this replica's to take.
+    """
+
+    def __init__(self, bus: Bus, windows: Sequence[QuotaWindow], pace: Pace | None = None) -> None:
         self._bus = bus
-        self._windows = windows
+        self._all = windows
+        # The narrower of equally long windows first: what it refuses is not spent in the wider one.
+        calls = [window for window in windows if window.window != SYMBOLS]
+        self._windows = sorted(calls, key=lambda w: (w.length_s, -len(w.lane or ""), w.limit))
+        self._pace = pace
+        # One at a time: when a window is full its callers line up here instead of asking the server in turns.
+        self._turn = asyncio.Lock()
 
     async def open(self) -> None:
         """Wait until every ledger stream is there with our limit and ready to be spent by."""
         said = False
-        while missing := [w.stream for w in self._windows if not await self._is_ready(w)]:
+        while missing := [w.stream for w in self._all if not await self._is_ready(w)]:
             if not said:
                 log.warning("ledger_missing", streams=missing, action="run `quotebus migrate`; no call is made before")
                 said = True
             await asyncio.sleep(0.5)
 
-    async def permit(self, cost: int = 1) -> None:
-        """Take `cost` permits of every window, shortest window first; wait for up to PATIENCE_S for a full one.
+    async def permit(self, cost: int = 1, lane: Lane = "manual") -> None:
+        """Take `cost` permits of every window that counts this lane, shortest first; wait for up to PATIENCE_S for a full one.
 
         Raises:
             QuotaSpentError: a window is full for longer, or its reset is nearer than our clocks can be trusted.
-            ProviderError: the server does not answer: unknown is no permit.
+            ProviderError: bad_request, when a window can never hold so many.
+            LedgerError: the server does not answer: unknown is no permit.
         """
-        if not self._windows:
-            return
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
-        while True:
-            started = asyncio.get_running_loop().time()
-            refused = await self._take_all(cost)
-            now = asyncio.get_running_loop().time()
-            if refused is not None:
-                wait_s = (refused.retry_at - datetime.now(UTC)).total_seconds() if refused.retry_at else PATIENCE_S
-                if now + wait_s > deadline:
-                    raise refused
-                await asyncio.sleep(max(wait_s, 0.01))
-            elif now - started <= self._windows[0].margin_s / 2:
-                return
-            # Granted too slowly: the call would arrive later than the margin covers, so it needs another permit.
+        windows = [window for window in self._windows if lane in window.lanes]
+        for window in windows:
+            if cost > window.limit:
+                what = f"a call of {cost} credits never fits {window.limit} {window.counted}"
+                raise ProviderError(
+                    Verdict.BAD_REQUEST, f"{window.provider}: {what}; ask for fewer symbols at once, or raise the limit"
+                )
+        if windows:
+            deadline = asyncio.get_running_loop().time() + PATIENCE_S
+            async with self._turn:
+                if self._pace:
+                    # Not for long: the connection is open and the request's time runs.
+                    await self._pace.our_turn(PATIENCE_S)
+                await self._until_taken(windows, cost, deadline)
 
-    async def _take_all(self, cost: int) -> QuotaSpentError | None:
-        for window in self._windows:
-            now = datetime.now(UTC)
-            if near := _reset_nearby(window, now):
-                return QuotaSpentError(window, near, f"its {window.window} resets within {RESET_GUARD.seconds} s")
-            for _ in range(cost):
-                if not await self._take(window, now):
-                    return await self._refused(window)
-        return None
-
-    async def _take(self, window: QuotaWindow, now: datetime) -> bool:
-        identity = uuid.uuid4().hex
-        for timeout_s in (1.0, 2.0, 4.0):
-            headers = {"Nats-Msg-Id": identity, "Nats-Expected-Stream": window.stream}
-            try:
-                # An acknowledged duplicate is the same permit: the first answer was lost on its way.
-                await self._bus.js.publish(window.subject(now), b"", headers=headers, timeout=timeout_s)
-                return True
-            except APIError as error:
-                if WINDOW_FULL in (error.description or ""):
-                    return False
-                what = f"the quota ledger {window.stream} refused: {error.description}"
-                raise ProviderError(Verdict.SERVER_ERROR, what) from error
-            except nats.errors.Error:
+    async def _until_taken(self, windows: Sequence[QuotaWindow], cost: int, deadline: float) -> None:
+        clock = asyncio.get_running_loop().time
+        taken: dict[QuotaWindow, float] = {}
+        # A permit that is older than its margin covers would let its call arrive too late: that window's is taken again.
+        while stale := [w for w in windows if w not in taken or clock() - taken[w] > _fresh_s(w)]:
+            refused = await self._take_all(stale, cost, taken)
+            if refused is None:
                 continue
-        raise ProviderError(Verdict.SERVER_ERROR, f"the quota ledger {window.stream} does not answer; no call without a permit")
+            wait_s = (refused.retry_at - datetime.now(UTC)).total_seconds() if refused.retry_at else PATIENCE_S
+            if clock() + wait_s > deadline:
+                raise refused
+            if self._pace:
+                self._pace.refused(refused.window)
+            # Replicas that wait for the same permit do not all ask in the same moment.
+            await asyncio.sleep(max(wait_s, LOOK_AGAIN_S) + random.uniform(0, LOOK_AGAIN_S))
+
+    async def _take_all(self, windows: Sequence[QuotaWindow], cost: int, taken: dict[QuotaWindow, float]) -> QuotaSpentError | None:
+        for window in windows:
+            if near := reset_nearby(window, datetime.now(UTC)):
+                return QuotaSpentError(window, near, f"its {window.window} resets within {RESET_GUARD.seconds} s")
+            asked = asyncio.get_running_loop().time()
+            sequence = await take(self._bus, Wanted(window, cost))
+            if sequence is None:
+                return await self._refused(window)
+            taken[window] = asked
+            if self._pace:
+                self._pace.granted(window, sequence)
+        return None
 
     async def _refused(self, window: QuotaWindow) -> QuotaSpentError:
         now = datetime.now(UTC)
@@ -105,25 +119,31 @@ class Ledger:
         if reset is not None:
             until = reset.astimezone(UTC) + RESET_GUARD
         else:
-            until = max(now, await self._oldest_at(window, now) + timedelta(seconds=WINDOW_S[window.window] + window.margin_s))
-        return QuotaSpentError(window, until, f"{window.limit} calls a {window.window} are spent")
+            until = max(now, await self._oldest_at(window, now) + timedelta(seconds=window.length_s + window.margin_s))
+        return QuotaSpentError(window, until, f"{window.limit} {window.counted} are spent")
 
     async def _oldest_at(self, window: QuotaWindow, now: datetime) -> datetime:
         try:
             oldest = await self._bus.js.get_msg(window.stream, seq=1, subject=window.subject(now), next=True)
         except (APIError, nats.errors.Error):
-            return now - timedelta(seconds=WINDOW_S[window.window])
+            return now - timedelta(seconds=window.length_s)
         return oldest.time or now
 
     async def _is_ready(self, window: QuotaWindow) -> bool:
         try:
-            info = await self._bus.js.stream_info(window.stream)
+            config = (await self._bus.js.stream_info(window.stream)).config
         except (NotFoundError, nats.errors.Error):
             return False
-        return (info.config.metadata or {}).get(LEDGER_STATE) == LEDGER_READY
+        whole = bool(config.allow_msg_ttl if window.window == SYMBOLS else config.allow_atomic)
+        return whole and (config.metadata or {}).get(LEDGER_STATE) == LEDGER_READY
 
 
-def _reset_nearby(window: QuotaWindow, now: datetime) -> datetime | None:
+def _fresh_s(window: QuotaWindow) -> float:
+    """For how long after it was asked for a permit may be used."""
+    return RESET_GUARD.total_seconds() / 2 if window.by_date else window.margin_s / 2
+
+
+def reset_nearby(window: QuotaWindow, now: datetime) -> datetime | None:
     """When to come back, if a reset is so near that a call could count for the other day."""
     if not window.by_date:
         return None

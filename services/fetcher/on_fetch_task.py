@@ -1,8 +1,8 @@
-"""The work on one provider: pace, tasks, permit, call, events, results, acks; in this order nothing is lost or paid twice."""
+"""The work with one provider key: pace, tasks, permit, call, events, results, acks; in this order nothing is lost or paid twice."""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,93 +10,98 @@ from datetime import UTC, datetime
 import nats.errors
 import structlog
 from prometheus_client import Counter as Metric
-from prometheus_client import Histogram
 
+from contracts.message import LANES
 from services.fetcher.accounts import Account
-from services.fetcher.ask_provider import AdapterFaultError, ask_provider
 from services.fetcher.lanes import Held, Lanes
-from services.fetcher.ledger import Ledger
-from services.fetcher.provider import Answer, Call, Http, ProviderError, Verdict
+from services.fetcher.ledger import QuotaSpentError
+from services.fetcher.make_call import Answered, Caller
+from services.fetcher.provider import Call, ProviderError, Verdict
 from services.fetcher.reports import bury
-from services.fetcher.rest import Rest
+from services.fetcher.rest import RestOfAll
 from services.fetcher.served import last_served
 from services.fetcher.settle import Settlement
 from services.fetcher.stopping import or_stop, sleep_or_stop
+from services.fetcher.symbol_permits import Placed, SymbolDesk
 from services.fetcher.verdicts import MAX_NAK_S
 from services.runtime.bus import Bus
+from services.runtime.key_settings import FIRST_KEY
 from services.runtime.puller import kept_alive
 
 GRACE_S = 2.0
 IDLE_S = 5.0
 CALLS = Metric("quotebus_provider_calls_total", "Permits spent on calls.", ["provider"])
-CALL_SECONDS = Histogram("quotebus_provider_call_seconds", "Duration of a call, all its requests.", ["provider", "verdict"])
 
 log = structlog.get_logger()
-Permit = Callable[[int], Awaitable[None]]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker works with. `http` makes a client for one call, given how to take its permits and to keep its pace."""
+    """What a worker works with. `rest` and `symbols` are of all keys of the provider."""
 
     bus: Bus
     account: Account
     accounts: Mapping[str, Account]
-    ledger: Ledger
-    rest: Rest
-    http: Callable[[Permit, Permit], Http]
+    caller: Caller
+    rest: RestOfAll
+    symbols: SymbolDesk
     ack_wait_s: float
     calls_at_once: int
 
 
 class Worker:
-    """Makes the calls of one provider."""
+    """Makes the calls with one key. Workers of a provider's other keys pull the same tasks; `others` are this process's, by key."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._bus = work.bus
         self._name = work.account.name
+        self.key = work.caller.key.name
+        self.name = self._name if self.key == FIRST_KEY else f"{self._name} {self.key}"
+        self.others: Mapping[str, Worker] = {}
         self._settle = Settlement(work.bus, self._name, work.accounts, work.rest)
-        self._pace = work.account.pace()
+        self._lanes = Lanes(work.bus, self._name, work.ack_wait_s)
         self._calls: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; then finish the calls under way if they end soon, and give everything else back."""
-        await self._work.ledger.open()
-        lanes = Lanes(self._bus, self._name, self._work.ack_wait_s)
-        alive = asyncio.create_task(lanes.keep_alive())
+        await or_stop(stop, self._work.caller.ledger.open())
+        await self._work.caller.rest.begins()
+        alive = asyncio.create_task(self._lanes.keep_alive())
         try:
-            await self._until_stopped(stop, lanes)
+            await self._until_stopped(stop)
         finally:
             alive.cancel()
-            await asyncio.gather(lanes.close(), self._finish_calls())
+            await asyncio.gather(self._lanes.close(), self._finish_calls())
 
-    async def _until_stopped(self, stop: asyncio.Event, lanes: Lanes) -> None:
+    async def _until_stopped(self, stop: asyncio.Event) -> None:
         slots = asyncio.Semaphore(self._work.calls_at_once)
         size = max(self._work.account.symbols_per_call(dataset) for dataset in self._work.account.profile.offers)
-        paced = self._pace is None
+        rest, paced = self._work.caller.rest, False
         while not stop.is_set():
-            if (rest_s := self._work.rest.remaining_s()) > 0:
-                if rest_s > MAX_NAK_S:
-                    await lanes.give_back()
-                await sleep_or_stop(stop, min(rest_s, 1.0))
+            if closed := [lane for lane in LANES if rest.remaining_s(lane) > MAX_NAK_S]:
+                await self._lanes.give_back(closed)
+            if not rest.open_lanes():
+                await sleep_or_stop(stop, min(1.0, *(rest.remaining_s(lane) for lane in LANES)))
                 continue
             # The pace is kept before tasks are pulled: a task in hand is a task that no other replica can take.
-            if self._pace and not paced:
-                await or_stop(stop, self._pace.acquire())
+            if not paced:
+                await or_stop(stop, self._work.caller.turn())
                 paced = True
                 continue
             await or_stop(stop, slots.acquire())
-            if chosen := await or_stop(stop, lanes.next_call(size, IDLE_S)):
-                paced = self._pace is None
-                self._start(chosen, slots, lanes)
+            # Asked again: a call that ended meanwhile may have been refused.
+            lanes = rest.open_lanes()
+            if lanes and (chosen := await or_stop(stop, self._lanes.next_call(size, IDLE_S, lanes))):
+                paced = False
+                self._start(chosen, slots)
             else:
                 slots.release()
 
-    def _start(self, chosen: Sequence[Held], slots: asyncio.Semaphore, lanes: Lanes) -> None:
+    def _start(self, chosen: Sequence[Held], slots: asyncio.Semaphore) -> None:
         def ended(call: asyncio.Task[None]) -> None:
             self._calls.discard(call)
-            lanes.call_ended(chosen)
+            self._lanes.call_ended(chosen)
             slots.release()
 
         call = asyncio.create_task(self.on_fetch_tasks(chosen))
@@ -107,7 +112,7 @@ class Worker:
         """Serve tasks that share a call. Each is acknowledged, sent back or given up on by itself."""
         try:
             async with kept_alive([held.msg for held in chosen], self._work.ack_wait_s):
-                wanted = await self._still_wanted(chosen)
+                wanted = await self._with_room(await self._still_wanted(chosen))
                 limit = self._work.account.symbols_per_call(chosen[0].task.dataset)
                 for i in range(0, len(wanted), limit):
                     await self._call(wanted[i : i + limit])
@@ -135,59 +140,53 @@ class Worker:
                 wanted.append(held)
         return wanted
 
+    async def _with_room(self, chosen: Sequence[Held]) -> Sequence[Held]:
+        """Those whose symbol this key may ask for this month; the others go to another key, or end as the plan has it."""
+        now = datetime.now(UTC)
+        try:
+            placed = await self._work.symbols.place(self.key, chosen)
+        except QuotaSpentError as error:
+            await self._work.caller.rest.failed(error, now)
+            placed = Placed(refused=[(held, error) for held in chosen])
+        for key, held in placed.elsewhere:
+            self.others[key].adopt(held)
+        await asyncio.gather(*(self._settle.fail(held, error, now) for held, error in placed.refused))
+        return placed.own
+
+    def adopt(self, held: Held) -> None:
+        """Serve a task that another key's worker has in hand."""
+        self._lanes.hold(held)
+
     async def _call(self, chosen: Sequence[Held]) -> None:
         task = chosen[0].task
         call = Call(task.dataset, tuple(held.task.symbol for held in chosen), task.timeframe, task.start, task.end)
+        # The most urgent of those who share a call has it made.
+        lane = min((held.task.lane for held in chosen), key=LANES.index)
         called_at = datetime.now(UTC)
-        answer, error, calls = await self._ask(call, called_at)
-        CALLS.labels(self._name).inc(calls)
+        answered = await self._work.caller.call(call, lane, called_at)
+        CALLS.labels(self._name).inc(answered.permits)
+        await self._settle_all(chosen, answered, called_at)
+
+    async def _settle_all(self, chosen: Sequence[Held], answered: Answered, called_at: datetime) -> None:
+        error, share = answered.error, answered.permits
         if error is not None:
-            await self._work.rest.failed(error)
             # A call that several symbols shared is counted with the first.
             first, *others = chosen
             failing = [self._settle.fail(held, error, called_at) for held in others]
-            await asyncio.gather(self._settle.fail(first, error, called_at, calls), *failing)
+            await asyncio.gather(self._settle.fail(first, error, called_at, share), *failing)
             return
-        await self._work.rest.answered()
         events = defaultdict(list)
-        for event in answer.events:
+        for event in answered.answer.events:
             events[event.symbol].append(event)
         missing = ProviderError(Verdict.NOT_FOUND, f"{self._name} left it out of its answer")
         async with asyncio.TaskGroup() as group:
             for held in chosen:
-                share, calls = calls, 0
                 symbol = held.task.symbol
                 if symbol in events:
                     group.create_task(self._settle.publish(held, events[symbol], called_at, share))
                 else:
-                    group.create_task(self._settle.fail(held, answer.failed.get(symbol, missing), called_at, share))
-
-    async def _ask(self, call: Call, called_at: datetime) -> tuple[Answer, ProviderError | None, int]:
-        """The answer or the error of the call as a whole (a fault of the adapter is one too), and the permits it took."""
-        clock = asyncio.get_running_loop().time
-        started, verdict, spent = clock(), "ok", 0
-
-        async def permit(cost: int) -> None:
-            nonlocal spent
-            await self._work.ledger.permit(cost)
-            spent += cost
-
-        async def pace(_cost: int) -> None:
-            # The worker paced the first request; those for further pages and windows of the same call wait their turn here.
-            if spent and self._pace:
-                await self._pace.acquire()
-
-        account = self._work.account
-        http = self._work.http(permit, pace)
-        try:
-            return await ask_provider(account.provider, call, http, called_at, account.trust.redact), None, spent
-        except ProviderError as error:
-            verdict = error.verdict
-            if isinstance(error, AdapterFaultError):
-                log.exception("adapter_failed", provider=self._name, dataset=call.dataset, exc_info=error.__cause__)
-            return Answer(), error, spent
-        finally:
-            CALL_SECONDS.labels(self._name, verdict).observe(clock() - started)
+                    group.create_task(self._settle.fail(held, answered.answer.failed.get(symbol, missing), called_at, share))
+                share = 0
 
     async def _finish_calls(self) -> None:
         if not self._calls:

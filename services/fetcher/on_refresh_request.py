@@ -14,7 +14,7 @@ from contracts import subjects
 from contracts.fetch_task import FetchTask
 from services.fetcher.accounts import Account
 from services.fetcher.choose_provider import NoProviderError, choose
-from services.fetcher.ledger import WINDOW_FULL
+from services.fetcher.permits import WINDOW_FULL
 from services.fetcher.plan import Plan, by_validity, understand
 from services.fetcher.reports import bury, publish_result
 from services.fetcher.served import last_served

@@ -42,13 +42,17 @@ class ProviderError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """Calls a provider allows per window; None: no such limit. `day_zone`: where its day and month begin."""
+    """Calls a provider allows per window; None: no such limit. `day_zone`: where its day and month begin.
+
+    `symbols_per_month`: different symbols that may be asked for in a month, however often.
+    """
 
     per_second: int | None = None
     per_minute: int | None = None
     per_hour: int | None = None
     per_day: int | None = None
     per_month: int | None = None
+    symbols_per_month: int | None = None
     day_zone: str = "UTC"
 
 

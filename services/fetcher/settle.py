@@ -15,11 +15,11 @@ from contracts.run_events import Outcome
 from services.fetcher.accounts import Account
 from services.fetcher.choose_provider import NoProviderError, choose
 from services.fetcher.lanes import Held
-from services.fetcher.ledger import WINDOW_FULL
+from services.fetcher.permits import WINDOW_FULL
 from services.fetcher.provider import ProviderError, Verdict
 from services.fetcher.publish_events import empty_answer, publish_answer
 from services.fetcher.reports import bury, report_result
-from services.fetcher.rest import Rest
+from services.fetcher.rest import RestOfAll
 from services.fetcher.verdicts import MAX_NAK_S, Then, consequence, retry_delay_s
 from services.runtime.bus import Bus
 
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 class Settlement:
     """Ends the tasks of one provider. Tries are counted here, in memory: they only decide when to give up."""
 
-    def __init__(self, bus: Bus, provider: str, accounts: Mapping[str, Account], rest: Rest) -> None:
+    def __init__(self, bus: Bus, provider: str, accounts: Mapping[str, Account], rest: RestOfAll) -> None:
         self._bus = bus
         self._name = provider
         self._accounts = accounts
@@ -55,7 +55,7 @@ class Settlement:
         self._attempts[key] += 1
         then = consequence(error.verdict, self._attempts[key])
         if then is Then.RETRY:
-            delay_s = min(MAX_NAK_S, self._rest.remaining_s() or retry_delay_s(self._attempts[key]))
+            delay_s = min(MAX_NAK_S, self._rest.remaining_s(held.task.lane) or retry_delay_s(self._attempts[key]))
             await held.msg.nak(delay=delay_s)
             return
         if then is Then.ELSEWHERE and await self._hand_over(held):

@@ -11,11 +11,11 @@ from nats.js.errors import APIError, NotFoundError
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
-from contracts.message import decode
+from contracts.message import LANES, decode
 from services.fetcher.accounts import Account
 from services.fetcher.choose_provider import NoProviderError, choose
 from services.fetcher.reports import bury_stored, report_result
-from services.fetcher.rest import Rest
+from services.fetcher.rest import RestOfAll
 from services.runtime.bus import Bus
 
 SWEEP_EVERY_S = 15.0
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 class Sweeper:
     """Looks through TASKS now and then. Any number may: a task is deleted once, and only who deleted it reports."""
 
-    def __init__(self, bus: Bus, accounts: Mapping[str, Account], rests: Mapping[str, Rest]) -> None:
+    def __init__(self, bus: Bus, accounts: Mapping[str, Account], rests: Mapping[str, RestOfAll]) -> None:
         self._bus = bus
         self._accounts = accounts
         self._rests = rests
@@ -45,9 +45,9 @@ class Sweeper:
         state = (await self._bus.js.stream_info(subjects.TASKS, subjects_filter="task.>")).state
         swept = 0
         for subject in state.subjects or {}:
-            provider = subject.split(".")[1]
+            _, provider, lane, *_ = subject.split(".")
             gone = provider not in self._accounts
-            if gone or self._rests[provider].remaining_s() > SWEEP_EVERY_S:
+            if gone or lane not in LANES or self._rests[provider].remaining_s(lane) > SWEEP_EVERY_S:
                 swept += await self._look_at(subject, gone=gone)
         return swept
 

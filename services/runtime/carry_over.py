@@ -2,16 +2,18 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig, StreamInfo
 from nats.js.errors import NotFoundError
 
-from services.runtime.topology import LEDGER_CARRYING, LEDGER_STATE, QuotaWindow, ledger_stream
+from services.runtime.quota_windows import LEDGER_CARRYING, LEDGER_STATE, SYMBOLS, QuotaWindow, ledger_stream
 
 _RETIRED = "quota-retired"
+_STREAMS_A_PAGE = 256
 
 
 async def carry_over(js: JetStreamContext, ledgers: Iterable[QuotaWindow], replicas: int) -> list[str]:
@@ -20,11 +22,10 @@ async def carry_over(js: JetStreamContext, ledgers: Iterable[QuotaWindow], repli
     Nobody spends meanwhile: the old stream gives up its subject first, the new one is not ready until it holds as many permits
     as were spent (at most its limit). A sliding window's carried permits count from now: they lapse late, never early.
     """
-    there = [info for info in await js.streams_info() if str(info.config.name).startswith("QUOTA_")]
+    there = [info async for info in _streams(js) if str(info.config.name).startswith("QUOTA_")]
     done = []
     for window in ledgers:
-        stem = window.stream.rpartition("_")[0] + "_"
-        old = [info for info in there if str(info.config.name).startswith(stem) and info.config.name != window.stream]
+        old = [info for info in there if _of_another_limit(str(info.config.name), window)]
         if not old:
             continue
         spent = sum([await _retire_and_count(js, info) for info in old], Counter[str]())
@@ -32,10 +33,23 @@ async def carry_over(js: JetStreamContext, ledgers: Iterable[QuotaWindow], repli
         for info in old:
             await js.delete_stream(str(info.config.name))
         carried = sum(spent.values())
-        done.append(
-            f"{window.provider}: {window.limit} calls a {window.window} from now on; {carried} already spent were carried over"
-        )
+        done.append(f"{window.provider}: {window.limit} {window.counted} from now on; {carried} already spent were carried over")
     return done
+
+
+async def _streams(js: JetStreamContext) -> AsyncIterator[StreamInfo]:
+    offset = 0
+    while page := await js.streams_info(offset):
+        for info in page:
+            yield info
+        offset += len(page)
+        if len(page) < _STREAMS_A_PAGE:
+            return
+
+
+def _of_another_limit(stream: str, window: QuotaWindow) -> bool:
+    # A key may be called like the beginning of another ledger's name.
+    return stream != window.stream and stream.startswith(window.stem) and stream.removeprefix(window.stem).isdigit()
 
 
 async def _retire_and_count(js: JetStreamContext, info: StreamInfo) -> Counter[str]:
@@ -59,7 +73,14 @@ async def _create_spent(js: JetStreamContext, window: QuotaWindow, spent: Counte
     if state.get(LEDGER_STATE) != LEDGER_CARRYING:
         return
     have = await _permits(js, window.stream)
+    room = window.limit - sum(have.values()) if window.window == SYMBOLS else None
     for subject, count in spent.items():
         for _ in range(min(count, window.limit) - have[subject]):
-            await js.publish(subject, b"carried over", headers={"Nats-Msg-Id": uuid.uuid4().hex})
+            if room is None or room > 0:
+                await js.publish(subject, b"carried over", headers=_identity(window))
+                room = None if room is None else room - 1
     await js.update_stream(ledger_stream(window, replicas))
+
+
+def _identity(window: QuotaWindow) -> dict[str, str]:
+    return {**window.headers(datetime.now(UTC)), "Nats-Msg-Id": uuid.uuid4().hex}

@@ -16,8 +16,8 @@ from services.runtime.topology import Topology
 
 # What the server fills in or rounds by itself is no drift.
 _COMPARED_STREAM = (
-    "subjects", "retention", "discard", "discard_new_per_subject", "max_msgs_per_subject", "max_age", "max_bytes",
-    "duplicate_window", "deny_delete", "deny_purge", "allow_direct", "num_replicas", "storage",
+    "subjects", "retention", "discard", "discard_new_per_subject", "max_msgs_per_subject", "max_msgs", "max_age", "max_bytes",
+    "allow_atomic", "allow_msg_ttl", "duplicate_window", "deny_delete", "deny_purge", "allow_direct", "num_replicas", "storage",
 )  # fmt: skip
 _COMPARED_CONSUMER = ("ack_policy", "ack_wait", "max_deliver", "max_ack_pending", "filter_subject")
 

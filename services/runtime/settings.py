@@ -7,19 +7,15 @@ from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
 from contracts.job import Job
+from services.runtime.key_settings import KeyName, KeySettings, Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class Section(BaseModel):
-    """A table of the settings: an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Share = Annotated[float, Field(ge=0, le=0.5)]
 
 
 class NatsSettings(Section):
@@ -54,26 +50,22 @@ class RedisSettings(Section):
     ttl_s: dict[str, PositiveInt] = {}
 
 
-class ProviderSettings(Section):
+class ProviderSettings(KeySettings):
     """One provider's account and limits. What is not set is the adapter's own default (its free plan).
 
-    `enabled`: by default a provider works when it needs no key or has one. `allow_http`: keys may travel in the clear. A limit of
-    0 means none. `burst`: calls that
+    `enabled`: by default a provider works when it needs no key or has one. `allow_http`: keys may travel in the clear. `keys`:
+    further keys by name; what one of them does not say of its limits is as it is here. `kept_for_manual`, `kept_for_live`: shares
+    of the day. `burst`: calls that
     may leave at once before pacing begins. `priority`: lower is asked first. `options`: the adapter's own extras.
     """
 
     enabled: bool | None = None
     base_url: str | None = None
     allow_http: bool = False
-    api_key: SecretStr | None = None
-    api_secret: SecretStr | None = None
-    refresh_token: SecretStr | None = None
+    keys: dict[KeyName, KeySettings] = {}
     dataset: str | None = None
-    per_second: int | None = Field(default=None, ge=0)
-    per_minute: int | None = Field(default=None, ge=0)
-    per_hour: int | None = Field(default=None, ge=0)
-    per_day: int | None = Field(default=None, ge=0)
-    per_month: int | None = Field(default=None, ge=0)
+    kept_for_manual: Share = 0.2
+    kept_for_live: Share = 0.3
     day_zone: str | None = None
     symbols_per_call: PositiveInt | None = None
     burst: PositiveInt = 1

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from pydantic import BaseModel
 
+from services.runtime.key_settings import KeySettings
 from services.runtime.settings import ProviderSettings, Settings
 
 Key = tuple[str, ...]
@@ -68,10 +69,12 @@ def _instead(layer: Layer, key: Key, choices: Collection[str] | None) -> str:
 
 
 def _keys_near(key: Key) -> Iterator[Key]:
-    """Every key there is; of providers, the fields of the one this key names."""
+    """Every key there is; of providers, the fields of the one this key names, and of the key of its that it names."""
     yield from _keys(Settings, ())
     if key[0] == "providers" and len(key) > 1:
         yield from _keys(ProviderSettings, key[:2])
+        if key[2:3] == ("keys",) and len(key) > 4:
+            yield from _keys(KeySettings, key[:4])
 
 
 def _keys(model: type[BaseModel], above: Key) -> Iterator[Key]:

@@ -2,67 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from typing import Any, Literal
-from zoneinfo import ZoneInfo
+from typing import Any
 
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
 
 from contracts import subjects
 from contracts.message import LANES
+from services.runtime.quota_windows import DAY_S, QuotaWindow, ledger_stream
 from services.runtime.settings import Settings
 
-DAY_S = 86400.0
-Window = Literal["second", "minute", "hour", "day", "month"]
-WINDOW_S: Mapping[Window, float] = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 26 * 3600.0, "month": 32 * DAY_S}
-LEDGER_STATE, LEDGER_READY, LEDGER_CARRYING = "quotebus-ledger", "ready", "carrying"
 PLANNER, CACHER, CACHER_RUNS = "planner", "cacher", "cacher-runs"
-
-
-@dataclass(frozen=True)
-class QuotaWindow:
-    """One limit of one provider key: at most `limit` calls per window. Days and months begin at midnight in `zone`."""
-
-    provider: str
-    key: str
-    window: Window
-    limit: int
-    zone: str = "UTC"
-
-    @property
-    def stream(self) -> str:
-        """The stream that is this window's ledger. The limit is part of the name, so whoever counts by another limit is refused."""
-        return f"QUOTA_{self.provider}_{self.key}_{self.window}_{self.limit}"
-
-    @property
-    def margin_s(self) -> float:
-        """How much longer than the window a permit is remembered: covers the time between the permit and the call's arrival."""
-        length = WINDOW_S[self.window]
-        return 1.0 if length >= 60 else 0.25 if length < 10 else 0.5
-
-    @property
-    def by_date(self) -> bool:
-        """Whether the window resets on a date instead of sliding."""
-        return self.window in ("day", "month")
-
-    def quota_date(self, now: datetime) -> date | None:
-        """The day, or first of the month, that a call at `now` counts for in the provider's zone; none for sliding windows."""
-        if not self.by_date:
-            return None
-        today = now.astimezone(ZoneInfo(self.zone)).date()
-        return today.replace(day=1) if self.window == "month" else today
-
-    def resets_at(self, now: datetime) -> datetime | None:
-        """When the current day or month ends; none for sliding windows."""
-        day = self.quota_date(now)
-        if day is None:
-            return None
-        following = (day + timedelta(days=32)).replace(day=1) if self.window == "month" else day + timedelta(days=1)
-        return datetime(following.year, following.month, following.day, tzinfo=ZoneInfo(self.zone))
-
-    def subject(self, now: datetime) -> str:
-        """Where a permit for a call at `now` is published."""
-        return subjects.quota(self.provider, self.key, self.window, self.quota_date(now))
 
 
 @dataclass(frozen=True)
@@ -120,28 +69,6 @@ def _streams(settings: Settings) -> list[StreamConfig]:
         stream(subjects.RUNS, 14 * DAY_S, 256 * mebibyte),
         stream(subjects.DEAD, 30 * DAY_S, 256 * mebibyte),
     ]
-
-
-def ledger_stream(window: QuotaWindow, replicas: int, *, ready: bool = True) -> StreamConfig:
-    """The stream that is a window's ledger. Until it is `ready` no fetcher spends by it."""
-    length = WINDOW_S[window.window] + (0 if window.by_date else window.margin_s)
-    subject = subjects.quota(window.provider, window.key, window.window)
-    return StreamConfig(
-        name=window.stream,
-        subjects=[f"{subject}.*"] if window.by_date else [subject],
-        retention=RetentionPolicy.LIMITS,
-        discard=DiscardPolicy.NEW,
-        discard_new_per_subject=True,
-        max_msgs_per_subject=window.limit,
-        max_age=length,
-        duplicate_window=min(120.0, length),
-        deny_delete=True,
-        deny_purge=True,
-        allow_direct=True,
-        storage=StorageType.FILE,
-        num_replicas=replicas,
-        metadata={LEDGER_STATE: LEDGER_READY if ready else LEDGER_CARRYING},
-    )
 
 
 def _consumers(settings: Settings, providers: Sequence[str]) -> list[tuple[str, ConsumerConfig]]:

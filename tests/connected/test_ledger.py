@@ -9,11 +9,11 @@ import time_machine
 
 from quotebus.embedded import NatsServer
 from services.fetcher.ledger import Ledger, QuotaSpentError
-from services.fetcher.provider import ProviderError
+from services.fetcher.permits import LedgerError
 from services.runtime.bus import Bus, connect
 from services.runtime.carry_over import carry_over
+from services.runtime.quota_windows import QuotaWindow, ledger_stream
 from services.runtime.settings import NatsSettings
-from services.runtime.topology import QuotaWindow, ledger_stream
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ async def test_a_lowered_or_raised_limit_forgives_no_call(bus: Bus):
     [line] = await carry_over(bus.js, [raised], 1)
     assert "7 already spent were carried over" in line
     assert await grants(Ledger(bus, [raised]), 10) == 5
-    with pytest.raises(ProviderError, match="ledger"):
+    with pytest.raises(LedgerError, match="ledger"):
         await ledger.permit()  # who still counts by the old limit gets nothing
     lowered = QuotaWindow("acme", "k1", "hour", 3)
     await carry_over(bus.js, [lowered], 1)

@@ -325,12 +325,12 @@ async def test_a_dead_login_stops_the_provider_after_one_request_of_all_replicas
     assert schwab.seen == {"refresh-0": 1}
     async with connect(NatsSettings(url=nats_url), "test") as bus:
         stores = await token_stores(bus.js, accounts(settings))
-        kept = await stores["schwab"].read()
+        kept = await stores["schwab", "k1"].read()
         assert (tokens := tokens_in(kept.value)) is not None
         assert tokens.dead
         renewed = accounts(settings_for(nats_url, schwab, "refresh-of-a-new-login"))["schwab"]
-        assert renewed.sharing(stores["schwab"]).provider.profile.name == "schwab"
-        keeper = TokenKeeper(stores["schwab"], Login("refresh-of-a-new-login"), _granted)
+        assert renewed.sharing(stores).keys[0].provider.profile.name == "schwab"
+        keeper = TokenKeeper(stores["schwab", "k1"], Login("refresh-of-a-new-login"), _granted)
         assert await keeper.access_token(HTTP) == "access-of-a-new-login"
 
 
@@ -363,21 +363,21 @@ async def test_the_end_of_a_login_is_a_metric_and_one_state_however_many_watch(
     async def told() -> list[str]:
         for _ in range(2):
             for watch in watches:
-                await watch.look("schwab")
+                await watch.look("schwab", "k1")
         try:
-            return [json.loads(entry.value or b"")["state"] for entry in await state.history("provider.schwab.login")]
+            return [json.loads(entry.value or b"")["state"] for entry in await state.history("provider.schwab.k1.login")]
         except Exception:  # nothing is told yet
             return []
 
     assert await told() == []
     await keep(bucket, login(timedelta(days=2)))
     assert await told() == []
-    ends = LOGIN_ENDS.labels("schwab")._value.get()
+    ends = LOGIN_ENDS.labels("schwab", "k1")._value.get()
     assert timedelta(days=4.9) < datetime.fromtimestamp(ends, UTC) - datetime.now(UTC) < timedelta(days=5.1)
     await keep(bucket, login(timedelta(days=6, hours=1)))
     assert await told() == ["login_ends_soon"]
     await keep(bucket, login(timedelta(days=6, hours=1), dead="schwab: log in again"))
     assert await told() == ["login_ends_soon", "login_ended"]
-    assert LOGIN_ENDS.labels("schwab")._value.get() == 0
+    assert LOGIN_ENDS.labels("schwab", "k1")._value.get() == 0
     await keep(bucket, login(timedelta(hours=1)))
     assert await told() == ["login_ends_soon", "login_ended", "login_ok"]

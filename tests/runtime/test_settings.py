@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from services.runtime.key_settings import KeySettings
 from services.runtime.load_settings import SettingsError, load_settings, read_settings
 from services.runtime.settings import NatsSettings, ProviderSettings, Settings, secrets_of
 
@@ -134,6 +135,37 @@ def test_all_that_is_wrong_is_said_at_once_and_no_value_of_it(tmp_path: Path, mo
     assert "canary" not in "\n".join(said)
 
 
+def test_further_keys_of_a_provider_come_from_the_file_secret_files_and_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("quotebus.toml").write_text('[providers.tiingo]\napi_key = "one"\n[providers.tiingo.keys.paid]\nper_day = 7\n')
+    (tmp_path / "secrets" / "quotebus_providers__tiingo__keys__paid__api_key").write_text("canary-two\n")
+    monkeypatch.setenv("QUOTEBUS_PROVIDERS__TIINGO__KEYS__SECOND__API_KEY", "canary-three")
+    settings = load_settings(known_providers=["tiingo"])
+    keys = settings.providers["tiingo"].keys
+    assert {name: key.api_key and key.api_key.get_secret_value() for name, key in keys.items()} == {
+        "paid": "canary-two",
+        "second": "canary-three",
+    }
+    assert keys["paid"].per_day == 7
+    assert {"one", "canary-two", "canary-three"} <= set(secrets_of(settings))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[providers.x.keys.a]\napi_kee = 1", "keys.a.api_kee: no such setting; did you mean providers.x.keys.a.api_key?"),
+        ("[providers.x.keys.k1]\nper_day = 1", "keys.k1.[key]: k1: this is the key in the provider's own table; name it otherwise"),
+        ('[providers.x.keys."a.b"]\nper_day = 1', "keys.a.b.[key]: 'a.b': name a key by 1 to 32 of a-z, 0-9, _ and -"),
+        ('[providers.x]\nwindows = { "5m" = 1 }', "windows.5m.[key]: '5m': give a window's length in seconds, as in 600s"),
+        ("[providers.x]\nkept_for_live = 0.9", "kept_for_live: Input should be less than or equal to 0.5"),
+    ],
+)
+def test_a_fault_in_a_key_or_a_limit_is_named_with_its_place(text: str, said: str) -> None:
+    Path("quotebus.toml").write_text(text)
+    assert problems(known=["x"]) == [f"quotebus.toml: providers.x.{said}"]
+
+
 def test_two_jobs_of_one_id_are_an_error() -> None:
     Path("quotebus.toml").write_text('[[job]]\nid = "a"\nevery_s = 5\nsymbols = ["A"]\n' * 2)
     assert problems() == ["quotebus.toml: job: job a: 2 tables have this id; give each its own"]
@@ -172,6 +204,10 @@ def test_the_shipped_file_shows_every_setting_with_its_default() -> None:
             table = table["tiingo"] if name == "providers" else table
             assert table.keys() == type(section).model_fields.keys(), name
             for key, default in section.model_dump().items():
+                if key == "keys":
+                    # A table that is there is a key: so none can be shown with its default.
+                    assert set(table[key]["second"]) <= KeySettings.model_fields.keys()
+                    continue
                 plain = default.get_secret_value() if isinstance(default, SecretStr) else default
                 # Where there is no default the file shows an example.
                 assert plain is None or table[key] == plain, (name, key)

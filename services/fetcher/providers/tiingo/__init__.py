@@ -43,7 +43,7 @@ class Tiingo:
         basis="raw",
         feed="eod",
         symbols_per_call={"quote": 50},
-        limits=Limits(per_hour=50, per_day=1000, day_zone=NEW_YORK),
+        limits=Limits(per_hour=50, per_day=1000, symbols_per_month=500, day_zone=NEW_YORK),
     )
 
     def __init__(self, access: Access) -> None:

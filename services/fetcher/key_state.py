@@ -1,0 +1,174 @@
+"""What the replicas share about each provider key: rests, resting lanes and the learned pace, in the bucket `state`.
+
+Each change is written by compare-and-set, so of several replicas that meet the same refusal one tells it. The others watch the
+bucket; they read it when they are connected again.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+import nats.errors
+import structlog
+from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+
+from contracts import subjects
+from contracts.message import Lane, UtcInstant
+from services.runtime.bus import Bus
+
+RECOVERS_IN_S = 600.0
+TRIES = 5
+ALIKE = timedelta(seconds=5)
+
+State = Literal["ok", "cooling_down", "quota_spent", "stopped", "breaker_open"]
+log = structlog.get_logger()
+
+
+class KeyState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one key is. Not `ok`: left alone until `until`. `refusals`: in a row. `lanes`: which rest, and until when.
+
+    `pace`: share of the full pace at `slowed_at`, from where it rises evenly, by the whole within RECOVERS_IN_S. `ceilings`: by
+    window, what the provider says it allows as a share of what the settings say.
+    """
+
+    provider: str
+    key: str
+    state: State = "ok"
+    until: UtcInstant | None = None
+    reason: str | None = None
+    refusals: int = 0
+    pace: float = 1.0
+    slowed_at: UtcInstant | None = None
+    ceilings: dict[str, float] = {}
+    lanes: dict[Lane, UtcInstant] = {}
+    at: UtcInstant | None = None
+
+    def pace_at(self, now: datetime) -> float:
+        """The share of the full pace that is kept at this time."""
+        risen = (now - self.slowed_at).total_seconds() / RECOVERS_IN_S if self.slowed_at else 1.0
+        return min(1.0, self.pace + max(0.0, risen), *self.ceilings.values())
+
+    def rests_until(self, lane: Lane, now: datetime) -> datetime | None:
+        """Until when no call of this lane is made; None when it may be made."""
+        ends = [self.until if self.state != "ok" else None, self.lanes.get(lane)]
+        return max((end for end in ends if end and end > now), default=None)
+
+
+Edit = Callable[[KeyState], KeyState | None]
+
+
+class KeyStates:
+    """The states of all keys as this process knows them."""
+
+    def __init__(self, bus: Bus, bucket: KeyValue) -> None:
+        self._bus = bus
+        self._bucket = bucket
+        self._known: dict[str, KeyState] = {}
+        self._names: list[str] = []
+        self._reading: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def following(self, keys: Iterable[tuple[str, str]]) -> AsyncIterator[None]:
+        """Know what is told of these providers' keys while the block runs."""
+        self._names = [subjects.key_state(provider, key) for provider, key in keys]
+        await self._read_all()
+        watcher: Any = await self._bucket.watch(subjects.key_state("*", "*"))
+        listening = asyncio.create_task(self._listen(watcher))
+        # The watcher is late after a restart of the server.
+        self._bus.on_reconnect.append(self._read_again)
+        try:
+            yield
+        finally:
+            self._bus.on_reconnect.remove(self._read_again)
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            with suppress(nats.errors.Error):
+                await watcher.stop()
+
+    def of(self, provider: str, key: str) -> KeyState:
+        """The state of one key; of one that nothing was told of: all is well."""
+        return self._known.get(subjects.key_state(provider, key)) or KeyState(provider=provider, key=key)
+
+    async def change(self, provider: str, key: str, edit: Edit) -> bool:
+        """Change a state for all replicas; whether it was changed by us. `edit` gives None where nothing is to be changed.
+
+        Without an answer from the server the change holds in this process.
+        """
+        name = subjects.key_state(provider, key)
+        for _ in range(TRIES):
+            try:
+                revision = await self._read(name)
+                if (wanted := edit(self.of(provider, key))) is None:
+                    return False
+                wanted = msgspec.structs.replace(wanted, at=datetime.now(UTC))
+                await self._bucket.update(name, msgspec.json.encode(wanted), last=revision)
+            except KeyWrongLastSequenceError:
+                continue
+            except (APIError, nats.errors.Error) as error:
+                log.debug("state_not_told", provider=provider, key=key, error=str(error))
+                if (wanted := edit(self.of(provider, key))) is None:
+                    return False
+            self._known[name] = wanted
+            return True
+        return False
+
+    async def _read(self, name: str) -> int:
+        try:
+            entry = await self._bucket.get(name)
+        except KeyNotFoundError as error:
+            self._note(name, b"")
+            return int(error.entry.revision or 0) if error.entry else 0
+        self._note(name, entry.value or b"")
+        return int(entry.revision or 0)
+
+    async def _read_all(self) -> None:
+        try:
+            for name in self._names:
+                await self._read(name)
+        except (APIError, nats.errors.Error) as error:
+            log.debug("states_not_read", error=str(error))
+
+    def _read_again(self) -> None:
+        task = asyncio.create_task(self._read_all())
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def _listen(self, watcher: AsyncIterator[KeyValue.Entry | None]) -> None:
+        async for entry in watcher:
+            if entry is not None:
+                self._note(entry.key, entry.value or b"")
+
+    def _note(self, name: str, body: bytes) -> None:
+        if not body:
+            # Deleted, by somebody who knows better.
+            self._known.pop(name, None)
+            return
+        try:
+            self._known[name] = msgspec.json.decode(body, type=KeyState)
+        except msgspec.MsgspecError as error:
+            # Written by another version, or by hand: what we know ourselves goes on.
+            log.debug("state_not_read", key=name, error=str(error))
+
+
+def resting(state: KeyState, name: State, until: datetime, reason: str) -> KeyState | None:
+    """The state with one more rest; None when it says so already."""
+    if state.state == name and says(state.until, until):
+        return None
+    return msgspec.structs.replace(
+        state, state=name, until=until, reason=reason, refusals=state.refusals + 1, lanes=still_resting(state)
+    )
+
+
+def says(there: datetime | None, until: datetime) -> bool:
+    """Whether it says the same, give or take what replicas see differently, or a longer rest."""
+    return there is not None and there >= until - ALIKE
+
+
+def still_resting(state: KeyState) -> dict[Lane, datetime]:
+    """The lanes whose rest is not over."""
+    now = datetime.now(UTC)
+    return {lane: end for lane, end in state.lanes.items() if end > now}

@@ -1,0 +1,107 @@
+"""One call of a provider with one key: its requests in pace and with permits, the adapter's answer, and what the replies taught."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import structlog
+from prometheus_client import Histogram
+
+from contracts.message import Lane
+from services.fetcher.accounts import Account, Key
+from services.fetcher.allowance import Heard
+from services.fetcher.ask_provider import AdapterFaultError, ask_provider
+from services.fetcher.learned import Learner
+from services.fetcher.ledger import Ledger
+from services.fetcher.pace import Pace
+from services.fetcher.permits import LedgerError
+from services.fetcher.provider import Answer, Call, Http, ProviderError, Reply, Verdict
+from services.fetcher.rest import Rest
+
+CALL_SECONDS = Histogram("quotebus_provider_call_seconds", "Duration of a call, all its requests.", ["provider", "verdict"])
+# What concerns the key rather than a symbol, even if only some symbols of a call met it.
+_OF_THE_KEY = (Verdict.RATE_LIMITED, Verdict.UNAUTHORIZED)
+
+log = structlog.get_logger()
+Permit = Callable[[int], Awaitable[None]]
+Clients = Callable[[Permit, Permit, Callable[[Reply], None]], Http]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a call brought: an answer, or an `error` of the call as a whole; and the permits it took."""
+
+    answer: Answer
+    error: ProviderError | None
+    permits: int
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Makes calls with one key. `http` makes a call's client, given how to take permits, how to keep the pace, and who listens."""
+
+    account: Account
+    key: Key
+    ledger: Ledger
+    pace: Pace
+    rest: Rest
+    learner: Learner
+    http: Clients
+
+    async def turn(self) -> None:
+        """Return when the next call may leave, as far as the pace is concerned."""
+        self.pace.factor = self.rest.state.pace_at(datetime.now(UTC))
+        await self.pace.turn()
+
+    async def call(self, call: Call, lane: Lane, called_at: datetime) -> Answered:
+        """Make one call whose turn it is. A fault of the adapter is an error of the call too.
+
+        Raises:
+            LedgerError: the ledger gives no answer; nothing was called, or what came is not told.
+        """
+        heard = Heard()
+        answered = await self._ask(call, lane, called_at, heard)
+        error = answered.error
+        if error is not None and error.verdict is Verdict.RATE_LIMITED and error.retry_at is None and heard.retry_at:
+            error = ProviderError(error.verdict, error.message, heard.retry_at)
+        partly = next((e for e in answered.answer.failed.values() if e.verdict in _OF_THE_KEY), None)
+        if error is None and partly is None and heard.throttled:
+            partly = ProviderError(Verdict.RATE_LIMITED, f"{self.account.name}: too many requests", heard.retry_at)
+        if refused := error or partly:
+            await self.rest.failed(refused, called_at)
+        else:
+            await self.rest.answered(called_at)
+        await self.learner.learn(heard.allowances, called_at)
+        return replace(answered, error=error)
+
+    async def _ask(self, call: Call, lane: Lane, called_at: datetime, heard: Heard) -> Answered:
+        clock = asyncio.get_running_loop().time
+        started, verdict, spent, requests = clock(), "ok", 0, 0
+
+        async def permit(cost: int) -> None:
+            nonlocal spent
+            await self.ledger.permit(cost, lane)
+            spent += cost
+
+        async def pace(cost: int) -> None:
+            # The worker paced one permit of the first request; all else of the call waits its turn here.
+            nonlocal requests
+            requests += 1
+            if owed := cost - (requests == 1):
+                await self.pace.turn(owed)
+
+        try:
+            http = self.http(permit, pace, heard.reply)
+            answer = await ask_provider(self.key.provider, call, http, called_at, self.account.trust.redact)
+            return Answered(answer, None, spent)
+        except ProviderError as error:
+            verdict = error.verdict
+            if isinstance(error, AdapterFaultError):
+                log.exception("adapter_failed", provider=self.account.name, dataset=call.dataset, exc_info=error.__cause__)
+            return Answered(Answer(), error, spent)
+        except LedgerError:
+            verdict = "no_permit"
+            raise
+        finally:
+            CALL_SECONDS.labels(self.account.name, verdict).observe(clock() - started)
