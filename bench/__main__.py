@@ -10,6 +10,7 @@ MEASUREMENTS = {
     "pipeline": "The whole way, request to rows: 2,000 symbols, 500 bars each",
     "latency": "Request to event, event to readable",
     "start": "Starting",
+    "quota": "Use of a limit by 4 fetchers that share it",
 }
 
 

@@ -1,4 +1,7 @@
-"""A provider on this machine that answers in Yahoo's shape, as quickly as it can: `python -m bench.vendor PORT BARS`."""
+"""A provider on this machine that answers in Yahoo's shape, as quickly as it can: `python -m bench.vendor PORT BARS`.
+
+`/arrivals` gives when its calls came, in seconds of its own clock.
+"""
 
 import json
 import random
@@ -7,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from subprocess import Popen
-from time import sleep
+from time import monotonic, sleep
 from urllib.error import URLError
 from urllib.request import urlopen
 from zoneinfo import ZoneInfo
@@ -67,15 +70,20 @@ def vendor(bars: int) -> Iterator[str]:
 def main(port: int, bars: int) -> None:
     """Serve until told to stop."""
     answers = bodies(bars)
+    arrivals: list[float] = []
 
     async def chart(request: web.Request) -> web.Response:
+        arrivals.append(monotonic())
         symbol = request.match_info["symbol"]
         # Not hash(): it differs from process to process, and a second refresh shall find nothing new.
         text = answers[sum(symbol.encode()) % MARKETS].replace("SYMBOL", symbol)
         return web.Response(text=text, content_type="application/json")
 
+    async def seen(_request: web.Request) -> web.Response:
+        return web.json_response(arrivals)
+
     app = web.Application()
-    app.add_routes([web.get("/v8/finance/chart/{symbol}", chart)])
+    app.add_routes([web.get("/v8/finance/chart/{symbol}", chart), web.get("/arrivals", seen)])
     web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
 
 
