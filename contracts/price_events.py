@@ -8,6 +8,7 @@ from contracts.message import Basis, Message, Timeframe, UtcInstant
 
 MAX_ROWS = 2000
 Column = list[float | None]
+Delay = Literal["real_time", "delayed", "end_of_day"]
 
 
 class _Provenance(Message, frozen=True, kw_only=True):
@@ -16,7 +17,9 @@ class _Provenance(Message, frozen=True, kw_only=True):
     `observed_at`: as of when the vendor says this was true, else the start of the call less the vendor's declared delay.
     `fetched_at`: when the call started. `feed`: the class of source, such as `sip`, `iex`, `delayed`, `eod` or `synthetic`;
     rows of two feeds are never mixed. `currency`: ISO 4217, the major unit; `quoted_in`: the vendor's own unit where that
-    is a hundredth of it (GBp, ILA, ZAc) and prices were divided by 100.
+    is a hundredth of it (GBp, ILA, ZAc) and prices were divided by 100. `fallback_from`: providers in whose place this one
+    answers, the first choice first; `fallback_reason`: why not the first choice, a verdict or the state it was in. `delay`: how
+    late the provider's newest data is.
     """
 
     symbol: str
@@ -29,6 +32,8 @@ class _Provenance(Message, frozen=True, kw_only=True):
     request_id: str | None = None
     run_id: str | None = None
     fallback_from: list[str] = []
+    fallback_reason: str | None = None
+    delay: Delay | None = None
 
 
 class PriceBars(_Provenance, frozen=True, kw_only=True, tag="price_bars.v1"):

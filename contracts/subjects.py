@@ -6,13 +6,14 @@ too) is percent-encoded by its UTF-8 bytes. So `BRK.B` is `BRK_B`, every symbol 
 
 import re
 from datetime import date
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import quote, unquote
 
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Lane, Timeframe
 
 REFRESH, TASKS, PRICES, RUNS, DEAD = "REFRESH", "TASKS", "PRICES", "RUNS", "DEAD"
+SYMBOLS = "SYMBOLS"
 JOBS_BUCKET, SESSIONS_BUCKET, STATE_BUCKET, TOKENS_BUCKET = "jobs", "sessions", "state", "tokens"
 
 STREAM_SUBJECTS: dict[str, list[str]] = {
@@ -29,8 +30,10 @@ STREAM_SUBJECTS: dict[str, list[str]] = {
     ],
     RUNS: ["run.planned.*", "run.result.*", "run.finished.*"],
     DEAD: ["refresh.dead.*"],
+    SYMBOLS: ["symbol.health.*.*.*.*"],
 }
 REFRESH_ASK = "refresh.ask"
+ALL_SYMBOL_HEALTH = "symbol.health.>"
 NO_JOB = "-"
 MAX_SYMBOL_BYTES = 64
 _KEPT = "-^=/:$+"
@@ -130,6 +133,28 @@ def price_quarantined(symbol: str) -> str:
 def run(kind: str, job: str | None) -> str:
     """Where a run's event of this kind (planned, result, finished) is published."""
     return f"run.{kind}.{job or NO_JOB}"
+
+
+def symbol_health(provider: str, dataset: Dataset, timeframe: Timeframe | None, symbol: str) -> str:
+    """Where the health of a symbol with one provider is published; the last message of the subject is how it stands."""
+    return f"symbol.health.{provider}.{dataset}.{timeframe or '-'}.{symbol_token(symbol)}"
+
+
+class SymbolSubject(NamedTuple):
+    provider: str
+    dataset: Dataset
+    timeframe: Timeframe | None
+    symbol: str
+
+
+def parse_symbol_health(subject: str) -> SymbolSubject:
+    """What the health on this subject is of, as it came; of a token that no symbol gives, the token."""
+    _, _, provider, dataset, timeframe, token = subject.split(".")
+    try:
+        symbol = symbol_of(token)
+    except ValueError:
+        symbol = token
+    return SymbolSubject(provider, cast("Dataset", dataset), None if timeframe == "-" else cast("Timeframe", timeframe), symbol)
 
 
 def dead(reason: str) -> str:

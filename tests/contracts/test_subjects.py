@@ -102,6 +102,8 @@ def published() -> dict[str, str]:
         subjects.run("result", "eod"): subjects.RUNS,
         subjects.run("finished", "eod"): subjects.RUNS,
         subjects.dead("not_found"): subjects.DEAD,
+        subjects.symbol_health("p", "bars", "1d", "BRK.B"): subjects.SYMBOLS,
+        subjects.symbol_health("p", "quote", None, "BRK.B"): subjects.SYMBOLS,
     }
 
 
