@@ -1,4 +1,4 @@
-"""The cacher's application: price events and run events, each from its own durable, into Postgres and Redis."""
+"""The cacher's application: price events, run events and symbol health, each from its own durable, into Postgres and Redis."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -14,9 +14,11 @@ from services.cacher.corrections import sweep_corrections
 from services.cacher.migrate import MigrationError, pending
 from services.cacher.on_price_events import PriceEvents
 from services.cacher.on_run_events import RunEvents
+from services.cacher.on_symbol_health import SymbolEvents
 from services.cacher.patience import POSTGRES_TROUBLE, Patience
 from services.cacher.store_postgres import PostgresStore, open_pool
 from services.cacher.store_postgres_runs import RunStore
+from services.cacher.store_postgres_symbols import SymbolStore
 from services.cacher.store_redis import RedisStore, open_redis
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
@@ -24,7 +26,7 @@ from services.runtime.main import Service, light_broker, watched
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.puller import Puller
 from services.runtime.settings import Settings
-from services.runtime.topology import CACHER, CACHER_RUNS
+from services.runtime.topology import CACHER, CACHER_RUNS, CACHER_SYMBOLS
 
 SERVICE = "cacher"
 RETRY_S = 1.0
@@ -60,6 +62,7 @@ async def remembering(
     patience = Patience(health, stop)
     store, runs = PostgresStore(pool), RunEvents(bus, RunStore(pool), settings.cacher.ack_wait_s)
     prices = PriceEvents(bus, store, redis, settings.cacher)
+    symbols = SymbolEvents(bus, SymbolStore(pool), settings.cacher.ack_wait_s)
 
     async def work() -> None:
         """Begin when there is something to pull from and somewhere to put it; end when told to."""
@@ -69,6 +72,7 @@ async def remembering(
         async with asyncio.TaskGroup() as group:
             group.create_task(prices.run(Puller(bus, subjects.PRICES, CACHER), patience, stop))
             group.create_task(runs.run(Puller(bus, subjects.RUNS, CACHER_RUNS), patience, stop))
+            group.create_task(symbols.run(Puller(bus, subjects.SYMBOLS, CACHER_SYMBOLS), patience, stop))
             sweeps = [group.create_task(sweep_corrections(bus, store)), group.create_task(runs.sweep())]
             await stop.wait()
             for sweep in sweeps:
@@ -91,7 +95,7 @@ async def _before(stop: asyncio.Event, preparation: Coroutine[Any, Any, None]) -
 
 async def _prepared(settings: Settings, bus: Bus, health: Health) -> None:
     health.ready("streams", False, "waiting for the streams: run `quotebus migrate`")
-    await wait_until_provisioned(bus.js, [subjects.PRICES, subjects.RUNS, subjects.DEAD])
+    await wait_until_provisioned(bus.js, [subjects.PRICES, subjects.RUNS, subjects.SYMBOLS, subjects.DEAD])
     health.ready("streams", True)
     await _migrated(settings, health)
 
