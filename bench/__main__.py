@@ -11,6 +11,8 @@ MEASUREMENTS = {
     "latency": "Request to event, event to readable",
     "start": "Starting",
     "quota": "Use of a limit by 4 fetchers that share it",
+    "dead_symbols": "1,500 symbols of which 34 are dead, against none dead",
+    "batching": "500 symbols, 50 a call, 20 calls a minute",
 }
 
 

@@ -1,6 +1,7 @@
-"""A provider on this machine that answers in Yahoo's shape, as quickly as it can: `python -m bench.vendor PORT BARS`.
+"""A provider on this machine that answers as Yahoo and Tiingo do, as quickly as it can: `python -m bench.vendor PORT BARS`.
 
-`/arrivals` gives when its calls came, in seconds of its own clock.
+Symbols that begin with DEAD are not found. The bars are Yahoo's, the quotes Tiingo's, of many symbols a call. `/arrivals` gives
+when its calls for bars came, in seconds of its own clock.
 """
 
 import json
@@ -8,7 +9,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from subprocess import Popen
 from time import monotonic, sleep
 from urllib.error import URLError
@@ -22,6 +23,7 @@ from quotebus.embedded import free_port
 MARKETS = 32  # so many different histories; symbols share them
 NEW_YORK = ZoneInfo("America/New_York")
 LAST_SESSION = date(2026, 10, 30)
+NOT_FOUND = {"chart": {"result": None, "error": {"code": "Not Found", "description": "No data found, symbol may be delisted"}}}
 
 
 def bodies(bars: int) -> list[str]:
@@ -75,6 +77,8 @@ def main(port: int, bars: int) -> None:
     async def chart(request: web.Request) -> web.Response:
         arrivals.append(monotonic())
         symbol = request.match_info["symbol"]
+        if symbol.startswith("DEAD"):
+            return web.json_response(NOT_FOUND, status=404)
         # Not hash(): it differs from process to process, and a second refresh shall find nothing new.
         text = answers[sum(symbol.encode()) % MARKETS].replace("SYMBOL", symbol)
         return web.Response(text=text, content_type="application/json")
@@ -82,8 +86,13 @@ def main(port: int, bars: int) -> None:
     async def seen(_request: web.Request) -> web.Response:
         return web.json_response(arrivals)
 
+    async def tops(request: web.Request) -> web.Response:
+        at = datetime.now(UTC).isoformat()
+        tickers = request.query["tickers"].split(",")
+        return web.json_response([{"ticker": each, "timestamp": at, "tngoLast": 10.0, "volume": 100} for each in tickers])
+
     app = web.Application()
-    app.add_routes([web.get("/v8/finance/chart/{symbol}", chart), web.get("/arrivals", seen)])
+    app.add_routes([web.get("/v8/finance/chart/{symbol}", chart), web.get("/arrivals", seen), web.get("/iex/", tops)])
     web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "runs": ("runs", "Show what ran, and what became of it."),
     "dead": ("dead", "List, show, retry and drop dead letters."),
     "providers": ("providers", "Show what is used of each provider's limits."),
+    "symbols": ("symbols", "List symbols that a provider does not have; reset them."),
     "doctor": ("doctor", "Check everything, and say what to do."),
     "status": ("doctor", "Show services, backlog and newest prices in short."),
     "config": ("config", "Show the settings in force, and where each comes from."),

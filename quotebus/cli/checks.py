@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from services.fetcher.tokens import Tokens
 
 _MUCH_BACKLOG = 1000
+_MANY_ASLEEP = 50
 _DAY = timedelta(days=1)
 
 
@@ -76,7 +77,7 @@ async def _nats(here: "Here", qb: "Client") -> AsyncIterator[Check]:
         yield Check("fail", "jetstream", f"{server}: {reason_of(error)}", "enable JetStream on the server: nats-server -js")
         return
     yield Check("ok", "nats", f"version {server}, with JetStream")
-    for check in (_streams(here, qb), _skew(qb), _dead(qb)):
+    for check in (_streams(here, qb), _skew(qb), _dead(qb), _symbols(qb)):
         try:
             yield await check
         except nats.errors.Error as error:
@@ -123,6 +124,21 @@ async def _dead(qb: "Client") -> Check:
         found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         return Check("warn", "dead letters", f"in the last 24 h: {found}", "look at them: `quotebus dead ls`")
     return Check("ok", "dead letters", "none in the last 24 h")
+
+
+async def _symbols(qb: "Client") -> Check:
+    from quotebus.cli.symbols import symbol_health
+
+    asleep = [health for health in await symbol_health(qb) if health.state != "active"]
+    if not asleep:
+        return Check("ok", "symbols", "all are active")
+    states = Counter(f"{health.state} with {health.provider}" for health in asleep)
+    found = f"{len(asleep)} are not active: {', '.join(f'{count} {state}' for state, count in states.most_common(4))}"
+    if len(asleep) <= _MANY_ASLEEP:
+        return Check("ok", "symbols", found)
+    return Check(
+        "warn", "symbols", found, "are they spelt and planned right? `quotebus symbols` lists them, `symbols reset` tries anew"
+    )
 
 
 async def _backlog(here: "Here", qb: "Client") -> AsyncIterator[Check]:

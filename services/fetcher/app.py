@@ -14,6 +14,7 @@ from faststream.nats.annotations import NatsMessage
 from contracts import subjects
 from contracts.message import encode
 from services.fetcher.accounts import Account, accounts
+from services.fetcher.chooser import Chooser
 from services.fetcher.http import MeteredHttp, open_session
 from services.fetcher.key_state import KeyStates
 from services.fetcher.logins import TOKENS_STREAM, LoginWatch, token_stores, with_logins
@@ -23,8 +24,10 @@ from services.fetcher.on_refresh_request import Planner, planner_puller
 from services.fetcher.origin import origin_of
 from services.fetcher.provider import Http, Reply, providers
 from services.fetcher.sweep import Sweeper
+from services.fetcher.symbol_health import ProbeRules
+from services.fetcher.symbol_states import SymbolStates
 from services.fetcher.universe import Universe
-from services.fetcher.workers import Shop
+from services.fetcher.workers import Shop, rest_of_all
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.main import Service, StartRefusedError, light_broker, watched
@@ -33,6 +36,7 @@ from services.runtime.settings import Settings
 from services.runtime.skew import refuse_skewed_clock
 
 ASKS_AT_ONCE = 64
+STREAMS = [subjects.REFRESH, subjects.TASKS, subjects.PRICES, subjects.RUNS, subjects.SYMBOLS, subjects.DEAD]
 
 log = structlog.get_logger()
 
@@ -94,26 +98,27 @@ async def working(
     bucket = await bus.js.key_value(subjects.STATE_BUCKET)
     stores = await token_stores(bus.js, known)
     known = {name: account.sharing(stores) for name, account in known.items()}
-    states = KeyStates(bus, bucket)
     stop = asyncio.Event()
-    shop = Shop(bus, known, states, bucket, settings.fetcher)
-    rests = {name: shop.rest(account) for name, account in known.items()}
-    universe = Universe(settings.postgres.dsn.get_secret_value())
-    planner = Planner(bus, known, universe, settings.fetcher.expires_after_s)
+    terms = settings.fetcher
+    keys = KeyStates(bus, bucket)
+    rests = {name: rest_of_all(bus, bucket, keys, account, terms) for name, account in known.items()}
+    symbols = SymbolStates(bus, ProbeRules(terms.probe_after_s, terms.restricted_probe_after_s, terms.dead_after))
+    chooser = Chooser(bus, known, rests, symbols)
+    shop = Shop(bus, keys, symbols, chooser, terms)
+    planner = Planner(bus, chooser, Universe(settings.postgres.dsn.get_secret_value()), terms.expires_after_s)
     workers = [each for name, a in known.items() for each in shop.workers(a, rests[name], _http_of(session, a))]
     parts = {f"worker {worker.name}": worker.run(stop) for worker in workers}
-    parts["planner"] = planner.run(planner_puller(bus), stop, settings.fetcher.ack_wait_s)
-    tending = {"sweeper": Sweeper(bus, known, rests).run()}
+    parts["planner"] = planner.run(planner_puller(bus), stop, terms.ack_wait_s)
+    tending = {"sweeper": Sweeper(bus, rests, chooser).run()}
     if stores:
         tending["logins"] = LoginWatch(bucket, known, stores).run()
-    keys = [(name, key.name) for name, account in known.items() for key in account.keys]
-    async with states.following(keys), watched(health, parts, stop), watched(health, tending, None):
+    names = [(name, key.name) for name, account in known.items() for key in account.keys]
+    async with keys.following(names), watched(health, parts, stop), watched(health, tending, None):
         yield
 
 
 async def _until_ready(bus: Bus, known: Mapping[str, Account]) -> None:
-    needed = [subjects.REFRESH, subjects.TASKS, subjects.PRICES, subjects.RUNS, subjects.DEAD]
-    await wait_until_provisioned(bus.js, [*needed, TOKENS_STREAM] if with_logins(known) else needed)
+    await wait_until_provisioned(bus.js, [*STREAMS, TOKENS_STREAM] if with_logins(known) else STREAMS)
     await refuse_skewed_clock(bus)
 
 

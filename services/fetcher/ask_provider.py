@@ -3,8 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from services.fetcher.permits import LedgerError
-from services.fetcher.provider import Answer, Call, Http, Provider, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.provider import Answer, Call, Http, LedgerError, Provider, ProviderError, Verdict, refuse_unoffered
 from services.runtime.redact import Redactor
 
 
@@ -35,4 +34,4 @@ async def ask_provider(provider: Provider, call: Call, http: Http, now: datetime
 def _told(error: ProviderError, redact: Redactor) -> ProviderError:
     message = redact.text(" ".join(error.message.split()))
     # The very same error where it can stay: it may be of a kind that says more.
-    return error if message == error.message else ProviderError(error.verdict, message, error.retry_at)
+    return error if message == error.message else ProviderError(error.verdict, message, error.retry_at, renamed_to=error.renamed_to)

@@ -24,7 +24,7 @@ RECOVERS_IN_S = 600.0
 TRIES = 5
 ALIKE = timedelta(seconds=5)
 
-State = Literal["ok", "cooling_down", "quota_spent", "stopped", "breaker_open"]
+State = Literal["ok", "cooling_down", "quota_spent", "stopped", "breaker_open", "half_open"]
 log = structlog.get_logger()
 
 

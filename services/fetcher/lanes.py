@@ -1,10 +1,11 @@
 """The tasks of one provider, pulled lane by lane and grouped into calls."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
+from urllib.parse import quote
 
 import msgspec
 import nats.errors
@@ -16,6 +17,10 @@ from contracts.message import LANES, Dataset, Lane, Timeframe, decode
 from services.fetcher.reports import bury
 from services.runtime.bus import Bus
 from services.runtime.puller import Puller
+
+LINGER_STEP_S = 0.03
+# Servers refuse longer addresses, some from 2,048 characters on; paths and other parameters have the rest.
+MOST_ADDRESS_CHARACTERS = 1500
 
 
 @dataclass(frozen=True)
@@ -48,20 +53,28 @@ class Lanes:
         self._call_ended = asyncio.Event()
         self._ack_wait_s = ack_wait_s
 
-    async def next_call(self, size: int, wait_s: float, lanes: Sequence[Lane] = LANES) -> list[Held]:
-        """The tasks of the next call, at most `size` of one key; the first of `lanes` with any decides. Empty after `wait_s`."""
+    async def next_call(
+        self, limit: Callable[[Dataset], int], wait_s: float, lanes: Sequence[Lane] = LANES, linger_s: float = 0.0
+    ) -> list[Held]:
+        """The tasks of the next call, all of one key; the first of `lanes` with any decides. Empty after `wait_s`.
+
+        `limit`: how many of a dataset may share a call. Unless somebody sits waiting, a call that is not full lingers for up to
+        `linger_s` while more tasks keep coming.
+        """
         if not self._held and not await self._first(wait_s, lanes):
             return []
-        await self._top_up(size, lanes)
+        await self._top_up(limit, lanes)
+        await self._linger(limit, lanes, linger_s)
         # A wish that a call is answering just now waits for that answer: it may do for it too.
         free = [held for held in self._held if held.wish not in self._under_way and held.task.lane in lanes]
         if not free:
             if self._held:
                 await self._wait_for_a_call(wait_s)
             return []
-        lead = min(free, key=lambda held: LANES.index(held.task.lane))
+        lead = _first_of(free)
         alike = [held for held in free if held.call_key == lead.call_key]
-        chosen = _one_per_wish(sorted(alike, key=lambda held: LANES.index(held.task.lane)))[:size]
+        wishes = _one_per_wish(sorted(alike, key=lambda held: LANES.index(held.task.lane)))
+        chosen = _in_one_call(wishes, limit(lead.task.dataset))
         taken = {id(held) for held in chosen}
         self._held = [held for held in self._held if id(held) not in taken]
         self._under_way.update(held.wish for held in chosen)
@@ -71,6 +84,11 @@ class Lanes:
         """The tasks of a call are through: those that want the same may go on."""
         self._under_way.difference_update(held.wish for held in chosen)
         self._call_ended.set()
+
+    def put_back(self, chosen: Sequence[Held]) -> None:
+        """Hold the tasks of a call that cannot be made now."""
+        self._held[:0] = chosen
+        self.call_ended(chosen)
 
     async def keep_alive(self) -> None:
         """Tell the server, for ever, that what is held is not lost."""
@@ -117,7 +135,11 @@ class Lanes:
             await asyncio.gather(*pulls, return_exceptions=True)
         return any(puller.waiting for puller in pullers)
 
-    async def _top_up(self, size: int, lanes: Sequence[Lane]) -> None:
+    async def _top_up(self, limit: Callable[[Dataset], int], lanes: Sequence[Lane]) -> None:
+        if not self._held and (puller := next((self._pullers[lane] for lane in lanes if self._pullers[lane].waiting), None)):
+            await self._take(await puller.pull(1, 0))
+        # What is in hand no other replica can take: no more of it than a call or two of its kind.
+        size = limit(_first_of(self._held).task.dataset) if self._held else 1
         for lane in lanes:
             room = size - len(self._held) if self._held else size
             # A lane above may always add, up to twice a call; a lane below only fills what is missing.
@@ -125,6 +147,15 @@ class Lanes:
             room = min(room, 2 * size - len(self._held))
             if room > 0:
                 await self._take(await self._pullers[lane].pull(room, 0.5, no_wait=True))
+
+    async def _linger(self, limit: Callable[[Dataset], int], lanes: Sequence[Lane], linger_s: float) -> None:
+        clock = asyncio.get_running_loop().time
+        until, before = clock() + linger_s, 0
+        size = limit(_first_of(self._held).task.dataset) if self._held else 0
+        while before < len(self._held) < size and clock() < until and not any(held.task.lane == "manual" for held in self._held):
+            before = len(self._held)
+            await asyncio.sleep(LINGER_STEP_S)
+            await self._top_up(limit, lanes)
 
     async def _take(self, messages: Sequence[Msg]) -> None:
         malformed = []
@@ -139,6 +170,30 @@ class Lanes:
             await msg.ack()
 
 
+def _first_of(tasks: Sequence[Held]) -> Held:
+    return min(tasks, key=lambda held: LANES.index(held.task.lane))
+
+
 def _one_per_wish(tasks: Sequence[Held]) -> list[Held]:
     """A vendor is not asked twice for a symbol in one call; the second stays held and finds the first one's answer."""
     return list({held.wish: held for held in reversed(tasks)}.values())[::-1]
+
+
+def _in_one_call(tasks: Sequence[Held], most: int) -> list[Held]:
+    """As many as may share a call, and as fit into an address: symbols stand there percent-encoded, with a separator each."""
+    fitting: list[Held] = []
+    size = 0
+    for held in tasks[:most]:
+        size += len(quote(held.task.symbol, safe="")) + 3
+        if fitting and size > MOST_ADDRESS_CHARACTERS:
+            break
+        fitting.append(held)
+    return fitting
+
+
+async def send_back(tasks: Sequence[Held], delay_s: float | None) -> None:
+    """Return tasks that are not acknowledged to the server, at once or after a delay."""
+    for held in tasks:
+        if not held.msg.is_acked:
+            with suppress(nats.errors.Error):
+                await held.msg.nak(delay=delay_s)

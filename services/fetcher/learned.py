@@ -17,7 +17,8 @@ from services.fetcher.accounts import Key
 from services.fetcher.allowance import Allowance
 from services.fetcher.key_state import KeyState, KeyStates
 from services.fetcher.pace import LONGEST_PACED_S
-from services.fetcher.permits import LedgerError, LedgerMovedError, Wanted, take, used_permits
+from services.fetcher.permits import LedgerMovedError, Wanted, take, used_permits
+from services.fetcher.provider import LedgerError
 from services.runtime.bus import Bus
 from services.runtime.quota_windows import LARGEST_BATCH, QuotaWindow
 

@@ -15,8 +15,7 @@ from services.fetcher.ask_provider import AdapterFaultError, ask_provider
 from services.fetcher.learned import Learner
 from services.fetcher.ledger import Ledger
 from services.fetcher.pace import Pace
-from services.fetcher.permits import LedgerError
-from services.fetcher.provider import Answer, Call, Http, ProviderError, Reply, Verdict
+from services.fetcher.provider import Answer, Call, Http, LedgerError, ProviderError, Reply, Verdict
 from services.fetcher.rest import Rest
 
 CALL_SECONDS = Histogram("quotebus_provider_call_seconds", "Duration of a call, all its requests.", ["provider", "verdict"])

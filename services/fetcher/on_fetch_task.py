@@ -3,26 +3,27 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import nats.errors
 import structlog
 from prometheus_client import Counter as Metric
 
 from contracts.message import LANES
 from services.fetcher.accounts import Account
-from services.fetcher.lanes import Held, Lanes
+from services.fetcher.chooser import Chooser
+from services.fetcher.lanes import Held, Lanes, send_back
 from services.fetcher.ledger import QuotaSpentError
 from services.fetcher.make_call import Answered, Caller
 from services.fetcher.provider import Call, ProviderError, Verdict
 from services.fetcher.reports import bury
-from services.fetcher.rest import RestOfAll
+from services.fetcher.rest_of_all import RestOfAll
 from services.fetcher.served import last_served
 from services.fetcher.settle import Settlement
 from services.fetcher.stopping import or_stop, sleep_or_stop
+from services.fetcher.symbol_health import series_of
 from services.fetcher.symbol_permits import Placed, SymbolDesk
+from services.fetcher.symbol_states import SymbolStates
 from services.fetcher.verdicts import MAX_NAK_S
 from services.runtime.bus import Bus
 from services.runtime.key_settings import FIRST_KEY
@@ -30,6 +31,8 @@ from services.runtime.puller import kept_alive
 
 GRACE_S = 2.0
 IDLE_S = 5.0
+STATES_AGE_S = 1.0
+LINGER = 0.1  # of the time from one call to the next
 CALLS = Metric("quotebus_provider_calls_total", "Permits spent on calls.", ["provider"])
 
 log = structlog.get_logger()
@@ -41,10 +44,11 @@ class Work:
 
     bus: Bus
     account: Account
-    accounts: Mapping[str, Account]
     caller: Caller
     rest: RestOfAll
     symbols: SymbolDesk
+    chooser: Chooser
+    states: SymbolStates
     ack_wait_s: float
     calls_at_once: int
 
@@ -59,7 +63,7 @@ class Worker:
         self.key = work.caller.key.name
         self.name = self._name if self.key == FIRST_KEY else f"{self._name} {self.key}"
         self.others: Mapping[str, Worker] = {}
-        self._settle = Settlement(work.bus, self._name, work.accounts, work.rest)
+        self._settle = Settlement(work.bus, work.account.profile, work.rest, work.chooser, work.states)
         self._lanes = Lanes(work.bus, self._name, work.ack_wait_s)
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -76,8 +80,10 @@ class Worker:
 
     async def _until_stopped(self, stop: asyncio.Event) -> None:
         slots = asyncio.Semaphore(self._work.calls_at_once)
-        size = max(self._work.account.symbols_per_call(dataset) for dataset in self._work.account.profile.offers)
+        limit = self._work.account.symbols_per_call
         rest, paced = self._work.caller.rest, False
+        # Where calls are scarce a half empty one is waste; where they are not, waiting would be.
+        linger_s = LINGER * self._work.caller.pace.interval_s
         while not stop.is_set():
             if closed := [lane for lane in LANES if rest.remaining_s(lane) > MAX_NAK_S]:
                 await self._lanes.give_back(closed)
@@ -92,41 +98,51 @@ class Worker:
             await or_stop(stop, slots.acquire())
             # Asked again: a call that ended meanwhile may have been refused.
             lanes = rest.open_lanes()
-            if lanes and (chosen := await or_stop(stop, self._lanes.next_call(size, IDLE_S, lanes))):
+            chosen = await or_stop(stop, self._lanes.next_call(limit, IDLE_S, lanes, linger_s)) if lanes else None
+            if chosen and not await rest.admits():
+                # Somebody's trial is under way, and these have to wait for what becomes of it.
+                self._lanes.put_back(chosen)
+                slots.release()
+                await sleep_or_stop(stop, 0.1)
+            elif chosen:
                 paced = False
-                self._start(chosen, slots)
+                self._start(chosen, slots, trial=rest.on_trial)
             else:
                 slots.release()
 
-    def _start(self, chosen: Sequence[Held], slots: asyncio.Semaphore) -> None:
+    def _start(self, chosen: Sequence[Held], slots: asyncio.Semaphore, *, trial: bool) -> None:
         def ended(call: asyncio.Task[None]) -> None:
             self._calls.discard(call)
             self._lanes.call_ended(chosen)
             slots.release()
 
-        call = asyncio.create_task(self.on_fetch_tasks(chosen))
+        call = asyncio.create_task(self.on_fetch_tasks(chosen, trial=trial))
         self._calls.add(call)
         call.add_done_callback(ended)
 
-    async def on_fetch_tasks(self, chosen: Sequence[Held]) -> None:
+    async def on_fetch_tasks(self, chosen: Sequence[Held], *, trial: bool = False) -> None:
         """Serve tasks that share a call. Each is acknowledged, sent back or given up on by itself."""
         try:
             async with kept_alive([held.msg for held in chosen], self._work.ack_wait_s):
-                wanted = await self._with_room(await self._still_wanted(chosen))
-                limit = self._work.account.symbols_per_call(chosen[0].task.dataset)
-                for i in range(0, len(wanted), limit):
-                    await self._call(wanted[i : i + limit])
+                if wanted := await self._with_room(await self._still_wanted(chosen)):
+                    await self._call(wanted)
         except asyncio.CancelledError:
-            await _send_back(chosen, None)
+            await send_back(chosen, None)
             raise
         except Exception as error:
             # The bus refuses what must be told, say. The events already published will serve the tasks when they come again.
             log.warning("tasks_sent_back", provider=self._name, tasks=len(chosen), error=repr(error))
-            await _send_back(chosen, 2)
+            await send_back(chosen, 2)
+        finally:
+            if trial:
+                await self._work.caller.rest.trial_over()
 
     async def _still_wanted(self, chosen: Sequence[Held]) -> list[Held]:
         """Those whose time is not up and that no call since `wanted_at` has answered; the others end here, at no call."""
         first = chosen[0].task
+        states = self._work.states
+        # Before a probe all must be known that others know: they may have made it just now.
+        await states.refresh(0.0 if any(states.doubted(series_of(held.task)) for held in chosen) else STATES_AGE_S)
         served = await last_served(self._bus, first.dataset, first.timeframe, [held.task.symbol for held in chosen])
         wanted = []
         for held in chosen:
@@ -136,6 +152,8 @@ class Worker:
                 await self._settle.end(held, "expired", reason="expired")
             elif event and event.serves(task):
                 await self._settle.end(held, "merged", reason="served", called_at=event.fetched_at)
+            elif task.lane != "manual" and (health := states.asleep(series_of(task))):
+                await self._settle.pass_over(held, health)
             else:
                 wanted.append(held)
         return wanted
@@ -172,8 +190,9 @@ class Worker:
         if error is not None:
             # A call that several symbols shared is counted with the first.
             first, *others = chosen
-            failing = [self._settle.fail(held, error, called_at) for held in others]
-            await asyncio.gather(self._settle.fail(first, error, called_at, share), *failing)
+            shared = bool(others)
+            failing = [self._settle.fail(held, error, called_at, shared=shared) for held in others]
+            await asyncio.gather(self._settle.fail(first, error, called_at, share, shared=shared), *failing)
             return
         events = defaultdict(list)
         for event in answered.answer.events:
@@ -195,10 +214,3 @@ class Worker:
         for call in late:
             call.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-
-
-async def _send_back(chosen: Sequence[Held], delay_s: float | None) -> None:
-    for held in chosen:
-        if not held.msg.is_acked:
-            with suppress(nats.errors.Error):
-                await held.msg.nak(delay=delay_s)

@@ -1,7 +1,8 @@
 """The plan: a request becomes one task per symbol, or a reason why not."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -12,13 +13,15 @@ from nats.js.errors import APIError
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
-from services.fetcher.accounts import Account
-from services.fetcher.choose_provider import NoProviderError, choose
+from contracts.run_events import RunResult
+from services.fetcher.choose_provider import Asleep, Choice, Chosen, NoProviderError
+from services.fetcher.chooser import Chooser
 from services.fetcher.permits import WINDOW_FULL
 from services.fetcher.plan import Plan, by_validity, understand
 from services.fetcher.reports import bury, publish_result
 from services.fetcher.served import last_served
 from services.fetcher.stopping import or_stop
+from services.fetcher.symbol_health import why_asleep
 from services.fetcher.twins import Twins
 from services.fetcher.universe import Universe, UniverseUnavailableError
 from services.runtime.bus import Bus
@@ -38,9 +41,9 @@ class StreamFullError(Exception):
 class Planner:
     """Reads requests one by one and publishes their tasks."""
 
-    def __init__(self, bus: Bus, accounts: Mapping[str, Account], universe: Universe, settings_expiry_s: float) -> None:
+    def __init__(self, bus: Bus, chooser: Chooser, universe: Universe, settings_expiry_s: float) -> None:
         self._bus = bus
-        self._accounts = accounts
+        self._chooser = chooser
         self._universe = universe
         self._expiry = timedelta(seconds=settings_expiry_s)
         self._twins = Twins(bus)
@@ -88,7 +91,7 @@ class Planner:
         if not good and not bad:
             log.info("nothing_to_plan", request_id=plan.request_id, universe=plan.request.universe)
         probe = plan.task("", good[0] if good else "X")
-        account = choose(self._accounts, probe, plan.request.provider)
+        choice = await self._chooser.choice(probe, plan.request.provider)
         fresh = await self._fresh(plan, probe, good)
         await self._announce(plan, asked)
         for symbol, why in bad.items():
@@ -97,15 +100,18 @@ class Planner:
         for symbol in fresh:
             await publish_result(self._bus, plan.result(symbol, "skipped", "fresh"))
         skipped = set(fresh)
-        tasks = [plan.task(account.name, symbol) for symbol in good if symbol not in skipped]
+        tasks, asleep = _shared_out(plan, choice, [symbol for symbol in good if symbol not in skipped])
+        for result in asleep:
+            await publish_result(self._bus, result)
         outcomes = await asyncio.gather(*(self._publish(plan, task) for task in tasks), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
         log.info(
-            "planned", request_id=plan.request_id, run_id=plan.run_id, job=plan.request.job, lane=plan.lane, provider=account.name,
-            dataset=probe.dataset, timeframe=probe.timeframe, tasks=outcomes.count("planned"), merged=outcomes.count("merged"),
-            fresh=len(fresh), refused=len(bad),
+            "planned", request_id=plan.request_id, run_id=plan.run_id, job=plan.request.job, lane=plan.lane,
+            providers=dict(Counter(task.provider for task in tasks)), dataset=probe.dataset, timeframe=probe.timeframe,
+            tasks=outcomes.count("planned"), merged=outcomes.count("merged"), fresh=len(fresh), asleep=len(asleep),
+            refused=len(bad),
         )  # fmt: skip
 
     async def _fresh(self, plan: Plan, probe: FetchTask, symbols: Sequence[str]) -> list[str]:
@@ -144,6 +150,21 @@ class Planner:
         await self._announce(plan, symbols)
         for symbol in symbols:
             await publish_result(self._bus, plan.result(symbol[:64], "failed", "bad_request", message=why))
+
+
+def _shared_out(plan: Plan, choice: Choice, symbols: Sequence[str]) -> tuple[list[FetchTask], list[RunResult]]:
+    """The tasks of these symbols, and the results of those that nobody is asked for now."""
+    tasks, asleep = [], []
+    for symbol in symbols:
+        # A person who asks by hand may know better than our last probe.
+        match choice.of(symbol, always=plan.lane == "manual"):
+            case Chosen(account, instead_of, reason):
+                tasks.append(plan.task(account.name, symbol, instead_of, reason))
+            case Asleep(health):
+                why = health.verdict or health.state
+                told = plan.result(symbol, "skipped", why, provider=health.provider, message=why_asleep(health))
+                asleep.append(told)
+    return tasks, asleep
 
 
 def planner_puller(bus: Bus) -> Puller:

@@ -36,6 +36,11 @@ class Pace:
         self._waited = False
 
     @property
+    def interval_s(self) -> float:
+        """The time from one call to the next when they are spread evenly; 0: nothing spreads them."""
+        return _room_s(self.window) / self.window.limit if self.window else 0.0
+
+    @property
     def factor(self) -> float:
         return self._factor
 

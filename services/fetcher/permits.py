@@ -10,16 +10,13 @@ from nats.js import JetStreamContext
 from nats.js.api import PubAck
 from nats.js.errors import APIError
 
+from services.fetcher.provider import LedgerError
 from services.runtime.bus import MESSAGE_ID, Bus
 from services.runtime.quota_windows import SYMBOLS, QuotaWindow
 
 WINDOW_FULL = "maximum messages per subject exceeded"
 STREAM_FULL = "maximum messages exceeded"
 _MOVED, _LOST_ITS_START, _GRANTED_BEFORE = 10071, 10176, 10201
-
-
-class LedgerError(Exception):
-    """The ledger gives no answer, or is not ours to spend by. No fault of the provider's, and no call either."""
 
 
 class LedgerMovedError(Exception):

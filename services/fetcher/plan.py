@@ -30,7 +30,7 @@ class Plan:
     wanted_at: datetime
     expires_at: datetime
 
-    def task(self, provider: str, symbol: str) -> FetchTask:
+    def task(self, provider: str, symbol: str, fallback_from: Sequence[str] = (), fallback_reason: str | None = None) -> FetchTask:
         r = self.request
         timeframe = r.timeframe or ("1d" if r.dataset == "bars" else None)
         return FetchTask(
@@ -46,6 +46,8 @@ class Plan:
             request_id=self.request_id,
             run_id=self.run_id,
             job=r.job,
+            fallback_from=list(fallback_from),
+            fallback_reason=fallback_reason,
         )
 
     def result(self, symbol: str, outcome: Outcome, reason: str, **details: Any) -> RunResult:

@@ -31,13 +31,19 @@ class ProviderError(Exception):
     """A call, or one symbol of it, that brought no data.
 
     `message`: one line for people, without keys or full URLs. `retry_at`: when the provider said to come back, UTC.
+    `renamed_to`: with not_found, the symbol's new name where the vendor gives it, in canonical spelling.
     """
 
-    def __init__(self, verdict: Verdict, message: str, retry_at: datetime | None = None) -> None:
+    def __init__(self, verdict: Verdict, message: str, retry_at: datetime | None = None, *, renamed_to: str | None = None) -> None:
         super().__init__(f"{verdict}: {message}")
         self.verdict = verdict
         self.message = message
         self.retry_at = retry_at
+        self.renamed_to = renamed_to
+
+
+class LedgerError(Exception):
+    """The ledger gives no answer, or is not ours to spend by. No fault of the provider's, and no call either."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import msgspec
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
-from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuarantined, PriceQuote
+from contracts.price_events import Delay, PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuarantined, PriceQuote
 from services.fetcher.asked import Asked
 from services.fetcher.provider import Call, Profile, ProviderError, Verdict
 from services.fetcher.rows import Spot
@@ -17,7 +17,7 @@ from services.fetcher.validate_facts import validate_facts
 from services.runtime.bus import Bus
 
 
-async def publish_answer(bus: Bus, task: FetchTask, events: Sequence[PriceEvent], called_at: datetime) -> int:
+async def publish_answer(bus: Bus, profile: Profile, task: FetchTask, events: Sequence[PriceEvent], called_at: datetime) -> int:
     """Publish one symbol's answer with the task's provenance; give the rows published. Returns when all of it is stored.
 
     Raises:
@@ -29,7 +29,13 @@ async def publish_answer(bus: Bus, task: FetchTask, events: Sequence[PriceEvent]
     rows = 0
     for number, answered in enumerate(events):
         event = msgspec.structs.replace(
-            answered, fetched_at=called_at, request_id=task.request_id, run_id=task.run_id, fallback_from=task.tried
+            answered,
+            fetched_at=called_at,
+            request_id=task.request_id,
+            run_id=task.run_id,
+            fallback_from=task.fallback_from or task.tried,
+            fallback_reason=task.fallback_reason,
+            delay=_delay(profile, answered),
         )
         whole = event
         event, broken = validate(whole, called_at) if isinstance(whole, PriceBars) else validate_facts(whole, called_at)
@@ -58,6 +64,12 @@ def empty_answer(profile: Profile, task: FetchTask, called_at: datetime) -> Sequ
             return [asked.actions([])]
         case _:
             return [asked.quote(Spot())]
+
+
+def _delay(profile: Profile, event: PriceEvent) -> Delay:
+    if event.feed == "eod":
+        return "end_of_day"
+    return "delayed" if profile.delay_s or event.feed == "delayed" else "real_time"
 
 
 def _quarantined(task: FetchTask, event: PriceEvent, broken: Sequence[Broken]) -> PriceQuarantined:

@@ -1,44 +1,53 @@
-"""When a provider key rests: cool-downs after refusals, spent windows, the breaker after failures; shared by all replicas."""
+"""When a provider key rests: cool-downs after refusals, spent windows, the breaker after failures; shared by all replicas.
 
-from collections.abc import Mapping
+After a pause the first of all replicas to write `half_open` makes a single call. What becomes of that trial opens the way for
+all, or begins a longer pause.
+"""
+
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import msgspec
-import nats.errors
 import structlog
-from nats.js.errors import APIError
-from nats.js.kv import KeyValue
 
-from contracts import subjects
 from contracts.message import LANES, Lane
 from services.fetcher.key_state import Edit, KeyState, KeyStates, State, resting, says, still_resting
 from services.fetcher.ledger import QuotaSpentError
 from services.fetcher.provider import ProviderError, Verdict
-from services.fetcher.reports import tell_state
-from services.fetcher.verdicts import CONSEQUENCES, MAX_NAK_S
-from services.runtime.bus import Bus
+from services.fetcher.verdicts import CONSEQUENCES
 
 LONGEST_COOL_DOWN_S = 900.0
 # However late the provider says to come back: a call a day costs little, and a wrong date must not end the work.
 LONGEST_REST = timedelta(days=1)
-BREAKER_PROBE_S = 30.0
+TRIAL_S = 60.0
 SLOWEST_PACE = 1 / 16
-_NEVER = datetime.max.replace(tzinfo=UTC)
+# A spent quota ends by the clock; after these nobody knows whether the provider is well again.
+NEED_TRIAL = frozenset[State]({"cooling_down", "stopped", "breaker_open", "half_open"})
 
 log = structlog.get_logger()
+
+
+class Whole(Protocol):
+    """The rests of all keys of a provider, who are told when that of one changes."""
+
+    async def pause(self) -> None: ...
+    async def tell(self) -> None: ...
+    def say_if_long(self) -> None: ...
 
 
 class Rest:
     """Until when one key is left alone, and why."""
 
-    def __init__(self, states: KeyStates, provider: str, key: str, breaker_failures: int) -> None:
+    def __init__(self, states: KeyStates, provider: str, key: str, breaker_failures: int, breaker_pause_s: float) -> None:
         self._states = states
         self._provider = provider
         self._key = key
         self._limit = breaker_failures
+        self._pause_s = breaker_pause_s
         self._failures = 0
+        self._trial_from: datetime | None = None
         self._waits: dict[Lane, datetime] = {}
-        self.whole: RestOfAll | None = None
+        self.whole: Whole | None = None
 
     @property
     def state(self) -> KeyState:
@@ -68,12 +77,48 @@ class Rest:
         if await self._states.change(self._provider, self._key, afresh):
             await self._tell_all()
 
+    @property
+    def on_trial(self) -> bool:
+        """Whether a trial call of this process is under way."""
+        return self._trial_from is not None
+
+    async def admits(self) -> bool:
+        """Whether a call may leave now that no rest forbids it. After a pause only one caller of all replicas gets a yes."""
+        if self.state.state not in NEED_TRIAL:
+            return True
+        now = datetime.now(UTC)
+
+        def trial(state: KeyState) -> KeyState | None:
+            if state.state not in NEED_TRIAL or (state.until and state.until > now):
+                return None
+            return msgspec.structs.replace(state, state="half_open", until=now + timedelta(seconds=TRIAL_S))
+
+        if not await self._states.change(self._provider, self._key, trial):
+            return self.state.state not in NEED_TRIAL
+        self._trial_from = now
+        log.info("provider_on_trial", provider=self._provider, key=self._key, reason=self.state.reason)
+        await self._tell_all()
+        return True
+
+    async def trial_over(self) -> None:
+        """The caller is through. If its call was not made after all, the trial is for whoever is next."""
+        if self._trial_from is None:
+            return
+        self._trial_from = None
+
+        def for_the_next(state: KeyState) -> KeyState | None:
+            over = msgspec.structs.replace(state, state="breaker_open", until=datetime.now(UTC))
+            return over if state.state == "half_open" else None
+
+        await self._states.change(self._provider, self._key, for_the_next)
+
     async def answered(self, called_at: datetime) -> None:
         """A call that began at `called_at` brought data: whatever was wrong before it is over."""
         self._failures = 0
+        trial = self._ends_trial(called_at)
 
         def well(state: KeyState) -> KeyState | None:
-            if state.state == "ok" or (state.until and state.until > called_at):
+            if state.state == "ok" or _is_later(state, called_at, trial=trial):
                 return None
             return msgspec.structs.replace(state, state="ok", until=None, reason=None, refusals=0, lanes=still_resting(state))
 
@@ -87,12 +132,12 @@ class Rest:
         if isinstance(error, QuotaSpentError) and error.retry_at:
             await self._spent(error, error.retry_at)
         elif rule.cool_down_s or (rule.breaker and error.retry_at):
-            await self._cool_down(error, rule.cool_down_s or BREAKER_PROBE_S, called_at)
+            name: State = "stopped" if error.verdict is Verdict.UNAUTHORIZED else "cooling_down"
+            await self._pause(error, name, rule.cool_down_s or self._pause_s, called_at)
         elif rule.breaker:
             self._failures += 1
-            if self._failures >= self._limit:
-                until = datetime.now(UTC) + timedelta(seconds=BREAKER_PROBE_S)
-                await self._begin(error, "breaker_open", lambda state: resting(state, "breaker_open", until, error.message))
+            if self.on_trial or self._failures >= self._limit:
+                await self._pause(error, "breaker_open", self._pause_s, called_at)
         else:
             await self.answered(called_at)
 
@@ -101,6 +146,8 @@ class Rest:
         # A sliding window makes room call by call: each replica waits for it by itself, and nobody is told every time.
         self._waits |= dict.fromkeys(window.lanes, until)
         if not window.by_date:
+            if self.whole:
+                self.whole.say_if_long()
             return
 
         def spent(state: KeyState) -> KeyState | None:
@@ -112,12 +159,13 @@ class Rest:
 
         await self._begin(error, "quota_spent", spent)
 
-    async def _cool_down(self, error: ProviderError, first_s: float, called_at: datetime) -> None:
-        name: State = "stopped" if error.verdict is Verdict.UNAUTHORIZED else "cooling_down"
+    async def _pause(self, error: ProviderError, name: State, first_s: float, called_at: datetime) -> None:
+        """Rest for `first_s`, twice as long each time it happens again, or as long as the provider says."""
         now = datetime.now(UTC)
+        trial = self._ends_trial(called_at)
 
         def cooler(state: KeyState) -> KeyState | None:
-            if state.state != "ok" and state.until and state.until > called_at:
+            if state.state != "ok" and _is_later(state, called_at, trial=trial):
                 return None  # a call from before the rest, or of a replica that had not heard of it: the same refusal
             rest_s = min(first_s * 2 ** min(state.refusals, 10), max(LONGEST_COOL_DOWN_S, first_s))
             until = min(error.retry_at or now + timedelta(seconds=rest_s), now + LONGEST_REST)
@@ -143,44 +191,17 @@ class Rest:
         if self.whole:
             await self.whole.pause()
 
+    def _ends_trial(self, called_at: datetime) -> bool:
+        """Whether a call that began then is the trial; if so, it is over."""
+        trial = self._trial_from is not None and called_at >= self._trial_from
+        self._trial_from = None if trial else self._trial_from
+        return trial
+
     async def _tell_all(self) -> None:
         if self.whole:
             await self.whole.tell()
 
 
-class RestOfAll:
-    """The rests of a provider's keys together: it rests as a whole when all of them do."""
-
-    def __init__(self, bus: Bus, bucket: KeyValue, provider: str, keys: Mapping[str, Rest]) -> None:
-        self.keys = keys
-        self._bus = bus
-        self._bucket = bucket
-        self._provider = provider
-        for rest in keys.values():
-            rest.whole = self
-
-    def remaining_s(self, lane: Lane = "manual") -> float:
-        """Seconds until the first key may make a call of this lane."""
-        return min(rest.remaining_s(lane) for rest in self.keys.values())
-
-    async def pause(self) -> None:
-        """Pause lanes for which every key rests on the server: so every replica rests, and no message goes back and forth."""
-        now = datetime.now(UTC)
-        for lane in LANES:
-            ends = [rest.state.rests_until(lane, now) for rest in self.keys.values()]
-            known = [end for end in ends if end]
-            if len(known) == len(ends) and (until := min(known)) > now + timedelta(seconds=MAX_NAK_S):
-                await self._pause(subjects.lane_consumer(self._provider, lane), until)
-
-    async def tell(self) -> None:
-        """Keep the state of the provider as a whole where others look: that of its best key."""
-        states = [rest.state for rest in self.keys.values()]
-        best = next((each for each in states if each.state == "ok"), None) or min(states, key=lambda each: each.until or _NEVER)
-        details = {} if best.state == "ok" or best.until is None else {"until": best.until.isoformat(), "reason": best.reason}
-        await tell_state(self._bucket, self._provider, state=best.state, **details)
-
-    async def _pause(self, consumer: str, until: datetime) -> None:
-        try:
-            await self._bus.js.pause_consumer(subjects.TASKS, consumer, until.isoformat().replace("+00:00", "Z"))
-        except (APIError, nats.errors.Error) as error:
-            log.debug("not_paused", consumer=consumer, error=str(error))
+def _is_later(state: KeyState, called_at: datetime, *, trial: bool) -> bool:
+    """Whether a call from then knows nothing of this state: it began earlier, or it is not the trial that is waited for."""
+    return not trial and state.until is not None and state.until > called_at

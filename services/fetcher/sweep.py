@@ -1,7 +1,8 @@
-"""Tasks nobody will pull: of providers that are gone, and expired ones of providers that rest. None of them stays unexplained."""
+"""Tasks nobody will pull: of providers that are gone or rest for long. Another gets them, or their time runs out; none vanishes."""
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -12,13 +13,14 @@ from nats.js.errors import APIError, NotFoundError
 from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import LANES, decode
-from services.fetcher.accounts import Account
-from services.fetcher.choose_provider import NoProviderError, choose
+from services.fetcher.chooser import Chooser
 from services.fetcher.reports import bury_stored, report_result
-from services.fetcher.rest import RestOfAll
+from services.fetcher.rest_of_all import RestOfAll
+from services.fetcher.verdicts import MAX_NAK_S
 from services.runtime.bus import Bus
 
 SWEEP_EVERY_S = 15.0
+SETTLE_S = 1.0
 
 log = structlog.get_logger()
 
@@ -26,19 +28,26 @@ log = structlog.get_logger()
 class Sweeper:
     """Looks through TASKS now and then. Any number may: a task is deleted once, and only who deleted it reports."""
 
-    def __init__(self, bus: Bus, accounts: Mapping[str, Account], rests: Mapping[str, RestOfAll]) -> None:
+    def __init__(self, bus: Bus, rests: Mapping[str, RestOfAll], chooser: Chooser) -> None:
         self._bus = bus
-        self._accounts = accounts
         self._rests = rests
+        self._chooser = chooser
+        self._paused = asyncio.Event()
+        for rest in rests.values():
+            rest.on_pause.append(self._paused.set)
 
     async def run(self) -> None:
-        """Sweep for ever."""
+        """Sweep for ever: now and then, and when a provider begins to rest."""
         while True:
             try:
                 await self.sweep()
             except (APIError, nats.errors.Error) as error:
                 log.debug("sweep_failed", error=str(error))
-            await asyncio.sleep(SWEEP_EVERY_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._paused.wait(), SWEEP_EVERY_S)
+                # What was under way when the pause began ends by itself, for the most part by now.
+                await asyncio.sleep(SETTLE_S)
+            self._paused.clear()
 
     async def sweep(self) -> int:
         """Give the tasks that were moved or given up on."""
@@ -46,12 +55,12 @@ class Sweeper:
         swept = 0
         for subject in state.subjects or {}:
             _, provider, lane, *_ = subject.split(".")
-            gone = provider not in self._accounts
-            if gone or lane not in LANES or self._rests[provider].remaining_s(lane) > SWEEP_EVERY_S:
-                swept += await self._look_at(subject, gone=gone)
+            rest = self._rests.get(provider)
+            if rest is None or lane not in LANES or rest.remaining_s(lane) > MAX_NAK_S:
+                swept += await self._look_at(subject, rest)
         return swept
 
-    async def _look_at(self, subject: str, *, gone: bool) -> bool:
+    async def _look_at(self, subject: str, rest: RestOfAll | None) -> bool:
         try:
             raw = await self._bus.js.get_msg(subjects.TASKS, seq=1, subject=subject, next=True)
         except NotFoundError:
@@ -62,7 +71,9 @@ class Sweeper:
         except (msgspec.MsgspecError, ValueError) as error:
             task, fault = None, f"{subject}: {error}"
         expired = task is not None and task.expires_at <= datetime.now(UTC)
-        if not (gone or expired or task is None):
+        if task is not None and not expired and await self._move(task, rest):
+            return await self._delete(sequence)
+        if not (rest is None or expired or task is None):
             return False
         if not await self._delete(sequence):
             return False
@@ -72,7 +83,7 @@ class Sweeper:
         elif expired:
             await bury_stored(self._bus, where, "expired", f"not fetched before {task.expires_at.isoformat()}", task)
             await report_result(self._bus, task, "expired", reason="expired")
-        elif not await self._move(task):
+        else:
             why = f"provider {task.provider} is no longer enabled and no other one has this"
             await bury_stored(self._bus, where, "bad_request", why, task)
             await report_result(self._bus, task, "failed", reason="bad_request", message=why)
@@ -84,12 +95,14 @@ class Sweeper:
         except (NotFoundError, APIError):
             return False
 
-    async def _move(self, task: FetchTask) -> bool:
-        try:
-            account = choose(self._accounts, task, None)
-        except NoProviderError:
+    async def _move(self, task: FetchTask, rest: RestOfAll | None) -> bool:
+        """Give the task to another provider, if there is one; for a provider that only rests to one that can do it now."""
+        reason = "removed" if rest is None else rest.rests(task.lane) or ""
+        moved = await self._chooser.instead(task, reason, ready=rest is not None)
+        if moved is None:
             return False
-        moved = msgspec.structs.replace(task, provider=account.name, tried=[*task.tried, task.provider])
         subject = subjects.fetch_task(moved)
+        # Published before the old one is deleted: a crash in between costs a call, not the task.
         await self._bus.publish(subject, moved, message_id=f"{task.run_id}:{subject}")
+        log.info("moved", symbol=task.symbol, from_provider=task.provider, to_provider=moved.provider, reason=reason)
         return True

@@ -19,19 +19,23 @@ class Then(StrEnum):
 
 @dataclass(frozen=True)
 class Consequence:
-    """`then` for the task, after `attempts` tries ELSEWHERE; `cool_down_s`: how long the provider rests, doubling (0: not)."""
+    """`then` for the task, after `attempts` tries ELSEWHERE; `cool_down_s`: how long the provider rests, doubling (0: not).
+
+    `waits`: where there is no other provider, a task that nobody sits waiting for is kept until this one is well again.
+    """
 
     then: Then
     attempts: int = 1
     cool_down_s: float = 0.0
     breaker: bool = False
+    waits: bool = False
 
 
 CONSEQUENCES: dict[Verdict, Consequence] = {
     # The quota answers for the provider, not for the symbol: the task keeps its place until its time is up.
     Verdict.RATE_LIMITED: Consequence(Then.RETRY, attempts=1_000_000, cool_down_s=15.0),
     # Nothing works with this key: rest long, so that a wrong key costs a handful of calls a day.
-    Verdict.UNAUTHORIZED: Consequence(Then.ELSEWHERE, cool_down_s=900.0),
+    Verdict.UNAUTHORIZED: Consequence(Then.ELSEWHERE, cool_down_s=900.0, waits=True),
     Verdict.PLAN_RESTRICTED: Consequence(Then.ELSEWHERE),
     Verdict.NOT_FOUND: Consequence(Then.ELSEWHERE),
     Verdict.EMPTY: Consequence(Then.GIVE_UP),  # an answer: it is published as an event without rows

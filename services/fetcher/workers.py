@@ -1,38 +1,41 @@
 """A provider's workers: one for each of its keys, with what they share."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nats.js.kv import KeyValue
 
 from services.fetcher.accounts import Account, Key
+from services.fetcher.chooser import Chooser
 from services.fetcher.key_state import KeyStates
 from services.fetcher.learned import Learner
 from services.fetcher.ledger import Ledger
 from services.fetcher.make_call import Caller, Clients
 from services.fetcher.on_fetch_task import Work, Worker
 from services.fetcher.pace import Pace
-from services.fetcher.rest import Rest, RestOfAll
+from services.fetcher.rest import Rest
+from services.fetcher.rest_of_all import RestOfAll
 from services.fetcher.symbol_permits import SymbolDesk
+from services.fetcher.symbol_states import SymbolStates
 from services.runtime.bus import Bus
 from services.runtime.settings import FetcherSettings
 
 
+def rest_of_all(bus: Bus, bucket: KeyValue, keys: KeyStates, account: Account, settings: FetcherSettings) -> RestOfAll:
+    """The rests of a provider's keys, for all who ask when it works again. `bucket`: KV `state`."""
+    failures, pause_s = settings.breaker_failures, settings.breaker_pause_s
+    rests = {key.name: Rest(keys, account.name, key.name, failures, pause_s) for key in account.keys}
+    return RestOfAll(bus, bucket, account.name, rests)
+
+
 @dataclass(frozen=True)
 class Shop:
-    """What the workers of all providers share. `accounts`: every provider that works. `bucket`: KV `state`."""
+    """What the workers of all providers share. `keys`: how each key is; `symbols`: how each symbol is."""
 
     bus: Bus
-    accounts: Mapping[str, Account]
-    states: KeyStates
-    bucket: KeyValue
+    keys: KeyStates
+    symbols: SymbolStates
+    chooser: Chooser
     settings: FetcherSettings
-
-    def rest(self, account: Account) -> RestOfAll:
-        """The rests of a provider's keys, for all who ask when it works again."""
-        failures = self.settings.breaker_failures
-        keys = {key.name: Rest(self.states, account.name, key.name, failures) for key in account.keys}
-        return RestOfAll(self.bus, self.bucket, account.name, keys)
 
     def workers(self, account: Account, rest: RestOfAll, http: Clients) -> list[Worker]:
         """One worker a key; each knows the others."""
@@ -47,18 +50,19 @@ class Shop:
         return Work(
             bus=self.bus,
             account=account,
-            accounts=self.accounts,
             caller=Caller(
                 account=account,
                 key=key,
                 ledger=Ledger(self.bus, key.windows, pace),
                 pace=pace,
                 rest=rest.keys[key.name],
-                learner=Learner(self.bus, self.states, account.name, key),
+                learner=Learner(self.bus, self.keys, account.name, key),
                 http=http,
             ),
             rest=rest,
             symbols=symbols,
+            chooser=self.chooser,
+            states=self.symbols,
             ack_wait_s=self.settings.ack_wait_s,
             calls_at_once=self.settings.calls_at_once,
         )

@@ -10,7 +10,8 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig, StreamInfo
 from nats.js.errors import NotFoundError
 
-from services.runtime.quota_windows import LEDGER_CARRYING, LEDGER_STATE, SYMBOLS, QuotaWindow, ledger_stream
+from services.runtime.ledger_stream import LEDGER_CARRYING, LEDGER_STATE, ledger_stream
+from services.runtime.quota_windows import SYMBOLS, QuotaWindow
 
 _RETIRED = "quota-retired"
 _STREAMS_A_PAGE = 256

@@ -20,6 +20,7 @@ from services.runtime.bus import Bus
 
 HEARTBEAT_S = 5.0
 OPEN_S = 30.0
+REST_S = 0.5
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _NS = 1_000_000_000
 
@@ -40,6 +41,7 @@ class Puller:
         self._wake = asyncio.Event()
         self._reply = ""
         self._owed = 0
+        self._asked_for_one = False
         self._heard = 0.0
         self._open_until = 0.0
         self._failures = 0
@@ -53,6 +55,8 @@ class Puller:
         messages; it is logged once and asked again with growing pauses.
         """
         await self._until_some(batch, wait_s, no_wait=no_wait)
+        if self._asked_for_one and not self._owed and 0 < len(self._buffer) < batch:
+            await self._ask_for_the_rest(batch - len(self._buffer))
         await self._collect(batch)
         return [self._buffer.popleft() for _ in range(min(batch, len(self._buffer)))]
 
@@ -96,6 +100,13 @@ class Puller:
                 break
             self._give_up_when_silent(clock())
 
+    async def _ask_for_the_rest(self, count: int) -> None:
+        """After a `wait`, which lets one message in, the server may have more of them ready."""
+        await self._ask(count, no_wait=True)
+        until = asyncio.get_running_loop().time() + REST_S
+        while self._owed and asyncio.get_running_loop().time() < until:
+            await self._wait(until)
+
     async def _collect(self, batch: int) -> None:
         """Let in what has already reached the socket: a batch comes as many messages in a row."""
         seen = 0
@@ -108,6 +119,7 @@ class Puller:
             self._subscription = await self._bus.nc.subscribe(f"{self._inbox}.*", cb=self._receive, pending_msgs_limit=-1)
         clock = asyncio.get_running_loop().time()
         self._reply = f"{self._inbox}.{next(self._ids)}"
+        self._asked_for_one = batch == 1
         self._owed, self._heard, self._open_until = batch, clock, clock + (2.0 if no_wait else OPEN_S + HEARTBEAT_S)
         terms = {"no_wait": True} if no_wait else {"expires": int(OPEN_S * _NS), "idle_heartbeat": int(HEARTBEAT_S * _NS)}
         try:

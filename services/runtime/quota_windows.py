@@ -1,4 +1,4 @@
-"""The limits of provider keys, and the streams that are their ledgers."""
+"""The limits of provider keys."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,15 +6,12 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-
 from contracts import subjects
 from contracts.message import LANES, Lane
 
 DAY_S = 86400.0
 WINDOW_S: Mapping[str, float] = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 26 * 3600.0, "month": 32 * DAY_S}
 SYMBOLS = "symbols"
-LEDGER_STATE, LEDGER_READY, LEDGER_CARRYING = "quotebus-ledger", "ready", "carrying"
 # Of calls within one batch the server stores all or none; so many it takes at once.
 LARGEST_BATCH = 500
 
@@ -126,30 +123,3 @@ def shares(windows: Sequence[QuotaWindow], kept_for_manual: float, kept_for_live
             if limit < above:
                 yield replace(window, limit=limit, lane=lane)
             above = limit
-
-
-def ledger_stream(window: QuotaWindow, replicas: int, *, ready: bool = True) -> StreamConfig:
-    """The stream that is a window's ledger. Until it is `ready` no fetcher spends by it."""
-    length = window.length_s + (0 if window.by_date else window.margin_s)
-    subject = subjects.quota(window.provider, window.key, window.token)
-    symbols = window.window == SYMBOLS
-    return StreamConfig(
-        name=window.stream,
-        subjects=[f"{subject}.*.*" if symbols else f"{subject}.*" if window.by_date else subject],
-        retention=RetentionPolicy.LIMITS,
-        discard=DiscardPolicy.NEW,
-        discard_new_per_subject=True,
-        # A symbol's second permit is refused as one too many of its subject, which tells that it counts already.
-        max_msgs_per_subject=1 if symbols else window.limit,
-        max_msgs=window.limit if symbols else -1,
-        allow_msg_ttl=symbols,
-        allow_atomic=not symbols,
-        max_age=length,
-        duplicate_window=min(120.0, length),
-        deny_delete=True,
-        deny_purge=True,
-        allow_direct=True,
-        storage=StorageType.FILE,
-        num_replicas=replicas,
-        metadata={LEDGER_STATE: LEDGER_READY if ready else LEDGER_CARRYING},
-    )

@@ -16,6 +16,7 @@ from services.runtime.key_settings import KeyName, KeySettings, Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
+Intervals = Annotated[list[PositiveFloat], Field(min_length=1)]
 
 
 class NatsSettings(Section):
@@ -55,8 +56,8 @@ class ProviderSettings(KeySettings):
 
     `enabled`: by default a provider works when it needs no key or has one. `allow_http`: keys may travel in the clear. `keys`:
     further keys by name; what one of them does not say of its limits is as it is here. `kept_for_manual`, `kept_for_live`: shares
-    of the day. `burst`: calls that
-    may leave at once before pacing begins. `priority`: lower is asked first. `options`: the adapter's own extras.
+    of the day. `burst`: calls that may leave at once before pacing begins. `priority`: lower is asked first; of equals the one
+    whose call has the lower `cost`, in whatever money all of them are counted in. `options`: the adapter's own extras.
     """
 
     enabled: bool | None = None
@@ -70,6 +71,7 @@ class ProviderSettings(KeySettings):
     symbols_per_call: PositiveInt | None = None
     burst: PositiveInt = 1
     priority: int = 100
+    cost: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     timeout_s: PositiveFloat = 20.0
     max_body_bytes: PositiveInt = 32 * 1024 * 1024
     options: dict[str, str | float] = {}
@@ -82,12 +84,22 @@ class SchedulerSettings(Section):
 
 
 class FetcherSettings(Section):
-    """`expires_after_s`: how long a task of a request that does not say is worth a call. `ack_wait_s`: of tasks and requests."""
+    """`expires_after_s`: how long a task of a request that does not say is worth a call. `ack_wait_s`: of tasks and requests.
+
+    `breaker_failures`: so many failures in a row and the provider rests for `breaker_pause_s`, doubling. `probe_after_s`: how
+    long a symbol that was not found is left alone, after the first failure, the second …, the last one for ever after;
+    `restricted_probe_after_s`: likewise one that the account's plan does not include. `dead_after`: not found so many times in a
+    row, and it is no more suspected but taken for dead.
+    """
 
     expires_after_s: PositiveFloat = 3600.0
     ack_wait_s: PositiveFloat = 30.0
     calls_at_once: PositiveInt = 4
     breaker_failures: PositiveInt = 5
+    breaker_pause_s: PositiveFloat = 30.0
+    probe_after_s: Intervals = [3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0]
+    restricted_probe_after_s: Intervals = [86400.0, 7 * 86400.0]
+    dead_after: PositiveInt = 3
 
 
 class CacherSettings(Section):

@@ -8,10 +8,11 @@ from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, KeyValueConfig
 
 from contracts import subjects
 from contracts.message import LANES
-from services.runtime.quota_windows import DAY_S, QuotaWindow, ledger_stream
+from services.runtime.ledger_stream import ledger_stream
+from services.runtime.quota_windows import DAY_S, QuotaWindow
 from services.runtime.settings import Settings
 
-PLANNER, CACHER, CACHER_RUNS = "planner", "cacher", "cacher-runs"
+PLANNER, CACHER, CACHER_RUNS, CACHER_SYMBOLS = "planner", "cacher", "cacher-runs", "cacher-symbols"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def _streams(settings: Settings) -> list[StreamConfig]:
         stream(subjects.PRICES, 7 * DAY_S, nats.price_mebibytes * mebibyte),
         stream(subjects.RUNS, 14 * DAY_S, 256 * mebibyte),
         stream(subjects.DEAD, 30 * DAY_S, 256 * mebibyte),
+        # The last message of a subject is the state, so it is kept for ever. Forgetting the oldest would cost one call each.
+        stream(subjects.SYMBOLS, 0, 64 * mebibyte, discard=DiscardPolicy.OLD, max_msgs_per_subject=1),
     ]
 
 
@@ -88,5 +91,6 @@ def _consumers(settings: Settings, providers: Sequence[str]) -> list[tuple[str, 
         (subjects.REFRESH, durable(PLANNER, fetcher.ack_wait_s, 64)),
         (subjects.PRICES, durable(CACHER, cacher.ack_wait_s, 40 * cacher.batch_events)),
         (subjects.RUNS, durable(CACHER_RUNS, cacher.ack_wait_s, 10_000)),
+        (subjects.SYMBOLS, durable(CACHER_SYMBOLS, cacher.ack_wait_s, 10_000)),
         *((subjects.TASKS, durable(name, fetcher.ack_wait_s, 5_000, subject)) for name, subject in lanes),
     ]

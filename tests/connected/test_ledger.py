@@ -9,10 +9,11 @@ import time_machine
 
 from quotebus.embedded import NatsServer
 from services.fetcher.ledger import Ledger, QuotaSpentError
-from services.fetcher.permits import LedgerError
+from services.fetcher.provider import LedgerError
 from services.runtime.bus import Bus, connect
 from services.runtime.carry_over import carry_over
-from services.runtime.quota_windows import QuotaWindow, ledger_stream
+from services.runtime.ledger_stream import ledger_stream
+from services.runtime.quota_windows import QuotaWindow
 from services.runtime.settings import NatsSettings
 
 

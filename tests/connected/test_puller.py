@@ -110,3 +110,13 @@ async def test_a_stop_empties_nobody_elses_queue(bus: Bus):
     await puller.close()
     info = await bus.js.consumer_info("S", "c")
     assert (info.num_ack_pending or 0) + (info.num_pending or 0) == 1
+
+
+async def test_a_pull_after_a_wait_gives_all_that_is_ready_and_not_the_one_that_was_waited_for(bus: Bus):
+    await publish(bus, 9)
+    puller = Puller(bus, "S", "c")
+    assert await puller.wait(1)
+    assert len(await puller.pull(5, 1)) == 5
+    assert await puller.wait(1)
+    assert len(await puller.pull(50, 1)) == 4
+    await puller.close()

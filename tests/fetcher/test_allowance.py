@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import time_machine
 from hypothesis import example, given
 from hypothesis.strategies import datetimes, floats, integers, just, text
 
@@ -91,7 +92,8 @@ def test_a_refusal_says_when_to_come_back_in_its_headers_or_by_when_its_window_r
     assert not heard.throttled
     heard.reply(Reply(429, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "2999-01-01T00:00:00Z"}, b""))
     assert (heard.throttled, heard.retry_at) == (True, datetime(2999, 1, 1, tzinfo=UTC))
-    heard.reply(Reply(429, {"retry-after": "Mon, 02 Mar 2026 12:00:30 GMT"}, b""))
+    with time_machine.travel(NOW, tick=False):
+        heard.reply(Reply(429, {"retry-after": "Mon, 02 Mar 2026 12:00:30 GMT"}, b""))
     assert heard.retry_at == SOON
 
 

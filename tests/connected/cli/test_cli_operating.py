@@ -28,7 +28,7 @@ async def test_migrate_is_checked_done_and_then_nothing_is_left_to_do(quotebus: 
 
 
 async def test_before_a_migration_commands_say_to_migrate(quotebus: Any) -> None:
-    for command in (["refresh", "AAPL"], ["jobs"], ["dead", "ls"], ["runs"], ["price", "AAPL"], ["watch", "-n", "1"]):
+    for command in (["refresh", "AAPL"], ["jobs"], ["dead", "ls"], ["runs"], ["price", "AAPL"], ["symbols"], ["watch", "-n", "1"]):
         ended = await quotebus(*command)
         assert ended.code == 2
         assert "run `quotebus migrate`" in ended.err, ended.err
@@ -46,6 +46,7 @@ async def test_the_doctor_finds_nothing_wrong_with_what_was_migrated(quotebus: A
         "streams",
         "clock",
         "dead letters",
+        "symbols",
         "backlog",
         "postgres",
         "migrations",
