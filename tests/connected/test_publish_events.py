@@ -10,13 +10,14 @@ from contracts.fetch_task import FetchTask
 from contracts.message import decode
 from contracts.price_events import PriceQuarantined, PriceQuote
 from services.cacher.read_event import EventReader
-from services.fetcher.provider import ProviderError, Verdict
+from services.fetcher.provider import ProviderError, Verdict, providers
 from services.fetcher.publish_events import publish_answer
 from services.runtime.bus import Bus, connect
 from services.runtime.provision import provision
 from services.runtime.settings import NatsSettings, Settings
 from services.runtime.topology import topology
 
+PROFILE = providers()["yahoo"].profile
 NOW = datetime.now(UTC)
 QUOTE = PriceQuote(symbol="ACME", provider="yahoo", feed="delayed", observed_at=NOW, fetched_at=NOW, at=NOW, price=20.0, bid=-3.0)
 
@@ -39,9 +40,9 @@ async def test_a_quote_that_cannot_be_is_quarantined_and_does_not_replace_the_la
     good = msgspec.structs.replace(QUOTE, bid=19.5)
     async with connect(NatsSettings(url=nats_url), "test") as bus:
         await provision(bus.js, topology(Settings(), {}))
-        assert await publish_answer(bus, task, [good], NOW) == 1
+        assert await publish_answer(bus, PROFILE, task, [good], NOW) == 1
         with pytest.raises(ProviderError, match="quarantine, it broke the rule price_not_positive") as caught:
-            await publish_answer(bus, task, [QUOTE], NOW + timedelta(seconds=1))
+            await publish_answer(bus, PROFILE, task, [QUOTE], NOW + timedelta(seconds=1))
         told, kept = await body_of(bus, "price.quote.ACME"), await body_of(bus, "price.quarantined.ACME")
     assert caught.value.verdict is Verdict.MALFORMED
     assert decode(told, PriceQuote).bid == 19.5

@@ -118,7 +118,9 @@ async def _everything_asked(deployment: Deployment) -> None:
         if symbol != RESTING[-1]:
             # Nobody waits ten minutes here: the consumers are made to go on, by processes that know of no rest.
             await deployment.services["fetcher"].kill()
+            state = await deployment.bus.js.key_value(subjects.STATE_BUCKET)
             for provider in KEYS:
+                await state.delete(subjects.key_state(provider, "k1"))
                 await deployment.bus.js.purge_stream(subjects.TASKS)
                 await deployment.bus.js.resume_consumer(subjects.TASKS, subjects.lane_consumer(provider, "manual"))
             await deployment.start("fetcher")
