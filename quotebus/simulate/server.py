@@ -1,0 +1,147 @@
+"""The HTTP server that plays one vendor on this machine, and tells at /_quotebus/calls what it was asked."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+
+import msgspec
+from aiohttp import web
+
+from quotebus.simulate.faults import Faults, suffer
+from quotebus.simulate.market import Market
+from quotebus.simulate.quota import Quota, Violation
+from quotebus.simulate.vendor import SECRETS, Ask, Handler, RefusedError, Vendor, Why, reply
+from services.fetcher.provider import Limits, Reply
+
+CALLS_PATH = "/_quotebus/calls"
+REMEMBERED = 20_000
+
+
+def now_utc() -> datetime:
+    """The clock of a vendor that nobody has set."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a vendor behaves. `faults`: the share of requests that go wrong; `clock`: what it takes for now."""
+
+    limits: Limits = field(default_factory=Limits)
+    faults: float = 0.0
+    latency_s: float = 0.0
+    seed: int = 0
+    clock: Callable[[], datetime] = now_utc
+
+
+class Call(msgspec.Struct):
+    """One request, without its query, which may hold a key. `outcome`: `ok`, why it was refused, or the fault it met."""
+
+    at: datetime
+    method: str
+    path: str
+    symbols: list[str]
+    weight: int
+    outcome: str
+
+
+class Calls(msgspec.Struct):
+    """What is told at /_quotebus/calls: counts of outcomes, violations of the quota, and the newest calls."""
+
+    provider: str
+    count: int
+    outcomes: dict[str, int]
+    violations: list[Violation]
+    calls: list[Call]
+
+
+@dataclass
+class Simulator:
+    """One vendor, played. `url`: where, while it is served."""
+
+    vendor: Vendor
+    rules: Rules = field(default_factory=Rules)
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self.quota = Quota(self.rules.limits)
+        self._faults = Faults(self.rules.faults, self.rules.seed)
+        self._calls: deque[Call] = deque(maxlen=REMEMBERED)
+        self._outcomes: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def serve(self, port: int = 0) -> AsyncIterator["Simulator"]:
+        """Answer on a port of the loopback (0: any free one) while the block runs.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        app = web.Application()
+        app.router.add_get(CALLS_PATH, self._tell)
+        for route, handler in self.vendor.routes.items():
+            method, _, path = route.partition(" ")
+            app.router.add_route(method, path, partial(self._answer, route, handler))
+        app.router.add_route("*", "/{rest:.*}", partial(self._answer, "", _nothing_there))
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2, handler_cancellation=True)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield self
+        finally:
+            await runner.cleanup()
+
+    def told(self) -> Calls:
+        """What it was asked so far."""
+        count = sum(self._outcomes.values())
+        return Calls(self.vendor.name, count, dict(self._outcomes), self.quota.violations, list(self._calls))
+
+    def environment(self, limits: Mapping[str, int]) -> dict[str, str]:
+        """The variables with which quotebus asks here. `limits`: those that are not the vendor's own, such as `per_minute`."""
+        secrets = {name: SECRETS[name] for name in self.vendor.profile.secrets}
+        settings = {"base_url": self.url, **secrets, **{name: str(limit) for name, limit in limits.items()}}
+        return {f"QUOTEBUS_PROVIDERS__{self.vendor.name}__{name}".upper(): value for name, value in settings.items()}
+
+    async def _tell(self, _request: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.encode(self.told()), content_type="application/json")
+
+    async def _answer(self, route: str, handler: Handler, request: web.Request) -> web.StreamResponse:
+        now = self.rules.clock()
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        ask = Ask(request.path, {**request.query, **form, **request.match_info}, headers, Market(now, self.rules.seed), now)
+        weight = self.vendor.weight(ask)
+        try:
+            if route not in self.vendor.open_routes:
+                self._refuse_stranger(ask)
+            if full := self.quota.take(weight, now):
+                raise RefusedError(Why.THROTTLED, *full)
+            answer, outcome = _replied(handler(ask)), "ok"
+        except (RefusedError, KeyError, ValueError) as error:
+            refused = error if isinstance(error, RefusedError) else RefusedError(Why.BAD_REQUEST, str(error))
+            answer, outcome = self.vendor.refused(refused), str(refused.why)
+        fault = None if outcome in (Why.THROTTLED, Why.NO_KEY, Why.WRONG_KEY) else self._faults.draw()
+        self._outcomes[fault or outcome] += 1
+        self._calls.append(Call(now, request.method, request.path, ask.market.asked, weight, fault or outcome))
+        await asyncio.sleep(self.rules.latency_s)
+        if fault:
+            return await suffer(fault, request, answer)
+        return web.Response(status=answer.status, headers={**self.vendor.headers, **answer.headers}, body=answer.body)
+
+    def _refuse_stranger(self, ask: Ask) -> None:
+        if self.vendor.key_in is None:
+            return
+        key = self.vendor.key_in(ask)
+        if key != self.vendor.key:
+            raise RefusedError(Why.WRONG_KEY if key else Why.NO_KEY)
+
+
+def _replied(answer: object) -> Reply:
+    return answer if isinstance(answer, Reply) else reply(answer)
+
+
+def _nothing_there(ask: Ask) -> object:
+    raise RefusedError(Why.NO_SUCH_PATH, ask.path)
