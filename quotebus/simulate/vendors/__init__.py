@@ -1,0 +1,1 @@
+"""One file a vendor, found by folder; each has its `VENDOR`."""
