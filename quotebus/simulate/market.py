@@ -55,7 +55,7 @@ class Market:
 
     def is_dead(self, symbol: str) -> bool:
         """Whether the symbol is unknown: it begins with DEAD, or looks like no symbol."""
-        self.asked.append(symbol)
+        self.asked += [symbol] if symbol not in self.asked else []
         return symbol.upper().startswith(DEAD) or instrument(canonical(symbol), self.seed) is None
 
     def is_paid(self, symbol: str) -> bool:

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import cache
@@ -107,7 +107,6 @@ class Vendor:
     key: str = SECRETS["api_key"]
     open_routes: frozenset[str] = frozenset()
     weight: Callable[[Ask], int] = one
-    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def profile(self) -> Profile:

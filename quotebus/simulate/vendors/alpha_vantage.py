@@ -14,7 +14,7 @@ from services.fetcher.rows import Contract
 INTERVALS: dict[str, Timeframe] = {"1min": "1m", "5min": "5m", "15min": "15m", "30min": "30m", "60min": "1h"}
 PERIODS: dict[str, Timeframe] = {"DAILY": "1d", "WEEKLY": "1wk", "MONTHLY": "1mo"}
 COMPACT = 100  # points
-MONTH = timedelta(days=30)
+DAY, MONTH = timedelta(days=1), timedelta(days=30)
 FIRST_DAY = date(1999, 11, 1)
 
 
@@ -32,7 +32,7 @@ def series(ask: Ask, function: str) -> object:
     """Bars by their time, or by the last session of their period."""
     symbol = ask.known(_symbol(ask))
     bars, interval = _bars(ask, symbol, function)
-    if ask.fields.get("outputsize", "compact") == "compact" and ("DAILY" in function or "INTRADAY" in function):
+    if _is_compact(ask, function):
         bars = bars[-COMPACT:]
     zone = "US/Eastern" if ask.kind(symbol) == "share" else "UTC"
     adjusted = "ADJUSTED" in function
@@ -45,13 +45,18 @@ def _bars(ask: Ask, symbol: str, function: str) -> tuple[list[Bar], str]:
     today = ask.now.date()
     if "INTRADAY" not in function:
         timeframe = next(timeframe for word, timeframe in PERIODS.items() if word in function)
-        return ask.market.bars(symbol, timeframe, FIRST_DAY, today), ""
+        first = today - 2 * COMPACT * DAY if _is_compact(ask, function) else FIRST_DAY
+        return ask.market.bars(symbol, timeframe, first, today), ""
     timeframe = frame(INTERVALS, ask.fields["interval"])
     first, last = today - MONTH, today
     if month := ask.fields.get("month"):
         first = date.fromisoformat(f"{month}-01")
-        last = period_end(first, "1mo") - timedelta(days=1)
+        last = period_end(first, "1mo") - DAY
     return ask.market.bars(symbol, timeframe, first, last), ask.fields["interval"]
+
+
+def _is_compact(ask: Ask, function: str) -> bool:
+    return ask.fields.get("outputsize", "compact") == "compact" and ("DAILY" in function or "INTRADAY" in function)
 
 
 def _time(bar: Bar, interval: str, zone: str) -> str:

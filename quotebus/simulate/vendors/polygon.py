@@ -36,7 +36,9 @@ def aggregates(ask: Ask) -> object:
     first, last = _instant(ask.fields["first"], zone), _instant(ask.fields["last"], zone, after=True)
     adjusted = ask.fields.get("adjusted", "true") == "true"
     bars = ask.market.bars(symbol, timeframe, first.date() - DAY, last.date() + DAY, split_adjusted=adjusted)
-    rows = [_bar(bar, at) for bar in bars if first <= (at := _start(bar, zone, timeframe)) < last]
+    starts = [(bar, _start(bar, zone, timeframe)) for bar in bars]
+    # A week or month that the range begins in is there as a whole.
+    rows = [_bar(bar, at) for bar, at in starts if first <= max(at, bar.opens_at if timeframe not in LENGTHS else at) and at < last]
     bases = max(1, LENGTHS[timeframe] // MINUTE) if timeframe in LENGTHS else 1
     limit = min(int(ask.fields.get("limit", "5000")), MOST_BASES) // bases
     here, after = page(rows, int(ask.fields.get("cursor", "0")), limit)
