@@ -17,8 +17,11 @@ from services.fetcher.provider import Access, Answer, Call, Limits, Provider, Pr
 
 NOW = datetime(2026, 3, 11, 18, 30, 20, tzinfo=UTC)  # a Wednesday, 14:30 in New York
 NAMES = sorted(vendors())
-SPLIT = "AB"
 DAYS = (date(2026, 2, 20), date(2026, 3, 11))
+
+
+def test_every_provider_can_be_played_but_the_made_up_one():
+    assert set(NAMES) == providers().keys() - {"synthetic"}
 
 
 def bar_cases() -> Iterator[tuple[str, Timeframe]]:
@@ -170,11 +173,15 @@ async def test_a_chain_comes_back_contract_by_contract_and_a_sentinel_as_unknown
     wanted = {(row.expiry, row.strike, row.right): row for row in Market(at).chain("AAPL")}
     assert found.keys() == wanted.keys()
     assert {row.bid is None for row in wanted.values()} == {True, False}
+    told = False
     for key, (event, i) in found.items():
         row = wanted[key]
         assert (event.bid[i], event.ask[i]) == (pytest.approx(row.bid), pytest.approx(row.ask)), key
         for column, value in ((event.iv, row.iv), (event.delta, row.delta), (event.theta, row.theta)):
             assert column[i] is None or column[i] == pytest.approx(value, abs=1e-5), key
+            told = told or column[i] is not None
+    # Databento sells no greeks.
+    assert told == (name != "databento")
 
 
 @pytest.mark.parametrize("name", offering("actions"))
@@ -234,11 +241,68 @@ async def test_a_request_too_many_is_refused_and_counted(name: str):
         assert told.outcomes["throttled"] == len(told.violations)
 
 
+# With this seed the first four faults are one of each kind.
+SEED = 24
+FAULTS = {"error": Verdict.SERVER_ERROR, "page": Verdict.MALFORMED, "cut": Verdict.SERVER_ERROR, "hang": Verdict.TIMEOUT}
+
+
 @pytest.mark.parametrize("name", offering("bars"))
 async def test_a_fault_of_any_kind_is_a_fault_of_the_vendor(name: str):
-    seen: set[Verdict] = set()
-    async with played(name, timeout_s=0.2, faults=1.0) as asked:
-        for _ in range(8):
-            seen.add(await asked.verdict(Call("bars", ("AAPL",), "1d")))
-        assert asked.simulator.told().outcomes.keys() == {"error", "page", "cut", "hang"}
-    assert seen == {Verdict.SERVER_ERROR, Verdict.MALFORMED, Verdict.TIMEOUT}
+    async with played(name, timeout_s=1.0, faults=1.0, seed=SEED) as asked:
+        verdicts = [await asked.verdict(Call("bars", ("AAPL",), "1d")) for _ in FAULTS]
+        outcomes = [call.outcome for call in asked.simulator.told().calls]
+    assert set(outcomes) == set(FAULTS)
+    assert verdicts == [FAULTS[outcome] for outcome in outcomes]
+
+
+PAGES: dict[str, tuple[Timeframe, int, int]] = {
+    # Timeframe, days back, requests that takes.
+    "marketstack": ("1d", 1800, 2),
+    "twelvedata": ("1m", 24, 2),
+    "finnhub": ("15m", 70, 3),
+    "fmp": ("15m", 70, 3),
+    "tiingo": ("15m", 220, 3),
+    "alpaca": ("1m", 40, 2),
+    "polygon": ("1m", 200, 2),
+    "yahoo": ("1m", 10, 2),
+    "alpha_vantage": ("15m", 70, 4),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name in NAMES])
+async def test_pages_and_windows_are_followed_to_the_end(name: str):
+    timeframe, back, requests = PAGES[name]
+    days = (NOW.date() - timedelta(days=back), NOW.date())
+    async with played(name, timeout_s=20.0) as asked:
+        events = (await asked(Call("bars", ("AAPL",), timeframe, *days))).events
+        assert asked.simulator.told().count == requests
+    bars = [event for event in events if isinstance(event, PriceBars)]
+    wanted = expected("AAPL", timeframe, days, bars[0].basis)
+    found = columns(bars)
+    assert found.keys() == wanted.keys()
+    assert [row[3] for row in found.values()] == pytest.approx([row[3] for row in wanted.values()], rel=2e-7, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in offering("bars") if name not in ("marketstack", "databento", "schwab")])
+async def test_pairs_of_currencies_come_back_too(name: str):
+    pair = "BTC/USD" if name == "alpaca" else "EUR/USD"  # Alpaca has only the rates of now of currencies
+    async with played(name) as asked:
+        events = (await asked(Call("bars", (pair,), "1d", *DAYS))).events
+        quotes = (await asked(Call("quote", (pair,)))).events if name != "finnhub" else []
+    found = columns([event for event in events if isinstance(event, PriceBars)])
+    wanted = expected(pair, "1d", DAYS, "raw")
+    assert found.keys() == wanted.keys()
+    for at, row in found.items():
+        assert row[:4] == pytest.approx(wanted[at][:4], rel=2e-7, abs=1e-5)
+    assert all(q.price == pytest.approx(Market(NOW).quote(pair).price) for q in quotes if isinstance(q, PriceQuote))
+
+
+async def test_what_was_asked_is_told_without_the_key():
+    async with played("tiingo") as asked:
+        await asked(Call("quote", ("AAPL", "MSFT")))
+        url = f"{asked.simulator.url}/_quotebus/calls"
+        async with open_session() as session, session.get(url) as response:
+            told = await response.json()
+    assert (told["provider"], told["count"], told["outcomes"], told["violations"]) == ("tiingo", 1, {"ok": 1}, [])
+    assert (told["calls"][0]["path"], told["calls"][0]["symbols"]) == ("/iex/", ["AAPL", "MSFT"])
+    assert SECRETS["api_key"] not in str(told)
