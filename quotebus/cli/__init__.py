@@ -14,7 +14,7 @@ COMMANDS = {
     "up": ("up", "Run everything here: servers, services, synthetic prices."),
     "refresh": ("refresh", "Have symbols refreshed, and say what became of each."),
     "fetch": ("fetch", "Ask one provider directly; records on stdout."),
-    "simulate": ("simulate", "Play a provider here: its answers, errors and quotas, no key needed."),
+    "simulate": ("simulate", "Play a vendor: answers, errors, quotas; no key."),
     "watch": ("watch", "Show prices as they come."),
     "price": ("prices", "Show the price of a symbol, and how old it is."),
     "history": ("prices", "Print the stored bars of a symbol."),
