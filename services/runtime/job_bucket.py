@@ -1,6 +1,6 @@
 """The jobs in the bucket, as people read and change them: a change is made only if nobody else was quicker."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -9,15 +9,19 @@ from nats.js import JetStreamContext
 from nats.js.errors import InvalidKeyError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
-from contracts.job import Job
+from contracts.job import TIMES, WHEN, Job
 from contracts.message import decode, encode
 from contracts.refresh_request import RefreshRequest
 from contracts.subjects import JOBS_BUCKET
+from services.runtime.job_chain import chain_fault
 from services.runtime.job_entries import entries
+from services.runtime.job_range import range_of
 from services.runtime.schedules import schedule_of
+from services.runtime.sessions import Calendars
+from services.runtime.sessions_bucket import read_calendars
 
-WHEN = frozenset({"cron", "every_s", "at"})
-_TIMES = WHEN | {"timezone"}
+# What a change to another kind of schedule ends, besides that of the job's own kind.
+_OF_ONE_KIND = ("at_least_every_s", "dst_gap", "dst_fold")
 
 
 class JobError(Exception):
@@ -49,6 +53,7 @@ class JobBucket:
     async def add(self, fields: Mapping[str, object]) -> Job:
         """Make a job of these fields."""
         job = made({**fields, "enabled_at": datetime.now(UTC)})
+        await self._check_chain(job)
         try:
             await self._bucket.create(job.id, encode(job))
         except KeyWrongLastSequenceError:
@@ -61,13 +66,17 @@ class JobBucket:
         if job.origin == "settings" and not life_only:
             raise JobError("refused", f"job {job_id} comes from the settings: change it there, or pause it")
         kept = msgspec.structs.asdict(job)
-        if WHEN & changes.keys():
-            kept |= {"cron": None, "every_s": None, "at": []}
-        if _TIMES & changes.keys():
+        if changes.keys() & set(WHEN):
+            kept |= dict.fromkeys((*WHEN, *_OF_ONE_KIND)) | {"at": []}
+            kept |= {"days": []} if "cron" in changes else {}
+            kept |= {"jitter_s": 0.0} if "after" in changes else {}
+        if changes.keys() & set(TIMES):
             changes = {**changes, "enabled_at": datetime.now(UTC)}
         if "dataset" in changes and changes["dataset"] != "bars":
             kept["timeframe"] = None
         changed = made({**kept, **changes})
+        if "after" in changes:
+            await self._check_chain(changed)
         with _nobody_quicker(job_id):
             await self._bucket.update(job_id, encode(changed), last=revision)
         return changed
@@ -93,6 +102,16 @@ class JobBucket:
         """One job."""
         job, _ = await self._read(job_id)
         return job
+
+    async def calendars(self, jobs: Iterable[Job]) -> Calendars:
+        """What is known of the sessions that these jobs go by."""
+        return await read_calendars(self._js, {job.calendar for job in jobs if job.calendar is not None})
+
+    async def _check_chain(self, job: Job) -> None:
+        if job.after is not None:
+            others = {other.id: other.after for other in await self.all()}
+            if fault := chain_fault(job.id, others | {job.id: job.after}):
+                raise JobError("bad_request", fault)
 
     async def _read(self, job_id: str) -> tuple[Job, int]:
         try:
@@ -128,15 +147,20 @@ def made(fields: Mapping[str, object]) -> Job:
 
 def wish_of(job: Job) -> RefreshRequest:
     """What a person asks for who runs this job by hand, now."""
+    now = datetime.now(UTC)
+    start, end = range_of(job, now)
     return RefreshRequest(
         symbols=job.symbols,
         universe=job.universe,
+        max_symbols=job.max_symbols,
         dataset=job.dataset,
         timeframe=job.timeframe,
+        start=start,
+        end=end,
         provider=job.provider,
         max_age_s=job.max_age_s,
         job=job.id,
-        expires_at=datetime.now(UTC) + timedelta(seconds=job.expires_after_s),
+        expires_at=now + timedelta(seconds=job.expires_after_s),
     )
 
 

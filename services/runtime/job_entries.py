@@ -6,16 +6,15 @@ from datetime import datetime
 
 import msgspec
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from contracts.job import Job
 from contracts.message import decode
 from contracts.subjects import JOBS_BUCKET
+from services.runtime.stored import stored
 
 JOBS_STREAM = f"KV_{JOBS_BUCKET}"
 JOBS_PREFIX = f"$KV.{JOBS_BUCKET}."
 JOBS_WRITTEN = f"{JOBS_PREFIX}>"
-_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +47,11 @@ async def entries(js: JetStreamContext, since: int = 0) -> AsyncIterator[Entry]:
     Raises:
         nats.errors.Error: the server did not answer, or the bucket is missing.
     """
-    sub = await js.pull_subscribe(
-        JOBS_WRITTEN,
-        stream=JOBS_STREAM,
-        config=ConsumerConfig(
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=since + 1,
-            ack_policy=AckPolicy.NONE,
-            mem_storage=True,
-            inactive_threshold=30.0,
-        ),
-    )
-    try:
-        left = (await sub.consumer_info()).num_pending or 0
-        while left:
-            for msg in await sub.fetch(min(left, _BATCH), timeout=5):
-                left = msg.metadata.num_pending
-                gone = (msg.headers or {}).get("KV-Operation") is not None
-                yield Entry(
-                    msg.subject.removeprefix(JOBS_PREFIX),
-                    msg.metadata.sequence.stream,
-                    None if gone else msg.data,
-                    msg.metadata.timestamp,
-                )
-    finally:
-        await sub.unsubscribe()
+    async for msg in stored(js, JOBS_STREAM, JOBS_WRITTEN, since + 1):
+        gone = (msg.headers or {}).get("KV-Operation") is not None
+        yield Entry(
+            msg.subject.removeprefix(JOBS_PREFIX),
+            msg.metadata.sequence.stream,
+            None if gone else msg.data,
+            msg.metadata.timestamp,
+        )

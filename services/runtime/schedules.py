@@ -7,26 +7,50 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from contracts.job import Job
-from services.runtime.slots import Daily, Every, Schedule
+from contracts.job_days import parse_days
+from contracts.session_times import parse_session
+from services.runtime.session_slots import InSessions
+from services.runtime.sessions import Calendar, Calendars
+from services.runtime.slot_days import OnDays, day_filter
+from services.runtime.slots import Daily, Every, Fold, Gap, Never, Schedule
 
 _LONGEST_EVERY_S = 366 * 86400.0
 _CRON_FIELDS = "minute, hour, day of month, month, day of week"
+_NO_CALENDARS: Calendars = {}
 
 
-def schedule_of(job: Job) -> Schedule:
-    """When the job falls due.
+def schedule_of(job: Job, calendars: Calendars = _NO_CALENDARS, own: Schedule | None = None) -> Schedule:
+    """When the job falls due. While the sessions of its calendar are not among `calendars`, that is never.
+
+    `own`: for a job that follows another, the instants that only a running clock can know.
 
     Raises:
         ValueError: one line that names the job and the field that is wrong.
     """
     try:
-        if job.every_s is not None:
-            return _every(job.every_s)
-        if job.cron is not None:
-            return _cron(job.cron, job.timezone)
-        return _at(tuple(sorted(set(job.at))), job.timezone)
+        plain = _plain(job, own)
     except ValueError as error:
         raise ValueError(f"job {job.id}: {error}") from None
+    if job.calendar is None:
+        return _on_days(plain, job.timezone, tuple(job.days)) if job.days and not job.at else plain
+    calendar = calendars.get(job.calendar)
+    if calendar is None:
+        return Never(f"the sessions of {job.calendar} are not known yet: run `quotebus migrate`")
+    return _with_calendar(calendar, plain, job.session, tuple(job.days))
+
+
+def _plain(job: Job, own: Schedule | None) -> Schedule:
+    """The schedule without its calendar, and without its days but where a wall's date decides."""
+    if job.every_s is not None:
+        return _every(job.every_s)
+    if job.cron is not None:
+        return _cron(job.cron, job.timezone, job.dst_gap, job.dst_fold)
+    if job.at:
+        days = () if job.calendar else tuple(job.days)
+        return _at(tuple(sorted(set(job.at))), ZoneInfo(job.timezone), days, job.dst_gap or "next", job.dst_fold or "first")
+    if job.after:
+        return own or Never(f"it runs when {job.after} has run")
+    return Never("it runs within sessions")
 
 
 def _every(seconds: float) -> Schedule:
@@ -37,7 +61,7 @@ def _every(seconds: float) -> Schedule:
 
 # Jobs of the same times share one schedule, and so the slots it has worked out.
 @lru_cache(maxsize=1024)
-def _cron(text: str, zone: str) -> Schedule:
+def _cron(text: str, zone: str, gap: Gap | None, fold: Fold | None) -> Schedule:
     fields = text.split()
     if len(fields) != 5:
         raise ValueError(f"cron: {text!r} has {len(fields)} fields; give five: {_CRON_FIELDS}")
@@ -52,7 +76,10 @@ def _cron(text: str, zone: str) -> Schedule:
 
     seconds = tuple(hour * 3600 + minute * 60 for hour in sorted(parsed.hours) for minute in sorted(parsed.minutes))
     # As Debian's cron has it: what is said with a star goes on by the wall's clock, a time that is named happens once a day.
-    schedule = Daily(ZoneInfo(zone), seconds, falls_on, follows_wall=fields[0].startswith("*") or fields[1].startswith("*"))
+    by_the_wall = fields[0].startswith("*") or fields[1].startswith("*")
+    schedule = Daily(
+        ZoneInfo(zone), seconds, falls_on, gap or ("skip" if by_the_wall else "next"), fold or ("both" if by_the_wall else "first")
+    )
     try:
         schedule.following(start)
     except ValueError:
@@ -61,6 +88,21 @@ def _cron(text: str, zone: str) -> Schedule:
 
 
 @lru_cache(maxsize=1024)
-def _at(times: tuple[str, ...], zone: str) -> Schedule:
+def _at(times: tuple[str, ...], zone: ZoneInfo, days: tuple[str, ...], gap: Gap, fold: Fold) -> Schedule:
     seconds = {sum(int(part) * unit for part, unit in zip(text.split(":"), (3600, 60, 1), strict=False)) for text in times}
-    return Daily(ZoneInfo(zone), tuple(sorted(seconds)), lambda _day: True)
+    return Daily(zone, tuple(sorted(seconds)), day_filter(parse_days(days), None), gap, fold)
+
+
+@lru_cache(maxsize=1024)
+def _on_days(plain: Schedule, zone: str, days: tuple[str, ...]) -> Schedule:
+    return OnDays(plain, ZoneInfo(zone), day_filter(parse_days(days), None))
+
+
+def _with_calendar(calendar: Calendar, plain: Schedule, session: str | None, days: tuple[str, ...]) -> Schedule:
+    """The schedule on the calendar's days. It is kept with the calendar, so that it goes when the calendar is replaced."""
+    key = (plain if session is None else session, days)
+    if key not in calendar.schedules:
+        counts = day_filter(parse_days(days), calendar)
+        made = OnDays(plain, calendar.zone, counts) if session is None else InSessions(calendar, parse_session(session), counts)
+        calendar.schedules[key] = made
+    return calendar.schedules[key]

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from typing_extensions import override
 
 from contracts.job import Job
+from services.runtime.job_chain import chain_fault
 from services.runtime.key_settings import KeyName, KeySettings, Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -166,6 +167,12 @@ class Settings(BaseSettings):
         for job in ids:
             if ids.count(job) > 1:
                 raise ValueError(f"job {job}: {ids.count(job)} tables have this id; give each its own")
+        after = {str(table["id"]): table.get("after") for table in tables}
+        # One that is not here may be a person's.
+        here = {job: follows if follows in after else None for job, follows in after.items()}
+        for job in here:
+            if fault := chain_fault(job, here):
+                raise ValueError(fault)
         return tables
 
     @override

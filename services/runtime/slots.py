@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
-from typing import Protocol
+from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -16,6 +16,9 @@ _DAY_S = 86400
 # The rarest date that cron can name, a 29 February on one weekday, may be 40 years away.
 _FARTHEST_DAYS = 50 * 366
 
+Gap = Literal["next", "skip"]
+Fold = Literal["first", "both"]
+
 
 class Schedule(Protocol):
     """Rising instants without end. All are UTC; costs do not grow with the number of slots in between."""
@@ -24,7 +27,7 @@ class Schedule(Protocol):
         """The first slot later than `after`.
 
         Raises:
-            ValueError: there is none within 50 years.
+            ValueError: there is none within 50 years, or none that is known.
         """
         ...
 
@@ -35,6 +38,24 @@ class Schedule(Protocol):
     def count(self, after: datetime, until: datetime) -> int:
         """How many slots are later than `after` and not later than `until`."""
         ...
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """No slot that can be known. `why`: what is missing."""
+
+    why: str
+
+    def following(self, after: datetime) -> datetime:  # noqa: ARG002  (what a Schedule is asked)
+        raise ValueError(self.why)
+
+    def newest(self, after: datetime, until: datetime) -> datetime | None:  # noqa: ARG002
+        return None
+
+    def count(self, after: datetime, until: datetime) -> int:  # noqa: ARG002
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +85,15 @@ class Every:
 class Daily:
     """Times of day on the days that `falls_on` names.
 
-    `seconds`: since midnight on the wall, rising. `follows_wall`: a slot each time the wall shows the time, so none in an hour
-    that is skipped and two in one that is repeated; else one slot a day come what may, after the gap or at the first showing.
+    `seconds`: since midnight on the wall, rising. `gap`: a time that the wall does not show because clocks go forward falls on
+    the end of the gap, or is left out. `fold`: one that it shows twice as they go back counts the first time, or both.
     """
 
     zone: ZoneInfo
     seconds: tuple[int, ...]
     falls_on: Callable[[date], bool]
-    follows_wall: bool = False
+    gap: Gap = "next"
+    fold: Fold = "first"
 
     def following(self, after: datetime) -> datetime:
         today, start = self._date(after), _seconds(after)
@@ -138,9 +160,9 @@ def _showings(daily: Daily, wall: int) -> set[int]:
     naive = datetime(1970, 1, 1) + timedelta(seconds=wall)  # noqa: DTZ001  (a wall's time has no zone yet)
     first, second = (int(_seconds(naive.replace(tzinfo=daily.zone, fold=fold))) for fold in (0, 1))
     shown = {slot for slot in (first, second) if _instant(slot).astimezone(daily.zone).replace(tzinfo=None) == naive}
-    if daily.follows_wall:
-        return shown
-    return {min(shown)} if shown else {_end_of_gap(daily.zone, second, first)}
+    if shown:
+        return {min(shown)} if daily.fold == "first" else shown
+    return {_end_of_gap(daily.zone, second, first)} if daily.gap == "next" else shown
 
 
 def _end_of_gap(zone: ZoneInfo, before: int, after: int) -> int:

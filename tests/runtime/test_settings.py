@@ -107,7 +107,7 @@ def test_a_misspelt_variable_is_an_error_that_names_the_right_one(
         ('[providers.yahu]\nenabled = true', "providers.yahu: no such setting; did you mean providers.yahoo?"),
         ("[providers.yahoo]\nper_dey = 1", "providers.yahoo.per_dey: no such setting; did you mean providers.yahoo.per_day?"),
         ('[[job]]\nid = "a"\nevry_s = 5', "job.0: evry_s: no such setting of a job; did you mean every_s?"),
-        ('[[job]]\nid = "a"\nsymbols = ["A"]', "job.0: job a: give exactly one of cron, every_s and at"),
+        ('[[job]]\nid = "a"\nsymbols = ["A"]', "job.0: job a: give exactly one of cron, every_s, at, session and after"),
         ('[[job]]\nevery_s = 5\nsymbols = ["A"]', "job.0: Object missing required field `id`"),
         ('[nats]\nreplicas = "x"', "nats.replicas: Input should be a valid integer, unable to parse string as an integer"),
         ("[nats", "not TOML: Expected ']' at the end of a table declaration (at end of document)"),

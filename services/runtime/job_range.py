@@ -1,0 +1,26 @@
+"""The days that a job asks for, where it asks for a range."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from contracts.job import Job
+
+
+class Range(NamedTuple):
+    """UTC days, `start` included, `end` not; both None: the latest data."""
+
+    start: date | None = None
+    end: date | None = None
+
+
+def range_of(job: Job, at: datetime, missed_since: datetime | None = None) -> Range:
+    """What is asked for at this instant: the days the job looks back, and those since which slots were missed; else the latest."""
+    starts = []
+    # East of London an exchange's day begins before the UTC day of that date does.
+    today = max(at.astimezone(UTC).date(), at.astimezone(ZoneInfo(job.timezone)).date())
+    if job.lookback_days is not None:
+        starts.append(today - timedelta(days=job.lookback_days))
+    if missed_since is not None and job.dataset == "bars":
+        starts.append(missed_since.astimezone(UTC).date())
+    return Range(min(starts), today + timedelta(days=1)) if starts else Range()
