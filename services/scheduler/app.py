@@ -16,10 +16,14 @@ from services.runtime.job_entries import JOBS_STREAM
 from services.runtime.main import Service, StartRefusedError, light_broker, watched
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.schedules import schedule_of
+from services.runtime.sessions_bucket import SESSIONS_STREAM
 from services.runtime.settings import Settings
 from services.runtime.skew import ClockSkewError, refuse_skewed_clock
 from services.scheduler.clock import Clock, utc_now
 from services.scheduler.on_job import JobReader
+from services.scheduler.on_run_finished import RunReader
+from services.scheduler.on_sessions import SessionReader
+from services.scheduler.renew_sessions import keep_renewed
 from services.scheduler.seed import seed
 
 SERVICE = "scheduler"
@@ -45,7 +49,7 @@ def build(settings: Settings) -> FastStream:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with health.serve(settings.health), connect(settings.nats, SERVICE) as bus:
-            parts = {"clock": _tick(bus, health, jobs)} if settings.scheduler.enabled else {}
+            parts = {"clock": _prepare_and_tick(bus, health, jobs)} if settings.scheduler.enabled else {}
             if not parts:
                 health.ready("clock", True)
                 log.info("clock_disabled", reason="enabled = false under [scheduler]")
@@ -55,15 +59,23 @@ def build(settings: Settings) -> FastStream:
     return Service(light_broker(settings, health), lifespan=lifespan, logger=None)
 
 
-async def _tick(bus: Bus, health: Health, jobs: Sequence[Job]) -> None:
+async def _prepare_and_tick(bus: Bus, health: Health, jobs: Sequence[Job]) -> None:
     health.ready("clock", False, "waiting for the streams: run `quotebus migrate`")
-    await wait_until_provisioned(bus.js, [subjects.REFRESH, JOBS_STREAM])
+    await wait_until_provisioned(bus.js, [subjects.REFRESH, subjects.RUNS, JOBS_STREAM, SESSIONS_STREAM])
     while not await _prepared(bus, jobs):
         pass
-    clock = Clock(bus, health)
+    await tick(bus, Clock(bus, health))
+
+
+async def tick(bus: Bus, clock: Clock) -> None:
+    """Let a clock run on what the bucket of jobs, the sessions and the runs of this server say."""
+    sessions, runs = SessionReader(bus, clock), RunReader(bus, clock)
     async with asyncio.TaskGroup() as group:
         group.create_task(clock.run())
-        group.create_task(JobReader(bus, clock).run())
+        group.create_task(JobReader(bus, clock, sessions, runs).run())
+        group.create_task(sessions.run())
+        group.create_task(runs.run())
+        group.create_task(keep_renewed(bus, sessions))
 
 
 async def _prepared(bus: Bus, jobs: Sequence[Job]) -> bool:

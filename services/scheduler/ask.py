@@ -12,6 +12,7 @@ from contracts.job import Job
 from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from services.runtime.bus import Bus
+from services.runtime.job_range import range_of
 from services.scheduler.due import Due
 
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
@@ -70,11 +71,15 @@ async def ask(bus: Bus, job: Job, due: Due, last: LastAsked, now: datetime) -> L
 
 def request_for(job: Job, due: Due, now: datetime) -> RefreshRequest:
     """What the job asks for at this slot. After an outage its tasks live from now on, else they would be stillborn."""
+    start, end = range_of(job, due.slot, due.since if due.missed and job.catch_up == "all" else None)
     return RefreshRequest(
         symbols=job.symbols,
         universe=job.universe,
+        max_symbols=job.max_symbols,
         dataset=job.dataset,
         timeframe=job.timeframe,
+        start=start,
+        end=end,
         provider=job.provider,
         max_age_s=job.max_age_s,
         wanted_at=due.slot,
@@ -83,4 +88,5 @@ def request_for(job: Job, due: Due, now: datetime) -> RefreshRequest:
         job=job.id,
         slot_at=due.slot,
         missed_slots=due.missed,
+        late=due.late or (due.missed > 0 and job.catch_up != "none"),
     )

@@ -9,10 +9,14 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from prometheus_client import Gauge
 
+from contracts.job import Job
 from services.runtime.bus import Bus
 from services.runtime.job_entries import JOBS_STREAM, JOBS_WRITTEN, Entry, entries
 from services.runtime.schedules import schedule_of
+from services.scheduler.begin import begin
 from services.scheduler.clock import Clock
+from services.scheduler.on_run_finished import RunReader
+from services.scheduler.on_sessions import SessionReader
 
 JOBS = Gauge("quotebus_jobs", "Jobs by state.", ["state"])
 REREAD_S = 30.0
@@ -30,9 +34,11 @@ class JobReader:
     the bucket's own last revision, compared after each hint and every 30 s; after a reconnect everything is read again.
     """
 
-    def __init__(self, bus: Bus, clock: Clock) -> None:
+    def __init__(self, bus: Bus, clock: Clock, sessions: SessionReader, runs: RunReader) -> None:
         self._bus = bus
         self._clock = clock
+        self._sessions = sessions
+        self._runs = runs
         self._revision = 0
         self._known: dict[str, int] = {}
         self._states: dict[str, str] = {}
@@ -105,7 +111,7 @@ class JobReader:
         self._known[entry.key] = entry.revision
         try:
             job = entry.job()
-            schedule = schedule_of(job)
+            self._begin_or_stop(job)
         except ValueError as error:
             # Its former definition does not go on: what runs is what stands in the bucket.
             self._clock.stop(entry.key)
@@ -113,11 +119,18 @@ class JobReader:
             log.warning("job_malformed", job=entry.key, error=str(error), action="correct it or delete it; it asks for nothing")
             return
         self._states[job.id] = "ticking" if job.enabled else "paused"
-        if job.enabled:
-            self._clock.start(job, schedule)
-        else:
-            self._clock.stop(job.id)
         log.info("job_read", job=job.id, enabled=job.enabled, paused_reason=job.paused_reason)
+
+    def _begin_or_stop(self, job: Job) -> None:
+        if not job.enabled:
+            schedule_of(job)  # malformed is malformed, also while nobody needs it
+            self._clock.stop(job.id)
+            return
+        begin(self._clock, job, self._sessions.known)
+        if job.calendar is not None and job.calendar not in self._sessions.known:
+            self._sessions.look()
+        if job.after is not None:
+            self._runs.look()
 
     def _forget(self, key: str) -> None:
         self._known.pop(key, None)

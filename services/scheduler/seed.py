@@ -9,7 +9,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from contracts.job import Job
+from contracts.job import TIMES, Job
 from contracts.message import encode
 from contracts.subjects import JOBS_BUCKET
 from services.runtime.job_entries import Entry, entries
@@ -83,7 +83,7 @@ def _changed(job: Job, there: Job, now: datetime) -> Job:
 
 
 def _times(job: Job) -> tuple[object, ...]:
-    return job.cron, job.every_s, job.at, job.timezone
+    return tuple(getattr(job, name) for name in TIMES)
 
 
 def _parsed(entry: Entry) -> Job | None:

@@ -23,9 +23,8 @@ from services.runtime.provision import provision
 from services.runtime.schedules import schedule_of
 from services.runtime.settings import HealthSettings, NatsSettings, SchedulerSettings, Settings
 from services.runtime.topology import topology
-from services.scheduler.app import build
+from services.scheduler.app import build, tick
 from services.scheduler.clock import Clock, utc_now
-from services.scheduler.on_job import JobReader
 from services.scheduler.seed import PAUSED_BY_SETTINGS, seed
 
 HOUR = timedelta(hours=1)
@@ -84,13 +83,12 @@ async def asked(bus: Bus, count: int, name: str = "j") -> list[RefreshRequest]:
 @asynccontextmanager
 async def ticking(bus: Bus, ahead: timedelta = timedelta()) -> AsyncIterator[Clock]:
     clock = Clock(bus, Health("scheduler"), lambda: utc_now() + ahead)
-    parts = [asyncio.create_task(part) for part in (clock.run(), JobReader(bus, clock).run())]
+    ticks = asyncio.create_task(tick(bus, clock))
     try:
         yield clock
     finally:
-        for part in parts:
-            part.cancel()
-        await asyncio.gather(*parts, return_exceptions=True)
+        ticks.cancel()
+        await asyncio.gather(ticks, return_exceptions=True)
 
 
 def each_slot_once(wanted: Job, found: list[RefreshRequest]) -> None:

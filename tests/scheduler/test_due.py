@@ -1,15 +1,16 @@
 """What becomes of the slots that fell due."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.job import Job
+from services.runtime.job_bucket import wish_of
 from services.runtime.schedules import schedule_of
 from services.scheduler.ask import request_for
-from services.scheduler.due import MEMORY, Due, due
+from services.scheduler.due import MEMORY, Due, due, due_at, next_look
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
@@ -17,7 +18,7 @@ SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hou
 
 def job(**terms: object) -> Job:
     terms = {"every_s": 600.0, "enabled_at": NOON - 30 * 24 * HOUR, **terms}
-    return Job(id="j", symbols=["AAPL"], **terms)
+    return Job(**{"id": "j", "symbols": ["AAPL"], **terms})
 
 
 def look(wanted: Job, last: datetime | None, now: datetime) -> Due | None:
@@ -102,3 +103,56 @@ def test_a_request_on_time_expires_after_its_slot_and_a_late_one_after_now():
     assert (on_time.expires_at, late.expires_at) == (NOON + MINUTE, NOON + HOUR + MINUTE)
     assert (on_time.request_id, on_time.wanted_at, on_time.slot_at) == ("j@2026-03-04T12:00:00Z", NOON, NOON)
     assert (late.missed_slots, late.job, late.timeframe, late.provider, late.max_age_s) == (3, "j", "1d", "tiingo", 5.0)
+
+
+def test_jitter_is_the_same_for_every_clock_and_never_reaches_the_next_slot():
+    wanted = job(jitter_s=5000.0)
+    schedule = schedule_of(wanted)
+    slots = [NOON + n * 600 * SECOND for n in range(200)]
+    delays = [due_at(wanted, schedule, slot) - slot for slot in slots]
+    assert delays == [due_at(wanted, schedule_of(wanted), slot) - slot for slot in slots]
+    assert all(timedelta() <= delay < 600 * SECOND for delay in delays)
+    assert max(delays) - min(delays) > 300 * SECOND
+    other = job(id="k", jitter_s=5000.0)
+    assert delays != [due_at(other, schedule, slot) - slot for slot in slots]
+
+
+def test_a_slot_waits_for_its_jitter_and_is_not_late_for_it():
+    wanted = job(jitter_s=500.0)
+    schedule = schedule_of(wanted)
+    slot = NOON + 600 * SECOND
+    at = due_at(wanted, schedule, slot)
+    assert look(wanted, NOON, at - timedelta(microseconds=1)) is None
+    assert next_look(wanted, schedule, NOON, at - SECOND) == at
+    assert look(wanted, NOON, at) == Due(slot, missed=0, late=False, ask=True)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "catch_up", "start"), [("bars", "all", date(2026, 3, 3)), ("bars", "latest", None), ("quote", "all", None)]
+)
+def test_ten_missed_minutes_are_one_late_request_for_the_range_they_need(dataset: str, catch_up: str, start: date | None):
+    wanted = job(every_s=60.0, catch_up=catch_up, dataset=dataset)
+    midnight = NOON - 12 * HOUR
+    found = look(wanted, midnight - 4 * MINUTE, midnight + 7 * MINUTE)
+    assert found is not None
+    request = request_for(wanted, found, midnight + 7 * MINUTE)
+    assert (request.slot_at, request.missed_slots, request.late) == (midnight + 7 * MINUTE, 10, True)
+    assert (request.start, request.end) == (start, start and date(2026, 3, 5))
+
+
+def test_a_range_reaches_back_no_further_than_the_job_catches_up():
+    wanted = job(every_s=3600.0, catch_up="all", catch_up_window_s=86400.0)
+    found = look(wanted, NOON - 72 * HOUR, NOON + 10 * MINUTE)
+    assert found is not None
+    request = request_for(wanted, found, NOON + 10 * MINUTE)
+    assert (request.missed_slots, request.late, request.start, request.end) == (71, True, date(2026, 3, 3), date(2026, 3, 5))
+
+
+def test_a_lookback_asks_for_so_many_days_up_to_the_slots_own():
+    wanted = job(at=["03:00"], every_s=None, lookback_days=30, max_symbols=7)
+    request = request_for(wanted, Due(NOON, 0, late=False, ask=True), NOON)
+    assert (request.start, request.end, request.max_symbols) == (date(2026, 2, 2), date(2026, 3, 5), 7)
+    by_hand = wish_of(wanted)
+    assert by_hand.start is not None
+    assert by_hand.end is not None
+    assert ((by_hand.end - by_hand.start).days, by_hand.max_symbols) == (31, 7)

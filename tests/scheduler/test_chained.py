@@ -1,0 +1,59 @@
+"""The slots of a job that follows another."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.scheduler.chained import Chained
+
+NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def by_walking(finished: set[int], every: int | None, until: int) -> list[int]:
+    """Minute by minute: one at which a run was over, or at which `every` have passed since the last known instant."""
+    found, known = [], 0
+    for minute in range(1, until + 1):
+        if minute in finished or (every and (minute - known) % every == 0):
+            found.append(minute)
+        if minute in finished:
+            known = minute
+    return found
+
+
+minutes = st.integers(1, 60)
+
+
+@given(st.sets(minutes, max_size=8), st.none() | st.integers(1, 20), minutes, minutes)
+def test_a_slot_is_the_end_of_a_run_or_a_whole_length_after_the_last_known_instant(
+    finished: set[int], every: int | None, after: int, length: int
+) -> None:
+    chain = Chained("first", NOON, every * MINUTE if every else None)
+    assert all(chain.finished(NOON + n * MINUTE) for n in sorted(finished, key=lambda n: -n))
+    start, end = NOON + after * MINUTE, NOON + (after + length) * MINUTE
+    expected = [NOON + n * MINUTE for n in by_walking(finished, every, 200)]
+    within = [slot for slot in expected if start < slot <= end]
+    assert chain.count(start, end) == len(within)
+    assert chain.newest(start, end) == (within[-1] if within else None)
+    following = [slot for slot in expected if slot > start]
+    if following:
+        assert chain.following(start) == following[0]
+
+
+def test_a_run_is_news_once_and_not_when_something_later_was_asked() -> None:
+    chain = Chained("first", NOON, None)
+    assert chain.finished(NOON + MINUTE)
+    assert not chain.finished(NOON + MINUTE)
+    chain.asked(NOON + 5 * MINUTE)
+    assert not chain.finished(NOON + 3 * MINUTE)
+    assert chain.newest(NOON, NOON + 60 * MINUTE) is None
+
+
+def test_after_a_slot_was_asked_the_length_counts_from_it() -> None:
+    chain = Chained("first", NOON, 30 * MINUTE)
+    chain.asked(NOON + 7 * MINUTE)
+    assert chain.following(NOON + 8 * MINUTE) == NOON + 37 * MINUTE
+    chain.finished(NOON + 20 * MINUTE)
+    assert chain.following(NOON + 8 * MINUTE) == NOON + 20 * MINUTE
+    assert chain.following(NOON + 20 * MINUTE) == NOON + 50 * MINUTE
