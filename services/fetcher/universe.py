@@ -20,14 +20,14 @@ class Universe:
         self._dsn = dsn
 
     async def symbols(self, request: RefreshRequest) -> Sequence[str]:
-        """The request's symbols, upper case, each once, in the order given; then the universe's by priority.
+        """The request's symbols, upper case, each once, in the order given; then the universe's by priority; no more than it wants.
 
         Raises:
             UniverseUnavailableError: Postgres does not answer.
         """
         named = [symbol.strip().upper() for symbol in request.symbols]
         listed = await self._watchlist() if request.universe == "watchlist" else []
-        return list(dict.fromkeys([*named, *listed]))
+        return list(dict.fromkeys([*named, *listed]))[: request.max_symbols]
 
     async def _watchlist(self) -> list[str]:
         try:
