@@ -86,6 +86,10 @@ async def _nats(here: "Here", qb: "Client") -> AsyncIterator[Check]:
         yield behind
     async for login in _logins(here, qb):
         yield login
+    from quotebus.cli.session_checks import session_checks
+
+    async for sessions in session_checks(qb):
+        yield sessions
 
 
 async def _streams(here: "Here", qb: "Client") -> Check:

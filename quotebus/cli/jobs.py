@@ -8,15 +8,15 @@ import click
 
 from quotebus.cli.connections import Place, nats_of, place_options, run_async
 from quotebus.cli.errors import CommandError
-from quotebus.cli.job_options import job_options
-from quotebus.cli.output import Row, output_option, write
+from quotebus.cli.job_options import CLEARABLE, defaults, job_options
+from quotebus.cli.job_rows import job_fields, job_row
+from quotebus.cli.output import output_option, write
 
 if TYPE_CHECKING:
     from contracts.job import Job
     from quotebus.client import Client
     from services.runtime.job_bucket import JobBucket
 
-_NAMES_SHOWN = 6
 T = TypeVar("T")
 
 
@@ -34,9 +34,7 @@ def jobs(ctx: click.Context) -> None:
 def list_jobs(place: Place, *, output: str) -> None:
     """List every job: when it runs, what it asks for, and when next."""
     found = run_async(_with_bucket(place, lambda bucket: bucket.all()))
-    now = datetime.now(UTC)
-    rows = [_row(job, now) for job in found] if output == "table" else [_fields(job) for job in found]
-    write(rows, output, "there are no jobs: add one with `quotebus jobs add`, or in quotebus.toml")
+    _print(place, found, output, "there are no jobs: add one with `quotebus jobs add`, or in quotebus.toml")
 
 
 @jobs.command()
@@ -46,23 +44,27 @@ def list_jobs(place: Place, *, output: str) -> None:
 @output_option()
 @place_options
 def add(place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str, object], output: str) -> None:
-    """Add a job; one of --every, --cron and --at says when it runs."""
+    """Add a job; one of --every, --cron, --at, --session and --after says when it runs."""
     wanted = {"id": job_id, "symbols": list(symbols), **fields}
-    _print(run_async(_with_bucket(place, lambda bucket: bucket.add(wanted))), output)
+    _print(place, [run_async(_with_bucket(place, lambda bucket: bucket.add(wanted)))], output)
 
 
 @jobs.command()
 @click.argument("job_id", metavar="ID")
 @click.argument("symbols", nargs=-1, metavar="[SYMBOL]...")
 @job_options
+@click.option("--clear", multiple=True, type=click.Choice(CLEARABLE), help="Take this away from it; as often as you like.")
 @output_option()
 @place_options
-def edit(place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str, object], output: str) -> None:
+def edit(
+    place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str, object], clear: Sequence[str], output: str
+) -> None:
     """Change what is given of a job and leave the rest. SYMBOLs replace those it has."""
-    changes = {**fields, **({"symbols": list(symbols)} if symbols else {})}
+    cleared = defaults(clear) if clear else {}
+    changes = {**cleared, **fields, **({"symbols": list(symbols)} if symbols else {})}
     if not changes:
         raise CommandError("usage", f"nothing to change: `quotebus jobs edit --help` shows what there is of {job_id}")
-    _print(run_async(_with_bucket(place, lambda bucket: bucket.change(job_id, changes))), output)
+    _print(place, [run_async(_with_bucket(place, lambda bucket: bucket.change(job_id, changes)))], output)
 
 
 @jobs.command()
@@ -72,7 +74,7 @@ def edit(place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str,
 @place_options
 def pause(place: Place, job_id: str, *, reason: str, output: str) -> None:
     """Let a job ask for nothing until it is resumed."""
-    _print(run_async(_with_bucket(place, lambda bucket: bucket.pause(job_id, reason))), output)
+    _print(place, [run_async(_with_bucket(place, lambda bucket: bucket.pause(job_id, reason)))], output)
 
 
 @jobs.command()
@@ -81,7 +83,7 @@ def pause(place: Place, job_id: str, *, reason: str, output: str) -> None:
 @place_options
 def resume(place: Place, job_id: str, *, output: str) -> None:
     """Let a paused job go on; slots that passed meanwhile are not made up for."""
-    _print(run_async(_with_bucket(place, lambda bucket: bucket.resume(job_id))), output)
+    _print(place, [run_async(_with_bucket(place, lambda bucket: bucket.resume(job_id)))], output)
 
 
 @jobs.command()
@@ -125,49 +127,10 @@ async def _run(place: Place, job_id: str) -> str:
         return await client.request_refresh(wish_of(job))
 
 
-def _print(job: "Job", output: str) -> None:
-    write([_row(job, datetime.now(UTC)) if output == "table" else _fields(job)], output)
-
-
-def _fields(job: "Job") -> Row:
-    import msgspec
-
-    return msgspec.structs.asdict(job)
-
-
-def _row(job: "Job", now: datetime) -> Row:
-    return {
-        "job": job.id,
-        "when": _when(job),
-        "next": _next(job, now),
-        "what": f"{job.dataset} {job.timeframe or ''}".strip(),
-        "symbols": _symbols(job),
-        "provider": job.provider or "any",
-        "state": "on" if job.enabled else f"paused: {job.paused_reason or 'no reason given'}",
-        "from": job.origin,
-    }
-
-
-def _when(job: "Job") -> str:
-    if job.every_s is not None:
-        return f"every {job.every_s:g} s"
-    zone = "" if job.timezone == "UTC" else f" {job.timezone}"
-    return f"{job.cron}{zone}" if job.cron else f"at {', '.join(job.at)}{zone}"
-
-
-def _next(job: "Job", now: datetime) -> datetime | str | None:
-    from services.runtime.schedules import schedule_of
-
-    if not job.enabled:
-        return None
-    try:
-        return schedule_of(job).following(now).replace(microsecond=0)
-    except ValueError as error:
-        return f"never: {error}"
-
-
-def _symbols(job: "Job") -> str:
-    if job.universe:
-        return job.universe
-    more = len(job.symbols) - _NAMES_SHOWN
-    return " ".join(job.symbols[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _print(place: Place, jobs: "Sequence[Job]", output: str, nothing: str = "") -> None:
+    if output != "table":
+        write([job_fields(job) for job in jobs], output, nothing)
+        return
+    calendars = run_async(_with_bucket(place, lambda bucket: bucket.calendars(jobs)))
+    now = datetime.now(UTC)
+    write([job_row(job, calendars, now) for job in jobs], output, nothing)

@@ -10,6 +10,7 @@ from quotebus.cli.output import Row, output_option, write
 from quotebus.cli.progress import waiting
 
 if TYPE_CHECKING:
+    from quotebus.client import Client
     from quotebus.settings_here import Here
 
 
@@ -51,7 +52,23 @@ async def _pending(here: "Here") -> list[Row]:
         from services.runtime.topology import topology
 
         found = await drift(qb.js, topology(here.settings, quotas(here.settings)))
+        found += await _missing_sessions(here, qb)
     return [*({"pending": f"migration {name}"} for name in rows), *({"pending": line} for line in found)]
+
+
+async def _missing_sessions(here: "Here", qb: "Client") -> list[str]:
+    from nats.js.errors import NotFoundError
+
+    from quotebus.prepare import calendars_of
+    from services.runtime.job_bucket import JobError
+    from services.runtime.sessions_bucket import read_sessions
+
+    try:
+        wanted = await calendars_of(qb.js, here.settings)
+        there = await read_sessions(qb.js, wanted)
+    except (JobError, NotFoundError):
+        return []  # the buckets themselves are pending
+    return [f"sessions of {code}: missing" for code in sorted(wanted - there.keys())]
 
 
 async def pending_migrations(here: "Here") -> list[str]:

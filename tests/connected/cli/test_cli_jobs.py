@@ -45,7 +45,7 @@ async def test_the_list_says_when_what_and_why_not(quotebus: Any, qb: Client) ->
     await quotebus("jobs", "add", "a", "--universe", "watchlist", "--cron", "30 17 * * 1-5", "--timeframe", "1d")
     await quotebus("jobs", "pause", "b", "--reason", "exchange closed")
     lines = (await quotebus("jobs")).out.splitlines()
-    assert lines[0].split() == ["job", "when", "next", "what", "symbols", "provider", "state", "from"]
+    assert lines[0].split() == ["job", "when", "next", "what", "symbols", "provider", "lane", "state", "from"]
     assert [line.split()[0] for line in lines[1:]] == ["a", "b"]
     assert "30 17 * * 1-5" in lines[1]
     assert "watchlist" in lines[1]
@@ -78,7 +78,7 @@ async def test_a_job_of_the_settings_can_be_paused_and_nothing_else(quotebus: An
 async def test_a_job_that_could_never_run_is_refused(quotebus: Any, qb: Client) -> None:
     for options, said in (
         (["A", "--cron", "61 * * * *"], "job a: cron: bad minute"),
-        (["A"], "job a: give exactly one of cron, every_s and at"),
+        (["A"], "job a: give exactly one of cron, every_s, at, session and after"),
         (["--every", "5"], "job a: symbols: name at least one, or a universe"),
         (["A", "--every", "5", "--timezone", "Mars"], "job a: timezone: 'Mars' is none of the IANA time zones"),
     ):
