@@ -9,6 +9,7 @@ from bench.report import machine, show
 MEASUREMENTS = {
     "pipeline": "The whole way, request to rows: 2,000 symbols, 500 bars each",
     "latency": "Request to event, event to readable",
+    "clock": "The clock: 10,000 jobs",
     "start": "Starting",
     "quota": "Use of a limit by 4 fetchers that share it",
     "dead_symbols": "1,500 symbols of which 34 are dead, against none dead",

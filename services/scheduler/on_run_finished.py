@@ -81,7 +81,8 @@ class RunReader:
         await self._clock.look(running)
         began = since(running.job, running.last.slot, self._clock.now()) - _BEFORE
         start = running.chained.read_to + 1 if running.chained.read_to else began
-        async for msg in stored(self._bus.js, subjects.RUNS, subject, start):
+        # All at once: after an outage one late request answers to all of them.
+        for msg in [msg async for msg in stored(self._bus.js, subjects.RUNS, subject, start)]:
             self._tell(msg)
         running.chained.read_to = newest
 

@@ -1,0 +1,95 @@
+"""Clocks for tests, in this process and as processes of their own, and what they asked for."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from nats.js.errors import NotFoundError
+
+from contracts import subjects
+from contracts.job import Job
+from contracts.message import decode, encode
+from contracts.refresh_request import RefreshRequest
+from services.runtime.bus import Bus
+from services.runtime.health import Health
+from services.scheduler.app import tick
+from services.scheduler.clock import Clock, utc_now
+
+
+async def put(bus: Bus, *jobs: Job) -> None:
+    """Write jobs to the bucket."""
+    bucket = await bus.js.key_value(subjects.JOBS_BUCKET)
+    for each in jobs:
+        await bucket.put(each.id, encode(each))
+
+
+async def requests(bus: Bus, name: str = "j") -> list[RefreshRequest]:
+    """All that was asked for a job, in order."""
+    found, sequence = [], 1
+    while True:
+        try:
+            message = await bus.js.get_msg(subjects.REFRESH, seq=sequence, subject=subjects.job_requests(name), next=True)
+        except NotFoundError:
+            return found
+        found.append(decode(message.data or b"", RefreshRequest))
+        sequence = (message.seq or 0) + 1
+
+
+async def until(true: Callable[[], Awaitable[object]], timeout_s: float = 20.0) -> None:
+    """Return when it is."""
+    async with asyncio.timeout(timeout_s):
+        while not await true():
+            await asyncio.sleep(0.05)
+
+
+async def asked(bus: Bus, count: int, name: str = "j") -> list[RefreshRequest]:
+    """What was asked for a job, once it was asked so often."""
+    found: list[RefreshRequest] = []
+
+    async def enough() -> bool:
+        found[:] = await requests(bus, name)
+        return len(found) >= count
+
+    await until(enough)
+    return found
+
+
+@asynccontextmanager
+async def ticking(bus: Bus, ahead: timedelta = timedelta()) -> AsyncIterator[Clock]:
+    """A clock in this process that is set so much ahead."""
+    clock = Clock(bus, Health("scheduler"), lambda: utc_now() + ahead)
+    ticks = asyncio.create_task(tick(bus, clock))
+    try:
+        yield clock
+    finally:
+        ticks.cancel()
+        await asyncio.gather(ticks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def processes(url: str, folder: Path, count: int) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """So many schedulers; `born` starts one more in the place of a dead one."""
+    (folder / "none.toml").touch()
+    clocks = [await born(url, folder) for _ in range(count)]
+    try:
+        yield clocks
+    finally:
+        for clock in clocks:
+            if clock.returncode is None:
+                clock.kill()
+                await clock.wait()
+
+
+async def born(url: str, folder: Path) -> asyncio.subprocess.Process:
+    """A scheduler, as a process of its own."""
+    environment: dict[str, Any] = {
+        "QUOTEBUS_CONFIG": str(folder / "none.toml"),
+        "QUOTEBUS_NATS__URL": url,
+        "QUOTEBUS_HEALTH__PORT": "0",
+        "QUOTEBUS_LOG__LEVEL": "warning",
+    }
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "services.scheduler", env=environment)
