@@ -1,31 +1,28 @@
 """Clocks against a real server: several at once, one killed, the server killed, jobs of every kind."""
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import structlog
-from nats.js.errors import NotFoundError
 
 from contracts import subjects
 from contracts.job import Job
-from contracts.message import decode, encode
+from contracts.message import encode
 from contracts.refresh_request import RefreshRequest
 from quotebus.embedded import NatsServer
 from services.runtime.bus import Bus, connect
-from services.runtime.health import Health
 from services.runtime.job_entries import entries
 from services.runtime.provision import provision
 from services.runtime.schedules import schedule_of
 from services.runtime.settings import HealthSettings, NatsSettings, SchedulerSettings, Settings
 from services.runtime.topology import topology
-from services.scheduler.app import build, tick
-from services.scheduler.clock import Clock, utc_now
+from services.scheduler.app import build
+from services.scheduler.clock import utc_now
 from services.scheduler.seed import PAUSED_BY_SETTINGS, seed
+from tests.connected.clocks import asked, processes, put, requests, ticking, until
 
 HOUR = timedelta(hours=1)
 
@@ -42,53 +39,8 @@ def job(name: str = "j", **terms: object) -> Job:
     return Job(id=name, symbols=["AAPL"], **terms)
 
 
-async def put(bus: Bus, *jobs: Job) -> None:
-    bucket = await bus.js.key_value(subjects.JOBS_BUCKET)
-    for each in jobs:
-        await bucket.put(each.id, encode(each))
-
-
 async def bucket_jobs(bus: Bus) -> dict[str, Job]:
     return {entry.key: entry.job() async for entry in entries(bus.js) if entry.body is not None}
-
-
-async def requests(bus: Bus, name: str = "j") -> list[RefreshRequest]:
-    found, sequence = [], 1
-    while True:
-        try:
-            message = await bus.js.get_msg(subjects.REFRESH, seq=sequence, subject=subjects.job_requests(name), next=True)
-        except NotFoundError:
-            return found
-        found.append(decode(message.data, RefreshRequest))
-        sequence = message.seq + 1
-
-
-async def until(true: Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(20):
-        while not await true():
-            await asyncio.sleep(0.05)
-
-
-async def asked(bus: Bus, count: int, name: str = "j") -> list[RefreshRequest]:
-    found: list[RefreshRequest] = []
-
-    async def enough() -> bool:
-        found[:] = await requests(bus, name)
-        return len(found) >= count
-
-    await until(enough)
-    return found
-
-
-@asynccontextmanager
-async def ticking(bus: Bus, ahead: timedelta = timedelta()) -> AsyncIterator[Clock]:
-    clock = Clock(bus, Health("scheduler"), lambda: utc_now() + ahead)
-    ticks = asyncio.create_task(tick(bus, clock))
-    try:
-        yield clock
-    finally:
-        ticks.cancel()
-        await asyncio.gather(ticks, return_exceptions=True)
 
 
 def each_slot_once(wanted: Job, found: list[RefreshRequest]) -> None:
@@ -100,25 +52,13 @@ def each_slot_once(wanted: Job, found: list[RefreshRequest]) -> None:
 
 async def test_two_processes_and_one_killed_ask_for_each_slot_once(bus: Bus, nats_server: NatsServer, tmp_path: Path):
     await put(bus, wanted := job())
-    (tmp_path / "none.toml").touch()
-    environment = {
-        "QUOTEBUS_CONFIG": str(tmp_path / "none.toml"),
-        "QUOTEBUS_NATS__URL": nats_server.url,
-        "QUOTEBUS_HEALTH__PORT": "0",
-    }
-    clocks = [await asyncio.create_subprocess_exec(sys.executable, "-m", "services.scheduler", env=environment) for _ in range(2)]
-    try:
+    async with processes(nats_server.url, tmp_path, 2) as clocks:
         await asked(bus, 2)
         clocks[0].kill()
         await clocks[0].wait()
         each_slot_once(wanted, await asked(bus, len(await requests(bus)) + 3))
         clocks[1].terminate()
         assert await clocks[1].wait() == 0
-    finally:
-        for clock in clocks:
-            if clock.returncode is None:
-                clock.kill()
-                await clock.wait()
 
 
 async def test_clocks_that_differ_by_seconds_ask_for_each_slot_once(bus: Bus, nats_server: NatsServer):
