@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from pydantic import BaseModel, SecretStr
 
 from services.runtime.key_settings import KeySettings
 from services.runtime.load_settings import SettingsError, load_settings, read_settings
+from services.runtime.schedules import schedule_of
 from services.runtime.settings import NatsSettings, ProviderSettings, Settings, secrets_of
+from tests.runtime.exchanges import new_york
 
 SHIPPED = Path(__file__).parents[2] / "quotebus.toml"
 
@@ -192,7 +195,17 @@ def test_the_shipped_file_changes_nothing_until_somebody_edits_it() -> None:
 
 def test_the_jobs_the_shipped_file_shows_are_good_ones() -> None:
     tables = uncommented()["job"]
-    assert [job.id for job in Settings(job=tables).jobs()] == ["quotes", "daily_bars"]  # type: ignore[arg-type]
+    jobs = Settings(job=tables).jobs()  # type: ignore[arg-type]
+    assert [job.id for job in jobs] == [
+        "quotes", "prices_1m", "prices_5m", "hourly_bars", "options_refresh", "eod_sync", "weekly_bars", "historical_backfill",
+    ]  # fmt: skip
+    calendars = {"XNYS": new_york(date(2026, 1, 1), date(2026, 12, 31))}
+    assert all(schedule_of(job, calendars).following(datetime(2026, 3, 4, tzinfo=UTC)) for job in jobs)
+
+
+def test_jobs_that_follow_one_another_in_a_circle_are_an_error() -> None:
+    Path("quotebus.toml").write_text("".join(f'[[job]]\nid = "{a}"\nafter = "{b}"\nsymbols = ["A"]\n' for a, b in ("ab", "ba")))
+    assert problems() == ["quotebus.toml: job: job a: after: a follows b follows a; one of them must go by the time"]
 
 
 def test_the_shipped_file_shows_every_setting_with_its_default() -> None:
