@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import quantiles
@@ -31,11 +31,12 @@ from services.runtime.topology import topology
 from services.scheduler.due import due_at
 
 JOBS, IDLE_S, BUSY_S, PUTS_AT_ONCE = 10_000, 20.0, 60.0, 200
+_PROGRAM = "services.scheduler"
 # Ten minutes, over which the jitter spreads the jobs: 17 slots a second.
 BUSY: dict[str, Any] = {"every_s": 600.0, "jitter_s": 600.0, "catch_up": "none"}
 # One slot a week, and not now.
 IDLE: dict[str, Any] = {"every_s": 7 * 86400.0}
-HERD: dict[str, Any] = {"every_s": 300.0}
+HERD: dict[str, Any] = {"every_s": 60.0}
 
 
 async def figures() -> list[Figure]:
@@ -66,10 +67,10 @@ async def figures() -> list[Figure]:
 async def _scheduler(folder: Path, url: str) -> AsyncIterator[tuple[psutil.Process, Service]]:
     (folder / "quotebus.toml").touch()
     environment = {"QUOTEBUS_CONFIG": str(folder / "quotebus.toml"), "QUOTEBUS_NATS__URL": url, "QUOTEBUS_LOG__LEVEL": "warning"}
-    service = Service("scheduler", (sys.executable, "-m", "services.scheduler"), folder / "scheduler.log", environment)
+    service = Service("scheduler", (sys.executable, "-m", _PROGRAM), folder / "scheduler.log", environment)
     await service.start()
     try:
-        [child] = [each for each in psutil.Process(os.getpid()).children() if "services.scheduler" in each.cmdline()]
+        [child] = [each for each in psutil.Process(os.getpid()).children() if _PROGRAM in each.cmdline()]
         yield child, service
     finally:
         await service.stop()
@@ -125,14 +126,12 @@ async def _delays(bus: Bus, seconds: float) -> list[float]:
 
 async def _herd(bus: Bus) -> float:
     """All jobs at one instant: how many requests a second are stored then."""
-    await _put(bus, HERD, datetime.fromtimestamp((time.time() + 60) // 300 * 300 + 299, UTC))
-    await asyncio.sleep(5)
-    before = (await bus.js.stream_info(subjects.REFRESH)).state.messages
-    stored, first = before, 0.0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(450):
-            while stored < before + JOBS:
-                await asyncio.sleep(0.05)
-                stored = (await bus.js.stream_info(subjects.REFRESH)).state.messages
-                first = first or (time.time() if stored > before else 0.0)
-    return (stored - before) / (time.time() - first)
+    at = (time.time() + 90) // 60 * 60
+    await _put(bus, HERD, datetime.fromtimestamp(at - 1, UTC))
+    await asyncio.sleep(max(0.0, at - time.time()))
+    before = stored = (await bus.js.stream_info(subjects.REFRESH)).state.messages
+    async with asyncio.timeout(50):
+        while stored < before + JOBS:
+            await asyncio.sleep(0.05)
+            stored = (await bus.js.stream_info(subjects.REFRESH)).state.messages
+    return (stored - before) / (time.time() - at)

@@ -87,7 +87,7 @@ async def _services(qb: "Client") -> dict[str, dict[str, object]]:
     """What each service says of itself; of several of one name the one that is not ready, if there is such."""
     import nats.errors
 
-    from services.runtime.main import STATUS_ASK
+    from services.runtime.health import STATUS_ASK
 
     inbox = qb.nc.new_inbox()
     subscription = await qb.nc.subscribe(inbox)

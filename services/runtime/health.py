@@ -1,15 +1,33 @@
-"""Health over HTTP: /livez says the event loop turns, /readyz that every part works, /metrics counts for Prometheus."""
+"""Health over HTTP: /livez says the event loop turns, /readyz that every part works, /metrics counts for Prometheus.
 
+Three pages that anybody may GET are all there is, so this is answered without a web framework: one would be the largest part of
+what the clock keeps in memory.
+"""
+
+import asyncio
 import json
+from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Protocol
 
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.runtime.logs import scrub
-from services.runtime.settings import HealthSettings
+
+STATUS_ASK = "status.ask"
+_PATIENCE_S = 5.0
+
+
+class Listening(Protocol):
+    """Where to answer. Port 0: any free one."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
 
 
 @dataclass
@@ -38,27 +56,36 @@ class Health:
         }
 
     @asynccontextmanager
-    async def serve(self, settings: HealthSettings) -> AsyncIterator[None]:
+    async def serve(self, settings: Listening) -> AsyncIterator[None]:
         """Answer on the settings' host and port while the block runs; port 0 takes a free one, then found in `port`."""
-        app = web.Application()
-        app.add_routes([web.get("/livez", _live), web.get("/readyz", self._ready), web.get("/metrics", _metrics)])
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-        await runner.setup()
+        server = await asyncio.start_server(self._answer, settings.host, settings.port)
+        self.port = server.sockets[0].getsockname()[1]
         try:
-            site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True)
-            await site.start()
-            self.port = runner.addresses[0][1]
             yield
         finally:
-            await runner.cleanup()
+            server.close()
 
-    async def _ready(self, _request: web.Request) -> web.Response:
-        return web.Response(body=json.dumps(self.report()), status=200 if self.ok else 503, content_type="application/json")
+    async def _answer(self, reader: StreamReader, writer: StreamWriter) -> None:
+        # Whoever sends nothing, or no HTTP, or goes away is not waited for.
+        with suppress(OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            async with asyncio.timeout(_PATIENCE_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                method, target, _ = head.split(b"\r\n", 1)[0].decode("ascii").split(" ")
+                status, kind, body = self._page(method, target.partition("?")[0])
+                terms = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close"
+                writer.write(f"HTTP/1.1 {status} {status.phrase}\r\n{terms}\r\n\r\n".encode())
+                writer.write(b"" if method == "HEAD" else body)
+                await writer.drain()
+        writer.close()
 
-
-async def _live(_request: web.Request) -> web.Response:
-    return web.Response(text="ok\n")
-
-
-async def _metrics(_request: web.Request) -> web.Response:
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    def _page(self, method: str, path: str) -> tuple[HTTPStatus, str, bytes]:
+        if method not in ("GET", "HEAD"):
+            return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"only GET\n"
+        if path == "/livez":
+            return HTTPStatus.OK, "text/plain", b"ok\n"
+        if path == "/readyz":
+            status = HTTPStatus.OK if self.ok else HTTPStatus.SERVICE_UNAVAILABLE
+            return status, "application/json", json.dumps(self.report()).encode()
+        if path == "/metrics":
+            return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest()
+        return HTTPStatus.NOT_FOUND, "text/plain", b"there are /livez, /readyz and /metrics\n"

@@ -16,7 +16,7 @@ from faststream.nats import NatsBroker
 from faststream.security import SASLPlaintext
 
 from services.runtime.bus import EXIT_CONNECTION_CLOSED, connection_options
-from services.runtime.health import Health
+from services.runtime.health import STATUS_ASK, Health
 from services.runtime.load_settings import SettingsError, load_settings
 from services.runtime.logs import configure_logging, hide
 from services.runtime.settings import Settings, secrets_of
@@ -24,7 +24,6 @@ from services.runtime.settings import Settings, secrets_of
 EXIT_BAD_SETTINGS = 78
 EXIT_PART_FAILED = 1
 STOP_WITHIN_S = 3.5
-STATUS_ASK = "status.ask"
 GARBAGE_THRESHOLD = 50_000
 
 log = structlog.get_logger()

@@ -1,18 +1,19 @@
 """Makes the server match the table of streams, consumers and buckets, or says where it does not."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
 
-import structlog
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, KeyValueConfig, StreamConfig
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import NotFoundError
 
 from contracts import subjects
 from services.runtime.carry_over import carry_over
 from services.runtime.topology import Topology
+from services.runtime.wait_for_streams import wait_until_provisioned
+
+__all__ = ["drift", "provision", "wait_until_provisioned"]
 
 # What the server fills in or rounds by itself is no drift.
 _COMPARED_STREAM = (
@@ -20,8 +21,6 @@ _COMPARED_STREAM = (
     "allow_atomic", "allow_msg_ttl", "duplicate_window", "deny_delete", "deny_purge", "allow_direct", "num_replicas", "storage",
 )  # fmt: skip
 _COMPARED_CONSUMER = ("ack_policy", "ack_wait", "max_deliver", "max_ack_pending", "filter_subject")
-
-log = structlog.get_logger()
 
 
 async def provision(js: JetStreamContext, wanted: Topology) -> list[str]:
@@ -53,24 +52,6 @@ async def drift(js: JetStreamContext, wanted: Topology) -> list[str]:
         found += [f"consumer {consumer.durable_name}: {what}" for what in await _consumer_drift(js, stream_name, consumer)]
     found += [f"consumer {stale}: its provider is not enabled" async for stale in _stale_consumers(js, wanted)]
     return found
-
-
-async def wait_until_provisioned(js: JetStreamContext, streams: list[str]) -> None:
-    """Return when these streams exist; until then say once what is missing and who makes it."""
-    said = False
-    while missing := [name for name in streams if not await _exists(js, name)]:
-        if not said:
-            log.warning("streams_missing", streams=missing, action="run `quotebus migrate`; waiting for it")
-            said = True
-        await asyncio.sleep(0.5)
-
-
-async def _exists(js: JetStreamContext, stream: str) -> bool:
-    try:
-        await js.stream_info(stream)
-    except (APIError, TimeoutError):
-        return False
-    return True
 
 
 async def _provision_stream(js: JetStreamContext, stream: StreamConfig) -> list[str]:
