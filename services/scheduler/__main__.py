@@ -1,7 +1,8 @@
 """`python -m services.scheduler`: one clock; any number may run."""
 
-from services.runtime.main import run_service
-from services.scheduler.app import SERVICE, build
+import sys
+
+from services.scheduler.start import main
 
 if __name__ == "__main__":
-    run_service(SERVICE, build)
+    main(sys.argv[1:])

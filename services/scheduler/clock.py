@@ -4,11 +4,10 @@ import asyncio
 import heapq
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import count
 
 import structlog
-from nats.errors import Error as NatsError
 
 from contracts.job import Job
 from services.runtime.bus import Bus
@@ -23,7 +22,6 @@ from services.scheduler.running import Running
 ASKS_AT_ONCE = 64
 # The wall clock may be set, and a laptop sleep: look at it again at least so often. Costs nothing while nothing is due.
 LONGEST_SLEEP_S = 1.0
-_LONGEST_RETRY_S = 30.0
 _TRIES = 5
 
 log = structlog.get_logger()
@@ -47,7 +45,9 @@ class Clock:
         self._asks_at_once = asks_at_once
         self._longest_sleep_s = longest_sleep_s
         self._jobs: dict[str, Running] = {}
-        self._heap: list[tuple[datetime, int, Running]] = []
+        self._followers: dict[str, Running] = {}
+        # When, which turn of which job; only a job's newest turn counts.
+        self._heap: list[tuple[datetime, int, str]] = []
         self._number = count()
         self._due: asyncio.Queue[Running] = asyncio.Queue()
         self._wake = asyncio.Event()
@@ -65,7 +65,7 @@ class Clock:
 
     def followers(self) -> list[Running]:
         """The jobs that follow another."""
-        return [running for running in self._jobs.values() if running.chained is not None]
+        return list(self._followers.values())
 
     def start(self, job: Job, schedule: Schedule, chained: Chained | None = None) -> None:
         """Tick for this job from now on, also if it ticked before with another definition.
@@ -78,15 +78,19 @@ class Clock:
             running.said = before.said
             running.remember(before.last)
         self._jobs[job.id] = running
+        self._followers.pop(job.id, None)
+        if chained is not None:
+            self._followers[job.id] = running
         self._push(running, self.now())
 
     def stop(self, job: str) -> None:
         """Tick no more for this job, if it did."""
         self._jobs.pop(job, None)
+        self._followers.pop(job, None)
 
     def finished(self, job: str, at: datetime) -> None:
         """Let the jobs that follow this one know that a run of it was over at this instant."""
-        for running in self._jobs.values():
+        for running in self.followers():
             # One that is being asked for just now looks for itself when that is done.
             if running.job.after == job and running.chained and running.chained.finished(at) and not running.busy:
                 self._push(running, self.now())
@@ -112,17 +116,23 @@ class Clock:
     def _push(self, running: Running, at: datetime) -> None:
         if self._jobs.get(running.job.id) is running:
             running.turn = next(self._number)
-            heapq.heappush(self._heap, (at, running.turn, running))
-            if self._heap[0][2] is running:
+            heapq.heappush(self._heap, (at, running.turn, running.job.id))
+            if self._heap[0][1] == running.turn:
                 self._wake.set()
+            if len(self._heap) > 2 * len(self._jobs) + 64:
+                self._heap = [entry for entry in self._heap if self._counts(entry[1], entry[2])]
+                heapq.heapify(self._heap)
+
+    def _counts(self, turn: int, job: str) -> bool:
+        return job in self._jobs and self._jobs[job].turn == turn
 
     def _hand_out(self) -> None:
         now = self.now()
         while self._heap and self._heap[0][0] <= now:
-            _, turn, running = heapq.heappop(self._heap)
-            if self._jobs.get(running.job.id) is running and running.turn == turn:
-                running.busy = True
-                self._due.put_nowait(running)
+            _, turn, job = heapq.heappop(self._heap)
+            if self._counts(turn, job):
+                self._jobs[job].busy = True
+                self._due.put_nowait(self._jobs[job])
 
     async def _sleep(self, connected: bool) -> None:
         wait_s = self._longest_sleep_s
@@ -142,7 +152,7 @@ class Clock:
                     again = await self._ask(running)
                     running.failures = 0
                 except Exception as error:  # a job that cannot be asked for must not stop the others
-                    again = self._postponed(running, error)
+                    again = self.now() + running.failed(error)
             running.busy = False
             if again is not None:
                 self._push(running, again)
@@ -185,12 +195,3 @@ class Clock:
         missed = running.schedule.count(max(after, running.said or after), what.slot) - what.ask
         running.said = what.slot
         report(running.job, what, missed, self.now())
-
-    def _postponed(self, running: Running, error: Exception) -> datetime:
-        """When to try again after a failure. The request may be stored all the same, so the stream is looked at first."""
-        running.looked = False
-        running.failures += 1
-        wait_s = min(_LONGEST_RETRY_S, 0.5 * 2**running.failures)
-        if running.failures % 10 == 1 or not isinstance(error, NatsError):
-            log.warning("ask_failed", job=running.job.id, error=f"{type(error).__name__}: {error}", retry_in_s=wait_s)
-        return self.now() + timedelta(seconds=wait_s)

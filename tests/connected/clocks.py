@@ -71,9 +71,9 @@ async def ticking(bus: Bus, ahead: timedelta = timedelta()) -> AsyncIterator[Clo
 
 
 @asynccontextmanager
-async def processes(url: str, folder: Path, count: int) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+async def processes(url: str, folder: Path, count: int, settings: str = "") -> AsyncIterator[list[asyncio.subprocess.Process]]:
     """So many schedulers; `born` starts one more in the place of a dead one."""
-    (folder / "none.toml").touch()
+    (folder / "quotebus.toml").write_text(settings)
     clocks = [await born(url, folder) for _ in range(count)]
     try:
         yield clocks
@@ -87,9 +87,10 @@ async def processes(url: str, folder: Path, count: int) -> AsyncIterator[list[as
 async def born(url: str, folder: Path) -> asyncio.subprocess.Process:
     """A scheduler, as a process of its own."""
     environment: dict[str, Any] = {
-        "QUOTEBUS_CONFIG": str(folder / "none.toml"),
+        "QUOTEBUS_CONFIG": str(folder / "quotebus.toml"),
         "QUOTEBUS_NATS__URL": url,
         "QUOTEBUS_HEALTH__PORT": "0",
         "QUOTEBUS_LOG__LEVEL": "warning",
     }
-    return await asyncio.create_subprocess_exec(sys.executable, "-m", "services.scheduler", env=environment)
+    command = (sys.executable, "-m", "services.scheduler")
+    return await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)

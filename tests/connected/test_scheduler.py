@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 import structlog
+from nats.errors import Error as NatsError
 
 from contracts import subjects
 from contracts.job import Job
@@ -17,9 +19,8 @@ from services.runtime.bus import Bus, connect
 from services.runtime.job_entries import entries
 from services.runtime.provision import provision
 from services.runtime.schedules import schedule_of
-from services.runtime.settings import HealthSettings, NatsSettings, SchedulerSettings, Settings
+from services.runtime.settings import NatsSettings, Settings
 from services.runtime.topology import topology
-from services.scheduler.app import build
 from services.scheduler.clock import utc_now
 from services.scheduler.seed import PAUSED_BY_SETTINGS, seed
 from tests.connected.clocks import asked, processes, put, requests, ticking, until
@@ -247,28 +248,44 @@ async def test_thousands_of_jobs_are_read_and_asked(bus: Bus):
         await until(all_of_them)
 
 
-async def test_a_disabled_scheduler_is_healthy_and_asks_nothing(bus: Bus, nats_server: NatsServer):
+async def test_a_disabled_scheduler_is_healthy_and_asks_nothing(bus: Bus, nats_server: NatsServer, tmp_path: Path):
     await put(bus, job())
-    settings = Settings(
-        nats=NatsSettings(url=nats_server.url),
-        health=HealthSettings(port=0),
-        scheduler=SchedulerSettings(enabled=False),
-        job=[{"id": "seeded", "every_s": 1.0, "symbols": ["AAPL"]}],
-    )
-    app = build(settings)
-    running = asyncio.create_task(app.run())
-    report = {}
+    told = '[scheduler]\nenabled = false\n[[job]]\nid = "seeded"\nevery_s = 1\nsymbols = ["AAPL"]\n'
+    async with processes(nats_server.url, tmp_path, 1, told) as [clock]:
 
-    async def ready() -> bool:
-        nonlocal report
-        try:
-            report = (await bus.nc.request("status.ask", b"", timeout=1)).data
-        except Exception:
-            return False
-        return b'"ready":true' in report.replace(b" ", b"")
+        async def ready() -> bool:
+            try:
+                report = (await bus.nc.request("status.ask", b"", timeout=1)).data
+            except NatsError:
+                return False
+            return b'"ready":true' in report.replace(b" ", b"")
 
-    await until(ready)
-    app.exit()
-    await running
+        await until(ready)
+        clock.terminate()
+        assert await clock.wait() == 0
     assert await requests(bus) == []
     assert list(await bucket_jobs(bus)) == ["j"]
+
+
+async def test_a_clock_keeps_nothing_of_what_reading_its_settings_took_and_no_secret_is_in_sight(
+    bus: Bus, nats_server: NatsServer, tmp_path: Path
+):
+    await put(bus, job())
+    told = '[nats]\npassword = "canary-password"\n[providers.tiingo]\napi_key = "canary-key"\n'
+    async with processes(nats_server.url, tmp_path, 1, told) as [clock]:
+        await asked(bus, 2)
+        process = psutil.Process(clock.pid)
+        loaded = " ".join(part.path for part in process.memory_maps())
+        assert "msgspec" in loaded
+        for library in ("pydantic", "aiohttp", "asyncpg", "numpy"):
+            assert library not in loaded
+        assert "canary" not in " ".join([*process.cmdline(), *process.environ().values()])
+
+
+async def test_settings_that_cannot_be_end_the_process_with_a_line_that_says_what_is_wrong(nats_server: NatsServer, tmp_path: Path):
+    told = '[[job]]\nid = "a"\ncron = "61 * * * *"\nsymbols = ["AAPL"]\n'
+    async with processes(nats_server.url, tmp_path, 1, told) as [clock]:
+        assert clock.stderr is not None
+        said = (await clock.stderr.read()).decode()
+        assert await clock.wait() == 78
+    assert said.startswith("settings: job a: cron: bad minute in '61 * * * *'")
