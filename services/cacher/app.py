@@ -15,7 +15,7 @@ from services.cacher.migrate import MigrationError, pending
 from services.cacher.on_price_events import PriceEvents
 from services.cacher.on_run_events import RunEvents
 from services.cacher.on_symbol_health import SymbolEvents
-from services.cacher.patience import POSTGRES_TROUBLE, Patience
+from services.cacher.patience import Patience
 from services.cacher.store_postgres import PostgresStore, open_pool
 from services.cacher.store_postgres_runs import RunStore
 from services.cacher.store_postgres_symbols import SymbolStore
@@ -23,6 +23,7 @@ from services.cacher.store_redis import RedisStore, open_redis
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.main import Service, light_broker, watched
+from services.runtime.postgres_trouble import POSTGRES_TROUBLE
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.puller import Puller
 from services.runtime.settings import Settings

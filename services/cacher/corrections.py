@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 
-import asyncpg
 import nats.errors
 import structlog
 from nats.js.errors import APIError
@@ -11,6 +10,7 @@ from nats.js.errors import APIError
 from contracts import subjects
 from services.cacher.store_postgres import PostgresStore
 from services.runtime.bus import Bus
+from services.runtime.postgres_trouble import POSTGRES_TROUBLE
 
 AT_ONCE = 64
 SWEEP_S = 30.0
@@ -51,6 +51,6 @@ async def sweep_corrections(bus: Bus, store: PostgresStore, every_s: float = SWE
             told = await publish_corrections(bus, store)
             if told:
                 log.info("corrections_swept", corrections=told)
-        except (nats.errors.Error, APIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (nats.errors.Error, APIError, *POSTGRES_TROUBLE) as error:
             log.debug("corrections_not_swept", error=str(error) or type(error).__name__)
         await asyncio.sleep(every_s)

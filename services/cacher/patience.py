@@ -10,9 +10,9 @@ import structlog
 from nats.aio.msg import Msg
 
 from services.runtime.health import Health
+from services.runtime.postgres_trouble import POSTGRES_TROUBLE
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
-POSTGRES_TROUBLE = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 # What the data is to blame for: it would fail for ever. Anything else is Postgres's trouble and passes.
 FAULTY_DATA = (asyncpg.DataError, asyncpg.CheckViolationError, asyncpg.NotNullViolationError, asyncpg.ProgramLimitExceededError)
 # Two writers met; nothing is wrong with the server.

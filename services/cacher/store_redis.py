@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from services.cacher.breaker import Breaker
 from services.cacher.read_event import SeriesKey
 from services.cacher.store_postgres import Seen
+from services.runtime.postgres_trouble import POSTGRES_TROUBLE
 from services.runtime.price_document import (
     RANK_BYTES,
     Document,
@@ -111,7 +112,7 @@ class RedisStore:
                 documents += await read_bars(connection, sorted(bars), self._settings.lookback) if bars else []
                 documents += await read_quotes(connection, quotes) if quotes else []
                 documents += await read_chains(connection, chains) if chains else []
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except POSTGRES_TROUBLE as error:
             # Not Redis's fault; the rows are stored, and whoever misses a document builds it himself.
             log.info("documents_not_read", error=str(error) or type(error).__name__)
         return documents
