@@ -9,7 +9,7 @@ import msgspec
 
 from contracts.calendars import check_calendar
 from contracts.job_days import parse_days
-from contracts.message import Dataset, JobId, Lane, Message, SymbolText, Text, Timeframe, UtcInstant
+from contracts.message import Dataset, JobId, Lane, Message, SymbolText, Text, Timeframe, UniverseName, UtcInstant
 from contracts.session_times import parse_session
 
 TimeOfDay = Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?$")]
@@ -54,7 +54,7 @@ class Job(Message, frozen=True, kw_only=True, tag="job.v1", forbid_unknown_field
     catch_up_window_s: Annotated[float, msgspec.Meta(ge=0, le=7 * 86400)] = 86400.0
     lane: Lane = "live"
     symbols: list[SymbolText] = []
-    universe: Literal["watchlist"] | None = None
+    universe: UniverseName | None = None
     max_symbols: Annotated[int, msgspec.Meta(ge=1)] | None = None
     dataset: Dataset = "bars"
     timeframe: Timeframe | None = None

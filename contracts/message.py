@@ -9,6 +9,8 @@ UtcInstant = Annotated[datetime, msgspec.Meta(tz=True)]
 Text = Annotated[str, msgspec.Meta(max_length=2048)]
 SymbolText = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 JobId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,63}$")]
+# The name of a list of symbols that a database holds: watchlist, active, or one that the settings define.
+UniverseName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,63}$")]
 
 Lane = Literal["manual", "live", "backfill"]
 Dataset = Literal["bars", "quote", "chain", "iv", "actions"]

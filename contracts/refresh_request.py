@@ -1,17 +1,18 @@
 """`refresh.request.<lane>[.<job>]`: somebody wants prices refreshed."""
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
-from contracts.message import Dataset, JobId, Message, SymbolText, Text, Timeframe, UtcInstant
+from contracts.message import Dataset, JobId, Message, SymbolText, Text, Timeframe, UniverseName, UtcInstant
 
 
 class RefreshRequest(Message, frozen=True, kw_only=True, tag="refresh_request.v1", forbid_unknown_fields=True):
     """A wish for fresh data of some symbols. Sent by the scheduler, the command line and people; received by the fetcher's planner.
 
-    Every field has a default; one of `symbols` and `universe` must name somebody. The lane is the subject's.
+    Every field has a default; one of `symbols` and `universe` must name somebody. `universe`: watchlist, active, or one that the
+    fetcher's settings define; its symbols follow those named, in the order of their importance. The lane is the subject's.
     `start` (inclusive) and `end` (exclusive) are UTC days; without both the latest data is meant. Without `provider` the
     planner chooses one. `max_age_s`: leave alone what was fetched less than so many seconds ago. `wanted_at`: data as of
     this instant or later will do (default: the moment the request was accepted). `expires_at`: not worth a call after this.
@@ -21,7 +22,7 @@ class RefreshRequest(Message, frozen=True, kw_only=True, tag="refresh_request.v1
     """
 
     symbols: list[SymbolText] = []
-    universe: Literal["watchlist"] | None = None
+    universe: UniverseName | None = None
     dataset: Dataset = "bars"
     timeframe: Timeframe | None = None
     start: date | None = None

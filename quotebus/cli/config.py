@@ -45,7 +45,7 @@ def _leaves(node: "BaseModel", above: tuple[str, ...]) -> Iterator[tuple[tuple[s
         key = (*above, name)
         if isinstance(value, BaseModel):
             yield from _leaves(value, key)
-        elif name in ("providers", "keys"):
+        elif name in ("providers", "keys", "universes"):
             for named, table in value.items():
                 yield from _leaves(table, (*key, named))
         else:

@@ -46,7 +46,7 @@ _OPTIONS = {
     "jitter_s": click.option("--jitter", "jitter_s", type=Span(), help="Each slot up to so much later, by a hash."),
     "dataset": click.option("--dataset", type=click.Choice(DATASETS), help="Default: bars."),
     "timeframe": click.option("--timeframe", type=click.Choice(TIMEFRAMES), help="Of bars."),
-    "universe": click.option("--universe", type=click.Choice(["watchlist"]), help="The watchlist table instead of symbols."),
+    "universe": click.option("--universe", help="watchlist, active, or one of [universes], instead of symbols."),
     "max_symbols": click.option("--max-symbols", type=click.IntRange(min=1), help="Only the first so many in a run."),
     "lookback_days": click.option("--lookback-days", type=click.IntRange(min=1), help="So many days instead of the latest."),
     "provider": click.option("--provider", help="Ask this one; else the planner chooses."),

@@ -1,6 +1,6 @@
 """`quotebus jobs`: what is to be refreshed, and when."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -45,6 +45,7 @@ def list_jobs(place: Place, *, output: str) -> None:
 @place_options
 def add(place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str, object], output: str) -> None:
     """Add a job; one of --every, --cron, --at, --session and --after says when it runs."""
+    _check_universe(place, fields)
     wanted = {"id": job_id, "symbols": list(symbols), **fields}
     _print(place, [run_async(_with_bucket(place, lambda bucket: bucket.add(wanted)))], output)
 
@@ -62,6 +63,7 @@ def edit(
     """Change what is given of a job and leave the rest. SYMBOLs replace those it has."""
     cleared = defaults(clear) if clear else {}
     changes = {**cleared, **fields, **({"symbols": list(symbols)} if symbols else {})}
+    _check_universe(place, changes)
     if not changes:
         raise CommandError("usage", f"nothing to change: `quotebus jobs edit --help` shows what there is of {job_id}")
     _print(place, [run_async(_with_bucket(place, lambda bucket: bucket.change(job_id, changes)))], output)
@@ -103,6 +105,13 @@ def run(place: Place, job_id: str, *, output: str) -> None:
     """Run a job now, paused or not, before everything that is not asked by hand."""
     request_id = run_async(_run(place, job_id))
     write([{"job": job_id, "request_id": request_id}], output)
+
+
+def _check_universe(place: Place, fields: Mapping[str, object]) -> None:
+    from services.runtime.universe_settings import unknown_universe
+
+    if fault := unknown_universe(fields.get("universe"), place.here().settings.universes):
+        raise CommandError("bad_request", fault)
 
 
 async def _with_bucket(place: Place, work: Callable[["JobBucket"], Awaitable[T]]) -> T:

@@ -3,19 +3,25 @@
 from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, get_args
+from functools import partial
+from typing import TYPE_CHECKING, TextIO, get_args
 
 import click
 
 from contracts.symbol_health import SymbolState
-from quotebus.cli.connections import Place, nats_of, place_options, run_async
+from quotebus.cli.connections import Place, nats_of, place_options, postgres_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from asyncpg import Connection
+
     from contracts.symbol_health import SymbolHealth
     from quotebus.client import Client
 
+TABLES = ("tickers", "watchlist", "holdings", "transactions")
 _provider = click.option("--provider", help="Only with this provider.")
 
 
@@ -48,6 +54,37 @@ def reset(place: Place, names: Sequence[str], *, everything: bool, provider: str
     write(rows, output, "every symbol is active")
     good = sum(row["outcome"] == "reset" for row in rows)
     return 0 if good == len(rows) else 1 if good else 2
+
+
+@symbols.command("import")
+@click.argument("file", type=click.File("r", encoding="utf-8-sig"), metavar="FILE.csv")
+@click.option("--table", type=click.Choice(TABLES), default="tickers", show_default=True, help="Where they go.")
+@place_options
+def import_rows(place: Place, *, file: TextIO, table: str) -> int:
+    """Put the rows of a CSV file ("-": standard input) into a table that universes are made of; its header names the columns.
+
+    \b
+    tickers       symbol [name] [is_active] [priority]
+    watchlist     symbol [priority]
+    holdings      symbol quantity
+    transactions  id symbol quantity traded_at [price]
+
+    A row whose symbol, or id, is there already takes its place. One bad row, and none is taken.
+    """
+    from quotebus.store_postgres_import import BadRowsError, rows_of, store_rows
+
+    try:
+        given = rows_of(table, file)
+    except BadRowsError as error:
+        raise CommandError("bad_request", f"{file.name}: {error}") from None
+    run_async(_stored(place, partial(store_rows, given=given)))
+    click.echo(f"{len(given.rows)} rows in {table}")
+    return 0
+
+
+async def _stored(place: Place, store: "Callable[[Connection], Awaitable[None]]") -> None:
+    async with postgres_of(place.here()) as connection:
+        await store(connection)
 
 
 def _row(health: "SymbolHealth") -> Row:

@@ -105,7 +105,7 @@ async def working(
     symbols = SymbolStates(bus, ProbeRules(terms.probe_after_s, terms.restricted_probe_after_s, terms.dead_after))
     chooser = Chooser(bus, known, rests, symbols)
     shop = Shop(bus, keys, symbols, chooser, terms)
-    planner = Planner(bus, chooser, Universe(settings.postgres.dsn.get_secret_value()), terms.expires_after_s)
+    planner = Planner(bus, chooser, Universe(settings.postgres.dsn.get_secret_value(), settings.universes), terms.expires_after_s)
     workers = [each for name, a in known.items() for each in shop.workers(a, rests[name], _http_of(session, a))]
     parts = {f"worker {worker.name}": worker.run(stop) for worker in workers}
     parts["planner"] = planner.run(planner_puller(bus), stop, terms.ack_wait_s)

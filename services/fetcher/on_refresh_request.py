@@ -23,7 +23,7 @@ from services.fetcher.served import last_served
 from services.fetcher.stopping import or_stop
 from services.fetcher.symbol_health import why_asleep
 from services.fetcher.twins import Twins
-from services.fetcher.universe import Universe, UniverseUnavailableError
+from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus
 from services.runtime.puller import Puller, kept_alive
 from services.runtime.topology import PLANNER
@@ -74,6 +74,9 @@ class Planner:
         except NoProviderError as error:
             await bury(self._bus, msg, "bad_request", f"{msg.subject}: {error}")
             await self._report_all(plan, str(error))
+        except UniverseRefusedError as error:
+            await bury(self._bus, msg, "bad_request", f"{msg.subject}: {error}")
+            await self._report(plan, plan.request.symbols, str(error))
         except (UniverseUnavailableError, StreamFullError) as error:
             log.warning("request_waits", request_id=plan.request_id, error=str(error))
             await msg.nak(delay=5)
@@ -147,6 +150,9 @@ class Planner:
             symbols = await self._universe.symbols(plan.request)
         except UniverseUnavailableError:
             return
+        await self._report(plan, symbols, why)
+
+    async def _report(self, plan: Plan, symbols: Sequence[str], why: str) -> None:
         await self._announce(plan, symbols)
         for symbol in symbols:
             await publish_result(self._bus, plan.result(symbol[:64], "failed", "bad_request", message=why))

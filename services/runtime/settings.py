@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
 from contracts.job import Job
 from services.runtime.job_chain import chain_fault
 from services.runtime.key_settings import KeyName, KeySettings, Section
+from services.runtime.universe_settings import UniverseSettings, unknown_universe
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
@@ -153,6 +154,7 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     redis: RedisSettings = RedisSettings()
     providers: dict[str, ProviderSettings] = {}
+    universes: dict[str, UniverseSettings] = {}
     scheduler: SchedulerSettings = SchedulerSettings()
     fetcher: FetcherSettings = FetcherSettings()
     cacher: CacherSettings = CacherSettings()
@@ -174,6 +176,13 @@ class Settings(BaseSettings):
             if fault := chain_fault(job, here):
                 raise ValueError(fault)
         return tables
+
+    @model_validator(mode="after")
+    def _known_universes(self) -> "Settings":
+        for table in self.job:
+            if fault := unknown_universe(table.get("universe"), self.universes):
+                raise ValueError(f"job {table['id']}: {fault}")
+        return self
 
     @override
     @classmethod

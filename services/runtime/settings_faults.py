@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from services.runtime.key_settings import KeySettings
 from services.runtime.settings import ProviderSettings, Settings
+from services.runtime.universe_settings import UniverseSettings
 
 Key = tuple[str, ...]
 
@@ -75,6 +76,8 @@ def _keys_near(key: Key) -> Iterator[Key]:
         yield from _keys(ProviderSettings, key[:2])
         if key[2:3] == ("keys",) and len(key) > 4:
             yield from _keys(KeySettings, key[:4])
+    if key[0] == "universes" and len(key) > 1:
+        yield from _keys(UniverseSettings, key[:2])
 
 
 def _keys(model: type[BaseModel], above: Key) -> Iterator[Key]:

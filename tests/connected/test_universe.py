@@ -1,0 +1,98 @@
+"""Universes on a real PostgreSQL, and what becomes of a request for one that cannot be read."""
+
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from contracts import subjects
+from contracts.message import decode
+from contracts.refresh_request import RefreshRequest
+from contracts.run_events import DeadLetter
+from services.cacher.migrate import migrate
+from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
+from services.runtime.bus import Bus, connect
+from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings
+from services.runtime.universe_settings import UniverseSettings
+from tests.connected.deployment import until
+from tests.connected.test_fetcher import fetching, settings_for, stored
+
+TABLES = """
+INSERT INTO holdings (symbol, quantity) VALUES ('HELD', 3), ('SOLD', 0), ('BOTH', 1);
+INSERT INTO tickers (symbol, is_active, priority)
+VALUES ('SECOND', true, 2), ('FIRST', true, 1), ('OFF', false, 0), ('both', true, 0);
+INSERT INTO watchlist (symbol, priority) VALUES ('LATER', 5), ('SOONER', 1);
+"""
+
+
+@pytest.fixture
+async def database(postgres_url: str) -> str:
+    await migrate(postgres_url)
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute(TABLES)
+        for name, days in (("RECENT", 29), ("OLD", 31)):
+            at = datetime.now(UTC) - timedelta(days=days)
+            await connection.execute("INSERT INTO transactions VALUES ($1, $1, 1, 10, $2)", name, at)
+    finally:
+        await connection.close()
+    return postgres_url
+
+
+async def test_active_is_held_then_traded_lately_then_given_then_listed_each_once(database: str) -> None:
+    given = UniverseSettings(pre_populate=["Z", "A"])
+    universe = Universe(database, {"active": given})
+    wanted = RefreshRequest(universe="active")
+    assert await universe.symbols(wanted) == ["BOTH", "HELD", "RECENT", "Z", "A", "FIRST", "SECOND"]
+    longer = Universe(database, {"active": UniverseSettings(active_days=40)})
+    assert "OLD" in await longer.symbols(wanted)
+
+
+async def test_symbols_that_are_named_come_first_and_no_more_are_meant_than_wanted(database: str) -> None:
+    request = RefreshRequest(symbols=["later", "X"], universe="watchlist", max_symbols=3)
+    assert await Universe(database, {}).symbols(request) == ["LATER", "X", "SOONER"]
+
+
+async def test_a_query_of_ones_own_on_ones_own_database_takes_the_parameters_it_has_use_for(database: str, nats_url: str) -> None:
+    own = UniverseSettings(
+        sql="SELECT upper(symbol) FROM tickers WHERE priority <= $1 ORDER BY 1", active_days=1, dsn=SecretStr(database)
+    )
+    universe = Universe("postgresql://nobody@127.0.0.1:1/nothing", {"mine": own})
+    assert await universe.of("mine") == ["BOTH", "FIRST", "OFF"]
+    with pytest.raises(UniverseUnavailableError, match="universe watchlist cannot be read"):
+        await universe.of("watchlist")
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("SELECT symbol FROM nowhere", "does not exist; run `quotebus migrate` for tables of ours, or set universes.x.sql"),
+        ("SELEC 1", "correct universes.x.sql"),
+        ("DELETE FROM tickers RETURNING symbol", "read-only transaction; correct universes.x.sql"),
+        ("SELECT pg_sleep(5)::text", "raise universes.x.timeout_s"),
+        ("SELECT symbol FROM tickers WHERE priority = $3", "correct universes.x.sql"),
+    ],
+)  # fmt: skip
+async def test_a_query_that_cannot_work_says_what_to_do(database: str, sql: str, says: str) -> None:
+    with pytest.raises(UniverseRefusedError) as refused:
+        await Universe(database, {"x": UniverseSettings(sql=sql, timeout_s=0.3)}).of("x")
+    assert says in str(refused.value)
+
+
+async def test_a_request_for_an_unknown_universe_is_a_dead_letter_and_the_next_one_is_served(database: str, nats_url: str) -> None:
+    settings = settings_for(nats_url, synthetic=ProviderSettings(enabled=True))
+    settings = settings.model_copy(update={"postgres": PostgresSettings(dsn=SecretStr(database))})
+    async with connect(NatsSettings(url=nats_url), "test") as bus, fetching(bus, settings):
+        await bus.publish(subjects.refresh_request("live"), RefreshRequest(universe="activ"))
+        await bus.publish(subjects.refresh_request("live"), RefreshRequest(universe="watchlist", dataset="quote"))
+        await until(lambda: _quotes(bus, 2))
+        [dead] = [decode(body, DeadLetter) for body in await stored(bus, subjects.DEAD, "refresh.dead.bad_request")]
+    assert dead.message.endswith(
+        "universe activ is not defined; did you mean active? A further one is a table [universes.activ] with its sql"
+    )
+
+
+async def _quotes(bus: Bus, count: int) -> bool:
+    state = (await bus.js.stream_info(subjects.PRICES, subjects_filter="price.quote.>")).state
+    return len(state.subjects or {}) == count
