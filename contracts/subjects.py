@@ -33,6 +33,7 @@ STREAM_SUBJECTS: dict[str, list[str]] = {
     SYMBOLS: ["symbol.health.*.*.*.*"],
 }
 REFRESH_ASK = "refresh.ask"
+PLAN_ASK = "plan.ask"
 ALL_SYMBOL_HEALTH = "symbol.health.>"
 NO_JOB = "-"
 MAX_SYMBOL_BYTES = 64

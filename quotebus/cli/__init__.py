@@ -19,6 +19,7 @@ COMMANDS = {
     "price": ("prices", "Show the price of a symbol, and how old it is."),
     "history": ("prices", "Print the stored bars of a symbol."),
     "jobs": ("jobs", "List, add, change, pause and run jobs."),
+    "plan": ("plan", "Show what the jobs will cost, and whether it fits."),
     "runs": ("runs", "Show what ran, and what became of it."),
     "dead": ("dead", "List, show, retry and drop dead letters."),
     "providers": ("providers", "Show what is used of each provider's limits."),

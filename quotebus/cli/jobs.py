@@ -47,7 +47,9 @@ def add(place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str, 
     """Add a job; one of --every, --cron, --at, --session and --after says when it runs."""
     _check_universe(place, fields)
     wanted = {"id": job_id, "symbols": list(symbols), **fields}
-    _print(place, [run_async(_with_bucket(place, lambda bucket: bucket.add(wanted)))], output)
+    job = run_async(_with_bucket(place, lambda bucket: bucket.add(wanted)))
+    _print(place, [job], output)
+    _say_costs(place, job)
 
 
 @jobs.command()
@@ -66,7 +68,9 @@ def edit(
     _check_universe(place, changes)
     if not changes:
         raise CommandError("usage", f"nothing to change: `quotebus jobs edit --help` shows what there is of {job_id}")
-    _print(place, [run_async(_with_bucket(place, lambda bucket: bucket.change(job_id, changes)))], output)
+    job = run_async(_with_bucket(place, lambda bucket: bucket.change(job_id, changes)))
+    _print(place, [job], output)
+    _say_costs(place, job)
 
 
 @jobs.command()
@@ -105,6 +109,14 @@ def run(place: Place, job_id: str, *, output: str) -> None:
     """Run a job now, paused or not, before everything that is not asked by hand."""
     request_id = run_async(_run(place, job_id))
     write([{"job": job_id, "request_id": request_id}], output)
+
+
+def _say_costs(place: Place, job: "Job") -> None:
+    from quotebus.cli.plan import costs_of
+
+    if job.enabled:
+        for line in run_async(costs_of(place.here(), job)):
+            click.echo(line, err=True)
 
 
 def _check_universe(place: Place, fields: Mapping[str, object]) -> None:

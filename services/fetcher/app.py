@@ -19,6 +19,7 @@ from services.fetcher.http import MeteredHttp, open_session
 from services.fetcher.key_state import KeyStates
 from services.fetcher.logins import TOKENS_STREAM, LoginWatch, token_stores, with_logins
 from services.fetcher.make_call import Clients, Permit
+from services.fetcher.on_plan_ask import PlanDesk
 from services.fetcher.on_refresh_ask import AskDesk
 from services.fetcher.on_refresh_request import Planner, planner_puller
 from services.fetcher.origin import origin_of
@@ -46,8 +47,8 @@ def build(settings: Settings) -> FastStream:
     _refuse_unknown(settings)
     health = Health("fetcher")
     broker = light_broker(settings, health)
-    desk = AskDesk()
-    _answer_asks(broker, desk)
+    desk, plans = AskDesk(), PlanDesk(settings)
+    _answer_asks(broker, desk, plans)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -59,6 +60,7 @@ def build(settings: Settings) -> FastStream:
             working(settings, known, bus, session, health),
         ):
             desk.open(bus)
+            plans.open(bus)
             health.ready("fetcher", True)
             log.info("fetcher_ready", providers=sorted(known))
             yield
@@ -83,10 +85,14 @@ def _refuse_unknown(settings: Settings) -> None:
             raise StartRefusedError(f"providers.{name}.{error}") from None
 
 
-def _answer_asks(broker: NatsBroker, desk: AskDesk) -> None:
+def _answer_asks(broker: NatsBroker, desk: AskDesk, plans: PlanDesk) -> None:
     @broker.subscriber(subjects.REFRESH_ASK, queue="ask", max_workers=ASKS_AT_ONCE)
     async def on_refresh_ask(msg: NatsMessage) -> bytes:
         return encode(await desk.on_refresh_ask(msg.body))
+
+    @broker.subscriber(subjects.PLAN_ASK, queue="ask")
+    async def on_plan_ask(msg: NatsMessage) -> bytes:
+        return encode(await plans.on_plan_ask(msg.body))
 
 
 @asynccontextmanager

@@ -68,7 +68,8 @@ class Profile:
 
     `offers`: datasets, and for bars the timeframes. `basis`: what its bars are adjusted for. `feed`: its class of source,
     `eod`, `delayed`, `iex`, `venue` (of some venues alone), `sip`, `consolidated` or `synthetic`. `delay_s`: how old its
-    newest data is at best. `symbols_per_call`: at most so many in one call, by dataset (1 where not named). `limits`: its free
+    newest data is at best. `symbols_per_call`: at most so many in one call, by dataset (1 where not named).
+    `every_symbol_counts`: each symbol of a call takes a permit. `limits`: its free
     plan's. `secrets`: settings it cannot work without. `real`: false for a made-up market, which never stands in for a real one.
     `login_lasts`: how long a person's login serves where access hangs on one; its tokens are then shared by all replicas.
     """
@@ -80,6 +81,7 @@ class Profile:
     feed: str
     delay_s: float = 0.0
     symbols_per_call: Mapping[Dataset, int] = field(default_factory=dict)
+    every_symbol_counts: bool = False
     limits: Limits = field(default_factory=Limits)
     secrets: tuple[str, ...] = ("api_key",)
     real: bool = True

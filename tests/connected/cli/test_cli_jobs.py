@@ -23,7 +23,7 @@ async def put(qb: Client, job: Job) -> None:
 
 async def test_a_job_is_added_changed_and_removed(quotebus: Any, qb: Client) -> None:
     ended = await quotebus("jobs", "add", "close", "AAPL", "BRK.B", "--at", "17:30", "--timezone", "America/New_York")
-    assert (ended.code, ended.err) == (0, "")
+    assert (ended.code, ended.err) == (0, "close: 1 runs and 1 calls of synthetic on its fullest day, for 2 symbols\n")
     job = await stored(qb, "close")
     assert (job.at, job.timezone, job.symbols, job.origin) == (["17:30"], "America/New_York", ["AAPL", "BRK.B"], "person")
     assert job.enabled_at is not None

@@ -49,6 +49,7 @@ class Marketstack:
         basis="raw",
         feed="eod",
         symbols_per_call={"bars": SYMBOLS, "quote": SYMBOLS, "actions": SYMBOLS},
+        every_symbol_counts=True,
         limits=Limits(per_second=5, per_month=100),
     )
 

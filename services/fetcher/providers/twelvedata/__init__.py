@@ -83,6 +83,7 @@ class TwelveData:
         basis="split",
         feed="consolidated",
         symbols_per_call={"bars": SYMBOLS, "quote": SYMBOLS},
+        every_symbol_counts=True,
         limits=Limits(per_minute=8, per_day=800),
     )
 
