@@ -222,7 +222,7 @@ async def _migrations(here: "Here") -> Check:
 
 
 async def _redis(here: "Here") -> Check:
-    from quotebus.read_redis import RedisUnreadableError, answers
+    from services.runtime.read_redis import RedisUnreadableError, answers
 
     if here.settings.redis.url is None:
         return Check("ok", "redis", "none is configured: prices are read from PostgreSQL")

@@ -86,7 +86,7 @@ async def _newest(here: "Here", symbols: Sequence[str], timeframe: Timeframe | N
 
 
 async def _from_redis(here: "Here", symbol: str, timeframe: str | None) -> tuple[Row, str] | None:
-    from quotebus.read_redis import RedisUnreadableError, read_price
+    from services.runtime.read_redis import RedisUnreadableError, read_price
 
     try:
         document = await read_price(here.settings.redis, symbol, timeframe)

@@ -19,13 +19,14 @@ from services.cacher.patience import Patience
 from services.cacher.store_postgres import PostgresStore, open_pool
 from services.cacher.store_postgres_runs import RunStore
 from services.cacher.store_postgres_symbols import SymbolStore
-from services.cacher.store_redis import RedisStore, open_redis
+from services.cacher.store_redis import RedisStore
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.main import Service, light_broker, watched
 from services.runtime.postgres_trouble import POSTGRES_TROUBLE
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.puller import Puller
+from services.runtime.read_redis import open_redis
 from services.runtime.settings import Settings
 from services.runtime.topology import CACHER, CACHER_RUNS, CACHER_SYMBOLS
 

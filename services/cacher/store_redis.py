@@ -1,19 +1,16 @@
 """Redis, the fast copy: best effort, newer only. Its trouble is never anybody else's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 
 import asyncpg
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.cacher.breaker import Breaker
 from services.cacher.read_event import SeriesKey
 from services.cacher.store_postgres import Seen
+from services.runtime.breaker import Breaker
 from services.runtime.postgres_trouble import POSTGRES_TROUBLE
 from services.runtime.price_document import (
     RANK_BYTES,
@@ -26,16 +23,10 @@ from services.runtime.price_document import (
     ttl_s,
 )
 from services.runtime.read_postgres import read_bars, read_chains, read_quotes
+from services.runtime.read_redis import MANY_TIMEOUTS, SET_NEWER
 from services.runtime.settings import RedisSettings
 
 DOCUMENTS_AT_ONCE = 16
-# A pipeline is many commands: it may take this many times as long as one.
-_PIPELINE_TIMEOUTS = 5
-# The document's end tells how new it is. Not older than the one there: parts of one answer share an instant.
-_SET_NEWER = """
-if redis.call('GETRANGE', KEYS[1], -#ARGV[3], -1) > ARGV[3] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return 1"""
 # Only what shows this series as it was just before: then nothing but its age has changed.
 _CONFIRM = """
 if redis.call('GETRANGE', KEYS[1], -#ARGV[1], -1) ~= ARGV[1] then return 0 end
@@ -43,28 +34,6 @@ redis.call('SETRANGE', KEYS[1], redis.call('STRLEN', KEYS[1]) - #ARGV[2], ARGV[2
 return redis.call('EXPIRE', KEYS[1], ARGV[3])"""
 
 log = structlog.get_logger()
-
-
-@asynccontextmanager
-async def open_redis(settings: RedisSettings) -> AsyncIterator[Redis | None]:
-    """Give a client that fails fast and never tries again by itself; none when the settings name no Redis."""
-    if settings.url is None:
-        yield None
-        return
-    pool = BlockingConnectionPool.from_url(
-        settings.url.get_secret_value(),
-        max_connections=4,
-        timeout=settings.timeout_s,
-        socket_timeout=settings.timeout_s,
-        socket_connect_timeout=settings.timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
-    client = Redis.from_pool(pool)
-    try:
-        yield client
-    finally:
-        await client.aclose()
 
 
 class RedisStore:
@@ -122,14 +91,14 @@ class RedisStore:
         for document in documents:
             value = encode_document(document, compress=self._settings.compress)
             ttl = ttl_s(self._settings, document_kind(document))
-            calls.append((_SET_NEWER, document_key(self._settings, document), (value, ttl, value[-RANK_BYTES:])))
+            calls.append((SET_NEWER, document_key(self._settings, document), (value, ttl, value[-RANK_BYTES:])))
         await self._run(calls)
 
     async def _run(self, calls: Sequence[tuple[str, str, Sequence[bytes | int]]]) -> list[int]:
         if not calls:
             return []
         async with (
-            asyncio.timeout(_PIPELINE_TIMEOUTS * self._settings.timeout_s),
+            asyncio.timeout(MANY_TIMEOUTS * self._settings.timeout_s),
             self._client.pipeline(transaction=False) as pipeline,
         ):
             for script, key, arguments in calls:

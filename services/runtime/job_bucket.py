@@ -1,7 +1,7 @@
 """The jobs in the bucket, as people read and change them: a change is made only if nobody else was quicker."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -15,7 +15,7 @@ from contracts.refresh_request import RefreshRequest
 from contracts.subjects import JOBS_BUCKET
 from services.runtime.job_chain import chain_fault
 from services.runtime.job_entries import entries
-from services.runtime.job_range import range_of
+from services.runtime.job_range import check_spans, range_of
 from services.runtime.schedules import schedule_of
 from services.runtime.sessions import Calendars
 from services.runtime.sessions_bucket import read_calendars
@@ -41,14 +41,16 @@ class JobBucket:
 
     async def all(self) -> list[Job]:
         """Every well-formed job by id. A malformed one is left out: the scheduler reports it."""
+        return [job for job, _ in await self.revisions()]
+
+    async def revisions(self) -> list[tuple[Job, int]]:
+        """The same, each with its revision."""
         found = []
         async for entry in entries(self._js):
             if entry.body is not None:
-                try:
-                    found.append(entry.job())
-                except ValueError:
-                    continue
-        return sorted(found, key=lambda job: job.id)
+                with suppress(ValueError):
+                    found.append((entry.job(), entry.revision))
+        return sorted(found, key=lambda each: each[0].id)
 
     async def add(self, fields: Mapping[str, object]) -> Job:
         """Make a job of these fields."""
@@ -60,9 +62,28 @@ class JobBucket:
             raise JobError("exists", f"there is a job {job.id} already: change it with `quotebus jobs edit {job.id}`") from None
         return job
 
-    async def change(self, job_id: str, changes: Mapping[str, object], *, life_only: bool = False) -> Job:
-        """Change some fields of a job. Of a job of the settings only its life can be changed: `enabled` and why not."""
-        job, revision = await self._read(job_id)
+    async def put(self, job_id: str, fields: Mapping[str, object], expected: int | None = None) -> Job:
+        """Define a job anew: what is left out gets its default, but whether the job is enabled stays as it is."""
+        job, revision = await self.find(job_id, expected)
+        if job.origin == "settings":
+            raise JobError("refused", f"job {job_id} comes from the settings: change it there, or pause it")
+        life = {"enabled": job.enabled, "paused_reason": job.paused_reason}
+        changed = made({**life, **fields, "id": job_id, "enabled_at": job.enabled_at})
+        await self._check_chain(changed)
+        if changed.enabled and (not job.enabled or any(getattr(job, name) != getattr(changed, name) for name in TIMES)):
+            changed = msgspec.structs.replace(changed, paused_reason=None, enabled_at=datetime.now(UTC))
+        with _nobody_quicker(job_id):
+            await self._bucket.update(job_id, encode(changed), last=revision)
+        return changed
+
+    async def change(
+        self, job_id: str, changes: Mapping[str, object], expected: int | None = None, *, life_only: bool = False
+    ) -> Job:
+        """Change some fields of a job. Of a job of the settings only its life can be changed: `enabled` and why not.
+
+        Here and below, `expected`: the revision it must still have.
+        """
+        job, revision = await self.find(job_id, expected)
         if job.origin == "settings" and not life_only:
             raise JobError("refused", f"job {job_id} comes from the settings: change it there, or pause it")
         kept = msgspec.structs.asdict(job)
@@ -81,18 +102,18 @@ class JobBucket:
             await self._bucket.update(job_id, encode(changed), last=revision)
         return changed
 
-    async def pause(self, job_id: str, reason: str) -> Job:
+    async def pause(self, job_id: str, reason: str, expected: int | None = None) -> Job:
         """Let a job ask for nothing until it is resumed."""
-        return await self.change(job_id, {"enabled": False, "paused_reason": reason}, life_only=True)
+        return await self.change(job_id, {"enabled": False, "paused_reason": reason}, expected, life_only=True)
 
-    async def resume(self, job_id: str) -> Job:
+    async def resume(self, job_id: str, expected: int | None = None) -> Job:
         """Let a job go on; slots that passed meanwhile are not made up for."""
         life = {"enabled": True, "paused_reason": None, "enabled_at": datetime.now(UTC)}
-        return await self.change(job_id, life, life_only=True)
+        return await self.change(job_id, life, expected, life_only=True)
 
-    async def remove(self, job_id: str) -> None:
+    async def remove(self, job_id: str, expected: int | None = None) -> None:
         """Delete a job that a person made."""
-        job, revision = await self._read(job_id)
+        job, revision = await self.find(job_id, expected)
         if job.origin == "settings":
             raise JobError("refused", f"job {job_id} comes from the settings: remove it there, or pause it")
         with _nobody_quicker(job_id):
@@ -100,8 +121,21 @@ class JobBucket:
 
     async def get(self, job_id: str) -> Job:
         """One job."""
-        job, _ = await self._read(job_id)
+        job, _ = await self.find(job_id)
         return job
+
+    async def find(self, job_id: str, expected: int | None = None) -> tuple[Job, int]:
+        """One job and its revision."""
+        try:
+            entry = await self._bucket.get(job_id)
+            revision = entry.revision or 0
+            if expected not in (None, revision):
+                raise JobError("conflict", f"job {job_id} has revision {revision}, not {expected}: look again and repeat")
+            return decode(entry.value or b"", Job), revision
+        except (NotFoundError, InvalidKeyError):
+            raise JobError("not_found", f"there is no job {job_id}: `quotebus jobs` lists all") from None
+        except msgspec.MsgspecError as error:
+            raise JobError("malformed", f"job {job_id} is malformed: {error}") from None
 
     async def calendars(self, jobs: Iterable[Job]) -> Calendars:
         """What is known of the sessions that these jobs go by."""
@@ -112,15 +146,6 @@ class JobBucket:
             others = {other.id: other.after for other in await self.all()}
             if fault := chain_fault(job.id, others | {job.id: job.after}):
                 raise JobError("bad_request", fault)
-
-    async def _read(self, job_id: str) -> tuple[Job, int]:
-        try:
-            entry = await self._bucket.get(job_id)
-            return decode(entry.value or b"", Job), entry.revision or 0
-        except (NotFoundError, InvalidKeyError):
-            raise JobError("not_found", f"there is no job {job_id}: `quotebus jobs` lists all") from None
-        except msgspec.MsgspecError as error:
-            raise JobError("malformed", f"job {job_id} is malformed: {error}") from None
 
 
 async def open_job_bucket(js: JetStreamContext) -> JobBucket:
@@ -140,6 +165,7 @@ def made(fields: Mapping[str, object]) -> Job:
     try:
         job = msgspec.convert(dict(fields), Job)
         schedule_of(job)
+        check_spans(job)
     except (msgspec.ValidationError, ValueError) as error:
         raise JobError("bad_request", str(error)) from None
     return job

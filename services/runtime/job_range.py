@@ -6,6 +6,8 @@ from zoneinfo import ZoneInfo
 
 from contracts.job import Job
 
+_LONGEST_S = 366 * 86400.0
+
 
 class Range(NamedTuple):
     """UTC days, `start` included, `end` not; both None: the latest data."""
@@ -24,3 +26,15 @@ def range_of(job: Job, at: datetime, missed_since: datetime | None = None) -> Ra
     if missed_since is not None and job.dataset == "bars":
         starts.append(missed_since.astimezone(UTC).date())
     return Range(min(starts), today + timedelta(days=1)) if starts else Range()
+
+
+def check_spans(job: Job) -> None:
+    """Refuse an instant so far away that no clock and no planner could work with it.
+
+    Raises:
+        ValueError: one line that names the job and the field.
+    """
+    for name in ("expires_after_s", "max_age_s"):
+        seconds = getattr(job, name)
+        if seconds is not None and seconds > _LONGEST_S:
+            raise ValueError(f"job {job.id}: {name}: {seconds:g}; give at most {_LONGEST_S:.0f}, a year")

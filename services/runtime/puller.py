@@ -44,7 +44,7 @@ class Puller:
         self._asked_for_one = False
         self._heard = 0.0
         self._open_until = 0.0
-        self._failures = 0
+        self.failures = 0  # requests in a row that found no consumer, or no server that was ready
         self._trouble = ""
         bus.on_reconnect.append(self._forget_request)
 
@@ -146,14 +146,14 @@ class Puller:
     def _failed(self, why: str) -> None:
         self._owed = 0
         self._trouble = why
-        if self._failures == 0:
+        if self.failures == 0:
             log.warning("pull_failed", consumer=self.durable, error=why, action="asking again; if it lasts run `quotebus migrate`")
-        self._failures += 1
+        self.failures += 1
 
     def _recovered(self) -> None:
-        if self._failures:
-            log.info("pull_recovered", consumer=self.durable, after_failures=self._failures)
-        self._failures, self._trouble = 0, ""
+        if self.failures:
+            log.info("pull_recovered", consumer=self.durable, after_failures=self.failures)
+        self.failures, self._trouble = 0, ""
 
     def _forget_request(self) -> None:
         self._owed, self._reply, self._trouble = 0, "", ""
@@ -164,7 +164,7 @@ class Puller:
             self._owed, self._reply = 0, ""
 
     async def _back_off(self, remaining_s: float) -> None:
-        pause = BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1]
+        pause = BACKOFF_S[min(self.failures, len(BACKOFF_S)) - 1]
         await self._wait(asyncio.get_running_loop().time() + min(pause, max(0.0, remaining_s)))
         self._trouble = ""
 

@@ -19,10 +19,11 @@ from quotebus.embedded import NatsServer, PostgresServer
 from services.cacher.app import remembering
 from services.cacher.migrate import migrate
 from services.cacher.store_postgres import PostgresStore, open_pool
-from services.cacher.store_redis import RedisStore, open_redis
+from services.cacher.store_redis import RedisStore
 from services.runtime.bus import MESSAGE_ID, Bus, connect
 from services.runtime.health import Health
 from services.runtime.provision import provision
+from services.runtime.read_redis import open_redis
 from services.runtime.settings import CacherSettings, NatsSettings, PostgresSettings, RedisSettings, Settings
 from services.runtime.topology import CACHER, CACHER_RUNS, topology
 from tests.cacher.events import bars, chain, quote, read, subject

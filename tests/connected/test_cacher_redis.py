@@ -18,8 +18,9 @@ from contracts.message import Message
 from quotebus.embedded import RedisServer
 from services.cacher.migrate import migrate
 from services.cacher.store_postgres import PostgresStore, Written, open_pool
-from services.cacher.store_redis import RedisStore, open_redis
+from services.cacher.store_redis import RedisStore
 from services.runtime.price_document import document_json
+from services.runtime.read_redis import open_redis
 from services.runtime.settings import PostgresSettings, RedisSettings
 from tests.cacher.events import NOON, bars, chain, quote, read
 
