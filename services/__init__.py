@@ -1,1 +1,1 @@
-"""The services: scheduler asks, fetcher answers, cacher remembers."""
+"""The services: scheduler asks, fetcher answers, cacher remembers, gateway shows."""

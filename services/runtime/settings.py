@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from typing_extensions import override
 
 from contracts.job import Job
+from services.runtime.gateway_settings import GatewaySettings
 from services.runtime.job_chain import chain_fault
 from services.runtime.key_settings import KeyName, KeySettings, Section
 from services.runtime.universe_settings import UniverseSettings, unknown_universe
@@ -158,6 +159,7 @@ class Settings(BaseSettings):
     scheduler: SchedulerSettings = SchedulerSettings()
     fetcher: FetcherSettings = FetcherSettings()
     cacher: CacherSettings = CacherSettings()
+    gateway: GatewaySettings = GatewaySettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     job: list[JobTable] = []

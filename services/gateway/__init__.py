@@ -1,0 +1,1 @@
+"""Shows: jobs, runs, prices and a live stream over HTTP."""

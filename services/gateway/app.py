@@ -1,0 +1,103 @@
+"""The gateway's application: HTTP over the bucket of jobs, the bus, Redis and PostgreSQL."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+from faststream import FastStream
+
+from contracts import subjects
+from services.gateway.access import Access
+from services.gateway.prices import Prices
+from services.gateway.read_postgres import Store, open_pool
+from services.gateway.routes import Gateway, Route, endpoint, no_such_method, no_such_path
+from services.gateway.routes_pages import API
+from services.gateway.routes_pages import ROUTES as PAGES
+from services.gateway.stale import StalePrices
+from services.runtime.bus import connect
+from services.runtime.gateway_settings import GatewaySettings
+from services.runtime.health import Health
+from services.runtime.job_bucket import open_job_bucket
+from services.runtime.job_entries import JOBS_STREAM
+from services.runtime.main import Service, light_broker, watched
+from services.runtime.provision import wait_until_provisioned
+from services.runtime.read_redis import DocumentCache, open_redis
+from services.runtime.sessions_bucket import SESSIONS_STREAM
+from services.runtime.settings import Settings
+
+SERVICE = "gateway"
+_ENDS_WITHIN_S = 2.0
+
+log = structlog.get_logger()
+
+
+def build(settings: Settings) -> FastStream:
+    """The gateway's application."""
+    health = Health(SERVICE)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with (
+            health.serve(settings.health),
+            connect(settings.nats, SERVICE) as bus,
+            open_pool(settings.postgres) as pool,
+            open_redis(settings.redis) as client,
+        ):
+            health.ready("streams", False, "waiting for the streams: run `quotebus migrate`")
+            await wait_until_provisioned(bus.js, [subjects.REFRESH, subjects.PRICES, JOBS_STREAM, SESSIONS_STREAM])
+            health.ready("streams", True)
+            store = Store(pool, settings.postgres.pool_size)
+            stale = StalePrices(bus, settings.redis, settings.gateway.refreshes_per_minute)
+            gateway = Gateway(
+                settings=settings,
+                bus=bus,
+                jobs=await open_job_bucket(bus.js),
+                store=store,
+                prices=Prices(DocumentCache(client, settings.redis), store, settings.redis),
+                stale=stale,
+                access=Access(settings.gateway),
+                health=health,
+            )
+            async with watched(health, {"stale_prices": stale.run()}, None), _serving(gateway, settings.gateway) as port:
+                log.info("gateway_ready", host=settings.gateway.host, port=port, tokens=len(settings.gateway.tokens))
+                yield
+
+    return Service(light_broker(settings, health), lifespan=lifespan, logger=None)
+
+
+def web_app(gateway: Gateway) -> web.Application:
+    """Every route, on aiohttp."""
+    app = web.Application(client_max_size=gateway.settings.gateway.max_body_bytes)
+    by_path: dict[str, list[Route]] = {}
+    for route in (*API, *PAGES):
+        by_path.setdefault(route.path, []).append(route)
+    for path, routes in by_path.items():
+        resource = app.router.add_resource(path)
+        for route in routes:
+            serve = endpoint(gateway, route)
+            for method in route.methods:
+                resource.add_route(method, serve)
+        resource.add_route("*", no_such_method(path, [method for route in routes for method in route.methods]))
+    app.router.add_route("*", "/{path:.*}", no_such_path)
+
+    async def end_streams(_app: web.Application) -> None:
+        for task in gateway.streams:
+            task.cancel()
+
+    app.on_shutdown.append(end_streams)
+    return app
+
+
+@asynccontextmanager
+async def _serving(gateway: Gateway, settings: GatewaySettings) -> AsyncIterator[int]:
+    """Answer while the block runs; afterwards finish what was asked."""
+    runner = web.AppRunner(web_app(gateway), access_log=None, shutdown_timeout=_ENDS_WITHIN_S)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True)
+        await site.start()
+        gateway.health.ready("http", True)
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,165 @@
+"""What is stored: the bars of a series, page by page or as one download, and what was ever asked and seen."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from aiohttp import web
+
+from contracts.message import Basis, Dataset, Text, Timeframe
+from services.gateway.answering import document_answer, json_answer
+from services.gateway.problems import Problem
+from services.gateway.read_postgres import EVER, BarsWanted, Row
+from services.gateway.reading import Instant, instant_of, query_of, symbol_of_path, symbols_of
+from services.gateway.routes import Gateway, Route
+
+_MEDIA = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
+
+
+class HistoryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`start` (inclusive) and `end` (exclusive): days or instants with a zone. `format`: csv and ndjson give all of it.
+
+    `basis`, `feed`: one series where there are several; else the one that speaks for the symbol. `limit`: bars of a json page.
+    """
+
+    timeframe: Timeframe = "1d"
+    start: Instant | None = None
+    end: Instant | None = None
+    basis: Basis | None = None
+    feed: Text | None = None
+    format: Literal["json", "csv", "ndjson"] = "json"
+    limit: Annotated[int, msgspec.Meta(ge=1, le=50_000)] = 5_000
+
+
+class History(msgspec.Struct, frozen=True):
+    """Bars in columns, oldest first. `next_start`: the `start` of the next page, null on the last one."""
+
+    symbol: str
+    timeframe: str
+    basis: str
+    feed: str
+    currency: str | None
+    at: list[datetime]
+    open: list[float]
+    high: list[float]
+    low: list[float]
+    close: list[float]
+    volume: list[float | None]
+    adjusted_close: list[float | None]
+    final: list[bool]
+    provider: list[str]
+    next_start: datetime | None
+
+
+class CoverageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`symbols`: up to 100, with commas between."""
+
+    symbols: str
+    dataset: Dataset | None = None
+    timeframe: Timeframe | None = None
+
+
+class SeriesCoverage(msgspec.Struct, frozen=True):
+    """`observations`: answers seen, `empty` of them without a row. `covered`: from when to when somebody has been asked."""
+
+    symbol: str
+    dataset: str
+    timeframe: str | None
+    basis: str | None
+    feed: str
+    observations: int
+    empty: int
+    observed_at: datetime
+    fetched_at: datetime
+    covered: list[tuple[datetime | None, datetime | None]]
+
+
+class Coverage(msgspec.Struct, frozen=True):
+    series: list[SeriesCoverage]
+
+
+class ReaderGoneError(Exception):
+    """Whoever downloads takes no more."""
+
+
+async def get_history(gateway: Gateway, request: web.Request) -> web.StreamResponse:
+    """The bars of one series, oldest first."""
+    symbol, query = symbol_of_path(request), query_of(request, HistoryQuery)
+    start, end = instant_of("start", query.start), instant_of("end", query.end)
+    there = await gateway.store.series(symbol, query.timeframe)
+    fitting = [each for each in there if query.basis in (None, each[0]) and query.feed in (None, each[1])]
+    if not fitting:
+        known = f"; there is {', '.join(map(' '.join, there))}" if there else ": POST /refresh asks for them"
+        raise Problem(404, "not_found", f"no such {query.timeframe} bars of {symbol} are stored{known}")
+    wanted = BarsWanted(symbol, query.timeframe, *fitting[0], start or EVER[0], end or EVER[1])
+    if query.format == "json":
+        return document_answer(request, await gateway.store.page(wanted, query.limit))
+    return await _download(gateway, request, wanted, query.format)
+
+
+async def get_coverage(gateway: Gateway, request: web.Request) -> web.StreamResponse:
+    """What was asked and seen of these symbols."""
+    query = query_of(request, CoverageQuery)
+    rows = await gateway.store.coverage(symbols_of(query.symbols), query.dataset, query.timeframe)
+    return json_answer(request, Coverage([_coverage(row) for row in rows]))
+
+
+async def _download(
+    gateway: Gateway, request: web.Request, wanted: BarsWanted, form: Literal["csv", "ndjson"]
+) -> web.StreamResponse:
+    name = f"{wanted.symbol}_{wanted.timeframe}.{form}".encode("ascii", "replace").decode()
+    headers = {
+        "Content-Type": f"{_MEDIA[form]}; charset=utf-8",
+        "Cache-Control": "no-store",
+        "Content-Disposition": f'attachment; filename="{"".join(c if c.isalnum() or c in "._-=^" else "_" for c in name)}"',
+    }
+    answer = web.StreamResponse(headers=headers)
+    patience_s = gateway.settings.gateway.slow_client_s
+
+    async def write(piece: bytes) -> None:
+        try:
+            if not answer.prepared:
+                await answer.prepare(request)
+            async with asyncio.timeout(patience_s):
+                await answer.write(piece)
+        except (OSError, TimeoutError) as error:
+            raise ReaderGoneError from error
+
+    try:
+        await gateway.store.download(wanted, form, write)
+        if not answer.prepared:
+            await answer.prepare(request)
+    except (ReaderGoneError, Problem):
+        if not answer.prepared:
+            raise
+        # It has begun and cannot be unsaid: an end that is no end tells the reader that something is missing.
+        if request.transport is not None:
+            request.transport.abort()
+    return answer
+
+
+def _coverage(row: Row) -> SeriesCoverage:
+    covered = list(zip(row["covered_from"], row["covered_to"], strict=True))
+    # A dataset without timeframes, or basis, has an empty one there.
+    return SeriesCoverage(
+        symbol=row["symbol"],
+        dataset=row["dataset"],
+        timeframe=row["timeframe"] or None,
+        basis=row["basis"] or None,
+        feed=row["feed"],
+        observations=row["observations"],
+        empty=row["empty"],
+        observed_at=row["observed_at"],
+        fetched_at=row["fetched_at"],
+        covered=covered,
+    )
+
+
+ROUTES = (
+    Route(
+        "GET", "/history/{symbol}", get_history, "Stored bars of a symbol.", "read", {200: History}, query=HistoryQuery,
+        problems=(404,), media=("application/json", *_MEDIA.values()),
+    ),
+    Route("GET", "/coverage", get_coverage, "What was asked and seen of symbols.", "read", {200: Coverage}, query=CoverageQuery),
+)  # fmt: skip
