@@ -44,10 +44,11 @@ class Deployment:
         }
         return own | ({"QUOTEBUS_REDIS__URL": self.redis.url} if self.redis else {}) | self._extra
 
-    async def start(self, name: str, kind: str | None = None) -> Service:
-        """Start a service, or one more of a kind under a name of its own."""
+    async def start(self, name: str, kind: str | None = None, **variables: str) -> Service:
+        """Start a service, or one more of a kind under a name of its own; `variables` are for this one alone."""
         command = (sys.executable, "-m", f"services.{kind or name}")
-        service = self.services.setdefault(name, Service(name, command, self._folder / f"{name}.log", self.environment))
+        environment = self.environment | variables
+        service = self.services.setdefault(name, Service(name, command, self._folder / f"{name}.log", environment))
         await service.start()
         return service
 
