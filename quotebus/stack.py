@@ -10,27 +10,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from quotebus.embedded import ChildProcess, EmbeddedServer, FolderLock, NatsServer, PostgresServer, RedisServer, ServerError
+from quotebus.embedded import (
+    ChildProcess,
+    EmbeddedServer,
+    FolderLock,
+    NatsServer,
+    PostgresServer,
+    RedisServer,
+    ServerError,
+    is_free,
+)
+from quotebus.embedded.ports import port_or_free
 from quotebus.endpoints import FILE_NAME, Endpoints
-from quotebus.supervisor import Say, Service, keep_running
+from quotebus.supervisor import HttpService, Say, Service, keep_running
 
 STOP_WITHIN_S = 4.5
 # One key press may come twice: from the terminal, and from a program that started us and passes it on.
 _ECHO_S = 0.3
 # -P: a folder named `services` where the user happens to be must not be taken for ours.
 SERVICES: Mapping[str, Sequence[str]] = {
-    name: (sys.executable, "-P", "-m", f"services.{name}") for name in ("scheduler", "fetcher", "cacher")
+    name: (sys.executable, "-P", "-m", f"services.{name}") for name in ("scheduler", "fetcher", "cacher", "gateway")
 }
+GATEWAY = "gateway"
 
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What to run where. A port of None means the usual one if it is free, else any; 0 means any free one."""
+    """What to run where. A port of None means the usual one if it is free, else any; 0 means any free one.
+
+    `http_port`: the gateway's; `usual_http_port`: what the settings say of it.
+    """
 
     data: Path = Path(".quotebus")
     nats_port: int | None = None
     postgres_port: int | None = None
     redis_port: int | None = None
+    http_port: int | None = None
+    usual_http_port: int = 8088
     services: Mapping[str, Sequence[str]] = field(default_factory=lambda: SERVICES)
 
 
@@ -68,8 +84,12 @@ class _Stack:
         self._servers: tuple[EmbeddedServer, ...] = (self._nats, self._postgres, self._redis)
         self._commands = options.services
         self._services: list[Service] = []
+        self._gateway_port = options.http_port
+        self._hoped_for = 0 if options.http_port == 0 else options.usual_http_port
 
     async def run(self, prepare: Step, meanwhile: Step) -> None:
+        if self._gateway_port and not is_free(self._gateway_port):
+            raise ServerError(f"port {self._gateway_port} is taken: stop what listens there, or give {GATEWAY} another port or 0")
         async with asyncio.TaskGroup() as group:
             for server in self._servers:
                 group.create_task(self._start(server))
@@ -78,7 +98,11 @@ class _Stack:
         self._ready("schema", "streams and tables are as they should be", time.monotonic() - began)
         environment = self._endpoints().environment()
         for name, command in self._commands.items():
-            self._services.append(Service(name, command, self._data / "log" / f"{name}.log", environment))
+            kind = HttpService if name == GATEWAY else Service
+            service = kind(name, command, self._data / "log" / f"{name}.log", environment)
+            if isinstance(service, HttpService):
+                service.http_port = self._gateway_port or port_or_free(self._hoped_for)
+            self._services.append(service)
         # One that fails is tried again below: the others are of use without it.
         for outcome in await asyncio.gather(*map(self._start, self._services), return_exceptions=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, ServerError):
@@ -107,10 +131,10 @@ class _Stack:
     async def _start(self, part: ChildProcess) -> None:
         began = time.monotonic()
         await part.start()
-        self._ready(part.name, _without_password(part.url), time.monotonic() - began)
+        self._ready(part.name, _where(part), time.monotonic() - began)
 
     def _started_again(self, part: ChildProcess, seconds: float) -> None:
-        self._ready(part.name, _without_password(part.url), seconds)
+        self._ready(part.name, _where(part), seconds)
         self._endpoints().write(self._data)
 
     def _ready(self, name: str, where: str, seconds: float) -> None:
@@ -118,11 +142,13 @@ class _Stack:
 
     def _endpoints(self) -> Endpoints:
         health = {service.name: service.url for service in self._services}
-        return Endpoints(self._nats.url, self._postgres.url, self._redis.url, health=health)
+        http = next((service.http_url for service in self._services if isinstance(service, HttpService)), None)
+        return Endpoints(self._nats.url, self._postgres.url, self._redis.url, http, health)
 
 
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
+def _where(part: ChildProcess) -> str:
+    """Where people reach it, without a password."""
+    parts = urlsplit(part.http_url if isinstance(part, HttpService) else part.url)
     user = f"{parts.username}@" if parts.username else ""
     return parts._replace(netloc=f"{user}{parts.hostname}:{parts.port}").geturl()
 

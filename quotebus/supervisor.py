@@ -39,7 +39,7 @@ class Service(ChildProcess):
         """
         if not self._port or not is_free(self._port):
             self._port = free_port()
-        variables = {**os.environ, **self._environment, "QUOTEBUS_HEALTH__PORT": str(self._port)}
+        variables = {**os.environ, **self._environment, "QUOTEBUS_HEALTH__PORT": str(self._port), **self._variables()}
         await self._spawn(self._command, variables, None)
         try:
             if not await self._answered(_READY_TIMEOUT_S) and not self.running:
@@ -48,8 +48,28 @@ class Service(ChildProcess):
             await self.kill()
             raise
 
+    def _variables(self) -> dict[str, str]:
+        """What else it is told, at each start."""
+        return {}
+
     async def _answers(self) -> bool:
         return (await reply(self._port, _READY_QUESTION, 12)).endswith(b" 200")
+
+
+class HttpService(Service):
+    """The service that everybody else talks to, at an address that it keeps. Programs of this machine need no token there."""
+
+    http_port = 0
+
+    @property
+    def http_url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def _variables(self) -> dict[str, str]:
+        if not is_free(self.http_port):
+            raise ServerError(f"port {self.http_port} is taken: stop what listens there, or give {self.name} another port or 0")
+        return {"QUOTEBUS_GATEWAY__PORT": str(self.http_port), "QUOTEBUS_GATEWAY__TRUST_LOOPBACK": "true"}
 
 
 async def keep_running(part: ChildProcess, say: Say, started: Callable[[ChildProcess, float], None]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +32,11 @@ Real ones: name a provider under [providers] in quotebus.toml, and what to refre
     show_default=True,
     help="Folder that holds everything, kept from one start to the next.",
 )
+@click.option("--port", "http_port", type=_PORT, help="Of HTTP. Default: 8088 if free, else any free one, which 0 asks for.")
 @click.option("--nats-port", type=_PORT, help="Default: 4222 if free, else any free one, which 0 asks for.")
 @click.option("--postgres-port", type=_PORT, help="Default: 55432 if free, else any free one, which 0 asks for.")
 @click.option("--redis-port", type=_PORT, help="Default: 56379 if free, else any free one, which 0 asks for.")
-def up(data: Path, nats_port: int | None, postgres_port: int | None, redis_port: int | None) -> None:
+def up(data: Path, http_port: int | None, nats_port: int | None, postgres_port: int | None, redis_port: int | None) -> None:
     """Start NATS, PostgreSQL, Redis and all services here, and show the prices as they come. Ctrl-C stops them all.
 
     Needs no keys: with nothing configured it shows a synthetic market.
@@ -45,7 +47,7 @@ def up(data: Path, nats_port: int | None, postgres_port: int | None, redis_port:
     from services.runtime.load_settings import SettingsError
 
     try:
-        _run(StackOptions(data, nats_port, postgres_port, redis_port))
+        _run(StackOptions(data, nats_port, postgres_port, redis_port, http_port))
     except FolderInUseError as error:
         raise CommandError("in_use", str(error)) from error
     except (ServerError, MigrationError) as error:
@@ -66,7 +68,9 @@ def _run(options: "StackOptions") -> None:
     from services.runtime.load_settings import load_settings
 
     since = datetime.now(UTC)
-    demo = demo_environment(load_settings(known_providers=providers()))
+    settings = load_settings(known_providers=providers())
+    options = replace(options, usual_http_port=settings.gateway.port)
+    demo = demo_environment(settings)
     # The services inherit this process's environment: so all of us read the same settings.
     os.environ.update(demo)
 
@@ -88,10 +92,12 @@ def _hints(data: Path, endpoints: "Endpoints", *, made_up: bool) -> str:
     program = "quotebus" if shutil.which("quotebus") else min(os.path.relpath(sys.argv[0]), sys.argv[0], key=len)
     elsewhere = "" if data == Path(".quotebus") else f"QUOTEBUS_DATA={data} "
     return f"""
+{endpoints.http or ""} shows jobs, runs and prices as they come.
 Everything runs; data, logs and {data / "endpoints.json"} are in {data}. In another terminal:
   {elsewhere}{program} refresh AAPL BRK.B --wait
   {elsewhere}{program} watch 'quote.*'
   {elsewhere}{program} price AAPL
+  curl {endpoints.http}/prices/AAPL
   nats sub -s {endpoints.nats} 'price.quote.*'
 Ctrl-C stops everything.
 {_MADE_UP if made_up else ""}"""

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import asyncpg
 import nats
 import psutil
@@ -26,7 +27,7 @@ PROGRAM = str(Path(sys.executable).parent / "quotebus")
 
 @asynccontextmanager
 async def started(data: Path) -> AsyncIterator[tuple[Process, dict[str, Any]]]:
-    options = ["--data", str(data), "--nats-port", "0", "--postgres-port", "0", "--redis-port", "0"]
+    options = ["--data", str(data), "--nats-port", "0", "--postgres-port", "0", "--redis-port", "0", "--port", "0"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QUOTEBUS_")}
     process = await asyncio.create_subprocess_exec(PROGRAM, "up", *options, stdout=PIPE, cwd=data.parent, env=environment)
     try:
@@ -76,6 +77,15 @@ async def test_one_command_shows_stores_and_streams_prices_and_leaves_nothing_be
             document = json.loads(await redis.get("quotebus:price:AAPL:1d:500"))
             assert len(document["close"]) == 500
             assert 0 < await redis.ttl("quotebus:price:AAPL:1d:500") <= 3600
+        async with aiohttp.ClientSession(at["http"]) as session:
+            async with session.get("/prices/AAPL?timeframe=1d") as answer:
+                assert (answer.status, (await answer.json())["feed"]) == (200, "synthetic")
+            async with session.post(
+                "/scheduler/jobs", json={"name": "x", "stock_ids": ["IBM"], "schedule_time": "17:00"}
+            ) as answer:
+                assert answer.status == 201, "nobody needs a token on this machine"
+            async with session.post("/refresh", json={"symbols": ["IBM"]}, headers={"Origin": "http://evil.example"}) as answer:
+                assert answer.status == 403, "but a page of somebody else's does"
         code, said = await quotebus(data, "price", "AAPL", "-o", "json")
         assert (code, json.loads(said)[0]["provider"]) == (0, "synthetic")
         code, said = await quotebus(data, "doctor", "-o", "json")
