@@ -29,6 +29,10 @@ keep QUOTEBUS_REDIS__URL "redis://quotebus:$(cat redis_password)@redis:6379/0"
 keep redis_users.acl "user default on nopass -@all +ping
 user quotebus on >$(cat redis_password) ~* &* +@all -@admin -@dangerous"
 
+# What changing requests over HTTP need; the gateway itself knows only its hash.
+keep gateway_token "$(password)"
+keep QUOTEBUS_GATEWAY__TOKENS__OPERATOR__SHA256 "$(tr -d '\n' < gateway_token | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)"
+
 # Keys of providers: empty until you write yours into them.
 for provider in TIINGO ALPHA_VANTAGE; do
     key=QUOTEBUS_PROVIDERS__${provider}__API_KEY

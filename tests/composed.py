@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-OURS = ("migrate", "scheduler", "fetcher", "cacher")
+OURS = ("migrate", "scheduler", "fetcher", "cacher", "gateway")
 SERVERS = ("nats", "postgres", "redis")
 _VARIABLE = re.compile(r"\$\{(\w+):-([^{}]*)\}")
 

@@ -1,5 +1,6 @@
 """compose.yaml says what it may say, and every container is as closed as it can be."""
 
+import hashlib
 import json
 import re
 import stat
@@ -71,10 +72,10 @@ def test_an_image_is_pinned(name: str) -> None:
 
 
 @EVERY
-def test_a_published_port_is_of_this_machine_alone_and_ours_publish_none(name: str) -> None:
+def test_a_published_port_is_of_this_machine_alone_and_of_ours_only_the_gateway_has_one(name: str) -> None:
     ports = SERVICES[name].get("ports", [])
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in ports)
-    assert bool(ports) == (name in SERVERS)
+    assert bool(ports) == (name in {*SERVERS, "gateway"})
 
 
 def test_a_service_starts_when_what_it_needs_is_there() -> None:
@@ -84,6 +85,7 @@ def test_a_service_starts_when_what_it_needs_is_there() -> None:
     assert needs["scheduler"] == {"migrate": done, "nats": healthy}
     assert needs["fetcher"] == {"migrate": done, "nats": healthy, "postgres": healthy}
     assert needs["cacher"] == {"migrate": done, "nats": healthy, "postgres": healthy, "redis": "service_started"}
+    assert needs["gateway"] == needs["cacher"]
 
 
 @EVERY
@@ -93,6 +95,18 @@ def test_a_health_check_asks_what_runs_inside(name: str) -> None:
         return
     program = {"nats": "wget", "postgres": "pg_isready", "redis": "redis-cli"}.get(name, "quotebus")
     assert health_command(SERVICES[name])[0] == program
+
+
+def test_the_gateway_knows_the_hash_of_the_token_that_was_made_and_trusts_nobody_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_secrets(tmp_path / "made")
+    gateway = settings_of("gateway", made, tmp_path / "mounted", monkeypatch).gateway
+    token = made["gateway_token"].strip().encode()
+    assert gateway.tokens["operator"].sha256.get_secret_value() == hashlib.sha256(token).hexdigest()
+    assert gateway.tokens["operator"].scopes == ["operate"]
+    assert SERVICES["gateway"]["ports"] == [f"127.0.0.1:{gateway.port}:{gateway.port}"]
+    assert not gateway.trust_loopback
 
 
 def test_data_is_kept_in_named_volumes() -> None:
@@ -135,8 +149,9 @@ def test_nothing_secret_stands_in_the_file(name: str) -> None:
 def test_a_secret_is_given_to_whoever_needs_it_and_nobody_else() -> None:
     has = {name: set(service.get("secrets", [])) for name, service in SERVICES.items()}
     assert {name for name in has if any("__API_KEY" in secret for secret in has[name])} == {"migrate", "scheduler", "fetcher"}
-    assert {name for name in has if "QUOTEBUS_POSTGRES__DSN" in has[name]} == {"migrate", "fetcher", "cacher"}
-    assert {name for name in has if "QUOTEBUS_REDIS__URL" in has[name]} == {"cacher"}
+    assert {name for name in has if "QUOTEBUS_POSTGRES__DSN" in has[name]} == {"migrate", "fetcher", "cacher", "gateway"}
+    assert {name for name in has if "QUOTEBUS_REDIS__URL" in has[name]} == {"cacher", "gateway"}
+    assert {name for name in has if any("__TOKENS__" in secret for secret in has[name])} == {"gateway"}
     assert {name for name in has if "postgres_superuser_password" in has[name]} == {"postgres"}
 
 

@@ -47,10 +47,12 @@ class ComposedService:
             (mounted / secret).write_text(secrets[secret])
         (guard / "sitecustomize.py").write_text(READ_ONLY)
         (config,) = self._service["configs"]
+        self.http_port = free_port()
         here = {
             "/run/secrets": str(mounted),
             config["target"]: str(ROOT / loaded["configs"][config["source"]]["file"]),
             "8080": str(free_port()),
+            "8088": str(self.http_port),
             **changes,
         }
         environment = {name: here.get(value, value) for name, value in self._service["environment"].items()}

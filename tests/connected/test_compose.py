@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import mkdtemp
 
+import aiohttp
 import asyncpg
 import nats
 import pytest
@@ -23,7 +24,7 @@ from tests.connected.composed_servers import ROLE, ComposedNats, ComposedRedis, 
 from tests.connected.composed_service import ComposedService
 from tests.connected.deployment import until
 
-SERVICES = ("scheduler", "fetcher", "cacher")
+SERVICES = ("scheduler", "fetcher", "cacher", "gateway")
 
 
 class Composed:
@@ -96,11 +97,28 @@ async def test_the_services_as_compose_runs_them_store_prices_write_no_file_and_
 
         await until(stored, 30)
     assert all(running[name].user != 0 or os.geteuid() != 0 for name in SERVICES)
-    assert await asyncio.gather(*(running[name].stop() for name in SERVICES)) == [0, 0, 0]
+    assert await asyncio.gather(*(running[name].stop() for name in SERVICES)) == [0] * len(SERVICES)
     for each in running.values():
         assert "read-only file system" not in each.log
         assert composed.secret("QUOTEBUS_NATS__PASSWORD") not in each.log
         assert composed.secret("postgres_password") not in each.log
+
+
+async def test_the_gateway_shows_prices_to_everybody_and_obeys_the_token_that_was_made(
+    composed: Composed, running: dict[str, ComposedService]
+) -> None:
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{running['gateway'].http_port}") as session:
+
+        async def shown() -> bool:
+            async with session.get("/prices/AAPL") as answer:
+                return answer.status == 200
+
+        await until(shown, 30)
+        for token, status in (("", 401), ("wrong", 401), (composed.secret("gateway_token"), 202)):
+            headers = {"Authorization": f"Bearer {token}"}
+            async with session.post("/refresh", json={"symbols": ["AAPL"]}, headers=headers) as answer:
+                assert answer.status == status
+    assert composed.secret("gateway_token") not in running["gateway"].log
 
 
 async def test_the_command_line_works_in_a_container(composed: Composed, running: dict[str, ComposedService]) -> None:
