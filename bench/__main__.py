@@ -14,6 +14,7 @@ MEASUREMENTS = {
     "quota": "Use of a limit by 4 fetchers that share it",
     "dead_symbols": "1,500 symbols of which 34 are dead, against none dead",
     "batching": "500 symbols, 50 a call, 20 calls a minute",
+    "gateway": "Prices over HTTP",
 }
 
 
