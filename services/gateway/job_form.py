@@ -12,7 +12,7 @@ from services.gateway.reading import checked_symbol
 from services.runtime.universe_settings import unknown_universe
 
 # What GET adds or the bucket decides: whoever sends back what they were given need not take it out.
-READ_ONLY = frozenset({"type", "revision", "next_at", "origin", "enabled_at"})
+READ_ONLY = frozenset({"type", "revision", "next_at", "cost", "too_small", "origin", "enabled_at"})
 SHORT = {"name": "id", "stock_ids": "symbols", "schedule_time": "at"}
 _LONGEST_ID = 64
 

@@ -13,11 +13,17 @@ from services.runtime.sessions import Calendars
 
 
 async def job_views(bucket: JobBucket, jobs: Sequence[tuple[Job, int]]) -> list[dict[str, Any]]:
-    """These jobs, each given with its revision."""
+    """These jobs, each given with its revision. What they cost nobody has worked out here."""
     now = datetime.now(UTC)
     calendars = await bucket.calendars(job for job, _ in jobs)
     return [
-        {**msgspec.to_builtins(job), "revision": revision, "next_at": next_slot(job, calendars, now) if job.enabled else None}
+        {
+            **msgspec.to_builtins(job),
+            "revision": revision,
+            "next_at": next_slot(job, calendars, now) if job.enabled else None,
+            "cost": None,
+            "too_small": [],
+        }
         for job, revision in jobs
     ]
 

@@ -81,6 +81,8 @@ def _add_schemas(schemas: dict[str, Any]) -> None:
     """Those that no type has: a job as it is shown, and as it may be sent."""
     job = schemas["Job"]
     shown = {"revision": {"type": "integer"}, "next_at": {"anyOf": [_INSTANT, {"type": "null"}]}}
+    shown["cost"] = {"description": "When it is made or defined anew.", "anyOf": [_ref("JobCost"), {"type": "null"}]}
+    shown["too_small"] = {"description": "Limits without room for all jobs.", "type": "array", "items": _ref("LimitUse")}
     view = {**job["properties"], **shown}
     schemas["JobView"] = {**job, "title": "JobView", "properties": view, "required": [*view]}
     symbol = {"type": "string", "minLength": 1, "maxLength": 64}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -16,10 +17,13 @@ from services.gateway.job_view import job_views, next_slot
 from services.gateway.problems import field_problem
 from services.gateway.reading import body_of, converted, expected_revision
 from services.gateway.routes import Gateway, Route
+from services.gateway.routes_plan import NobodyAnswersError, costs
 from services.runtime.health import STATUS_ASK
 
 STOPPED = "stopped over HTTP"
 _CLOCKS_ANSWER_S = 0.5
+# Nobody waits longer for what a job costs: the job is made already.
+_COSTS_WITHIN_S = 2.0
 
 
 class JobList(msgspec.Struct, frozen=True):
@@ -52,12 +56,12 @@ async def list_jobs(gateway: Gateway, request: web.Request) -> web.StreamRespons
 
 
 async def create_job(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    """A new job."""
+    """A new job. The answer says what it costs, and which limits have no room for all jobs together."""
     fields = job_fields(await body_of(request))
     check_universe(fields.get("universe"), gateway.settings.universes)
     job = await gateway.jobs.add(fields)
     request["audit"] = {"job": job.id}
-    return await _shown(gateway, request, job.id, 201, {"Location": f"/scheduler/jobs/{job.id}"})
+    return await _shown(gateway, request, job.id, 201, {"Location": f"/scheduler/jobs/{job.id}"}, with_costs=True)
 
 
 async def get_job(gateway: Gateway, request: web.Request) -> web.StreamResponse:
@@ -66,14 +70,14 @@ async def get_job(gateway: Gateway, request: web.Request) -> web.StreamResponse:
 
 
 async def replace_job(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    """Define the job anew; what is left out gets its default."""
+    """Define the job anew; what is left out gets its default. The answer says what it costs."""
     fields = job_fields(await body_of(request))
     job, expected = await _meant(gateway, request)
     if fields.setdefault("id", job.id) != job.id:
         raise field_problem(422, "id", f"{fields['id']!r} is not the job of this path, {job.id!r}: leave it out")
     check_universe(fields.get("universe"), gateway.settings.universes)
     await gateway.jobs.put(job.id, fields, expected)
-    return await _shown(gateway, request, job.id)
+    return await _shown(gateway, request, job.id, with_costs=True)
 
 
 async def delete_job(gateway: Gateway, request: web.Request) -> web.StreamResponse:
@@ -130,11 +134,22 @@ async def _meant(gateway: Gateway, request: web.Request) -> tuple[Job, int | Non
 
 
 async def _shown(
-    gateway: Gateway, request: web.Request, job_id: str, status: int = 200, headers: dict[str, str] | None = None
+    gateway: Gateway,
+    request: web.Request,
+    job_id: str,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    *,
+    with_costs: bool = False,
 ) -> web.Response:
     job, revision = await gateway.jobs.find(job_id)
     request.setdefault("audit", {})["revision"] = revision
     (view,) = await job_views(gateway.jobs, [(job, revision)])
+    if with_costs and job.enabled:
+        with suppress(NobodyAnswersError):
+            plan = await costs(gateway, job, _COSTS_WITHIN_S)
+            view["cost"] = next((cost for cost in plan.jobs if cost.job == job.id), None)
+            view["too_small"] = [limit for limit in plan.limits if not limit.fits]
     return json_answer(request, view, status=status, etag=f'"{revision}"', headers=headers)
 
 

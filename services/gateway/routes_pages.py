@@ -14,12 +14,13 @@ from services.gateway.openapi import document
 from services.gateway.routes import Gateway, Route
 from services.gateway.routes_history import ROUTES as HISTORY
 from services.gateway.routes_jobs import ROUTES as JOBS
+from services.gateway.routes_plan import ROUTES as PLAN
 from services.gateway.routes_prices import ROUTES as PRICES
 from services.gateway.routes_refresh import ROUTES as REFRESH
 from services.gateway.routes_runs import ROUTES as RUNS
 from services.gateway.routes_stream import ROUTES as STREAM
 
-API: tuple[Route, ...] = (*JOBS, *REFRESH, *RUNS, *PRICES, *HISTORY, *STREAM)
+API: tuple[Route, ...] = (*JOBS, *PLAN, *REFRESH, *RUNS, *PRICES, *HISTORY, *STREAM)
 _PAGE = files("services.gateway").joinpath("web/index.html").read_text(encoding="utf-8")
 
 
