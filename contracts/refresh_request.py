@@ -53,6 +53,7 @@ class RefreshAsk(Message, frozen=True, kw_only=True, tag="refresh_ask.v1", forbi
     """`refresh.ask`: a refresh whose outcome is awaited. Sent by `nats request` and the command line.
 
     A fetcher answers with `RefreshAnswer`. `timeout_s`: answer after so many seconds at the latest, with what is known by then.
+    `request_id`: what the results on `run.result.-` are to be known by meanwhile; the fetcher gives one where it is missing.
     """
 
     symbols: list[SymbolText]
@@ -63,6 +64,7 @@ class RefreshAsk(Message, frozen=True, kw_only=True, tag="refresh_ask.v1", forbi
     provider: Text | None = None
     max_age_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 25.0
+    request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
 
 
 class SymbolOutcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,9 +1,12 @@
 """`run.>`: what a refresh planned, what became of each symbol, and how it ended."""
 
+from datetime import date
 from typing import Literal
 
 from contracts.message import Dataset, Lane, Message, Timeframe, UtcInstant
 
+MAX_SLOTS = 1000
+MAX_FAILED_NAMED = 20
 Outcome = Literal["refreshed", "empty", "skipped", "merged", "failed", "expired"]
 
 
@@ -11,7 +14,8 @@ class RunPlanned(Message, frozen=True, kw_only=True, tag="run_planned.v1"):
     """The tasks a request became. Sent by the planner on `run.planned.<job>`; received by the cacher, which opens the run.
 
     One request is one run; `run_id` is the request's sequence on its stream. A large run is announced in `parts`; `symbols`
-    are this part's, `planned` counts all of them. The run is closed as expired at `deadline_at`.
+    are this part's, `planned` counts all of them. The run is closed as expired at `deadline_at`. `start`, `end` and `provider` are
+    the request's own: what it takes to ask the same again.
     """
 
     run_id: str
@@ -29,6 +33,9 @@ class RunPlanned(Message, frozen=True, kw_only=True, tag="run_planned.v1"):
     part: int = 1
     parts: int = 1
     symbols: list[str]
+    start: date | None = None
+    end: date | None = None
+    provider: str | None = None
 
 
 class RunResult(Message, frozen=True, kw_only=True, tag="run_result.v1"):
@@ -60,7 +67,9 @@ class RunResult(Message, frozen=True, kw_only=True, tag="run_result.v1"):
 class RunFinished(Message, frozen=True, kw_only=True, tag="run_finished.v1"):
     """A run is over: every planned symbol has its outcome. Sent by the cacher on `run.finished.<job>`; received by anybody.
 
-    `counts`: symbols by outcome. `calls`: permits by provider.
+    `counts`: symbols by outcome. `reasons`: the same by outcome and reason, of those that have one. `calls`: permits by provider.
+    `started_at`: when the request was accepted; later than `slot_at` by as much as it was asked late. `missed_slots`: slots before
+    this one that nobody asked. `failed_symbols`: the first MAX_FAILED_NAMED of those that failed or expired.
     """
 
     run_id: str
@@ -72,6 +81,36 @@ class RunFinished(Message, frozen=True, kw_only=True, tag="run_finished.v1"):
     calls: dict[str, int]
     started_at: UtcInstant
     finished_at: UtcInstant
+    reasons: dict[Outcome, dict[str, int]] = {}
+    lane: Lane | None = None
+    dataset: Dataset | None = None
+    timeframe: Timeframe | None = None
+    missed_slots: int = 0
+    failed_symbols: list[str] = []
+
+    @property
+    def failed(self) -> int:
+        """Symbols that were asked for and have nothing to show for it."""
+        return self.counts.get("failed", 0) + self.counts.get("expired", 0)
+
+    @property
+    def state(self) -> Literal["complete", "partial", "failed"]:
+        """Whether all, some or none of its symbols have what was asked for; a run without symbols is complete."""
+        return "complete" if not self.failed else "partial" if self.failed < sum(self.counts.values()) else "failed"
+
+
+class RunMissed(Message, frozen=True, kw_only=True, tag="run_missed.v1"):
+    """Slots of a job that got no run. Sent by the scheduler on `run.missed.<job>`; received by the cacher and by anybody.
+
+    `reason`: too_late (older than the job catches up), caught_up (a later slot's request serves them too). Readers take further
+    reasons as they come. `slots`: the newest MAX_SLOTS of them, rising; `missed` counts all.
+    """
+
+    job: str
+    reason: str
+    missed: int
+    slots: list[UtcInstant]
+    at: UtcInstant
 
 
 class DeadLetter(Message, frozen=True, kw_only=True, tag="dead_letter.v1"):

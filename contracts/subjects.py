@@ -28,7 +28,7 @@ STREAM_SUBJECTS: dict[str, list[str]] = {
         "price.corrected.*.*",
         "price.quarantined.*",
     ],
-    RUNS: ["run.planned.*", "run.result.*", "run.finished.*"],
+    RUNS: ["run.planned.*", "run.result.*", "run.finished.*", "run.missed.*"],
     DEAD: ["refresh.dead.*"],
     SYMBOLS: ["symbol.health.*.*.*.*"],
 }
@@ -132,7 +132,7 @@ def price_quarantined(symbol: str) -> str:
 
 
 def run(kind: str, job: str | None) -> str:
-    """Where a run's event of this kind (planned, result, finished) is published."""
+    """Where a run's event of this kind (planned, result, finished, missed) is published."""
     return f"run.{kind}.{job or NO_JOB}"
 
 

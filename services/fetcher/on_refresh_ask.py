@@ -84,7 +84,7 @@ def _request(ask: RefreshAsk) -> RefreshRequest:
         end=ask.end,
         provider=ask.provider,
         max_age_s=ask.max_age_s,
-        request_id=f"ask-{uuid.uuid4().hex}",
+        request_id=ask.request_id or f"ask-{uuid.uuid4().hex}",
     )
 
 
