@@ -10,7 +10,7 @@ from nats.js.errors import NotFoundError
 
 from contracts import subjects
 from services.runtime.carry_over import carry_over
-from services.runtime.topology import Topology
+from services.runtime.topology import NOTIFY_PREFIX, Topology
 from services.runtime.wait_for_streams import wait_until_provisioned
 
 __all__ = ["drift", "provision", "wait_until_provisioned"]
@@ -20,7 +20,8 @@ _COMPARED_STREAM = (
     "subjects", "retention", "discard", "discard_new_per_subject", "max_msgs_per_subject", "max_msgs", "max_age", "max_bytes",
     "allow_atomic", "allow_msg_ttl", "duplicate_window", "deny_delete", "deny_purge", "allow_direct", "num_replicas", "storage",
 )  # fmt: skip
-_COMPARED_CONSUMER = ("ack_policy", "ack_wait", "max_deliver", "max_ack_pending", "filter_subject")
+_COMPARED_CONSUMER = ("ack_policy", "ack_wait", "max_deliver", "max_ack_pending", "filter_subject", "filter_subjects")
+_WHOSE = {subjects.TASKS: "its provider", subjects.RUNS: "its [[notify]] table"}
 
 
 async def provision(js: JetStreamContext, wanted: Topology) -> list[str]:
@@ -32,9 +33,9 @@ async def provision(js: JetStreamContext, wanted: Topology) -> list[str]:
         done += await _provision_bucket(js, bucket)
     for stream_name, consumer in wanted.consumers:
         done += await _provision_consumer(js, stream_name, consumer)
-    async for stale in _stale_consumers(js, wanted):
-        await js.delete_consumer(subjects.TASKS, stale)
-        done.append(f"removed consumer {stale}: its provider is no longer enabled")
+    async for stream_name, stale in _stale_consumers(js, wanted):
+        await js.delete_consumer(stream_name, stale)
+        done.append(f"removed consumer {stale}: {_WHOSE[stream_name]} is no longer there")
     return done
 
 
@@ -50,7 +51,7 @@ async def drift(js: JetStreamContext, wanted: Topology) -> list[str]:
             found.append(f"bucket {bucket.bucket}: missing")
     for stream_name, consumer in wanted.consumers:
         found += [f"consumer {consumer.durable_name}: {what}" for what in await _consumer_drift(js, stream_name, consumer)]
-    found += [f"consumer {stale}: its provider is not enabled" async for stale in _stale_consumers(js, wanted)]
+    found += [f"consumer {stale}: {_WHOSE[stream]} is not there" async for stream, stale in _stale_consumers(js, wanted)]
     return found
 
 
@@ -112,12 +113,14 @@ def _unset(value: Any) -> Any:
     return None if value in (0, -1) else value or None
 
 
-async def _stale_consumers(js: JetStreamContext, wanted: Topology) -> AsyncIterator[str]:
-    known = {consumer.durable_name for stream, consumer in wanted.consumers if stream == subjects.TASKS}
-    try:
-        there = await js.consumers_info(subjects.TASKS)
-    except NotFoundError:
-        return
-    for info in there:
-        if info.name not in known:
-            yield info.name
+async def _stale_consumers(js: JetStreamContext, wanted: Topology) -> AsyncIterator[tuple[str, str]]:
+    """Stream and name of each consumer of ours whose reason is gone."""
+    known = {(stream, consumer.durable_name) for stream, consumer in wanted.consumers}
+    for stream, prefix in ((subjects.TASKS, ""), (subjects.RUNS, NOTIFY_PREFIX)):
+        try:
+            there = await js.consumers_info(stream)
+        except NotFoundError:
+            continue
+        for info in there:
+            if info.name.startswith(prefix) and (stream, info.name) not in known:
+                yield stream, info.name

@@ -15,6 +15,7 @@ from contracts.job import Job
 from services.runtime.gateway_settings import GatewaySettings
 from services.runtime.job_chain import chain_fault
 from services.runtime.key_settings import KeyName, KeySettings, Section
+from services.runtime.notify_settings import NotifySettings
 from services.runtime.universe_settings import UniverseSettings, unknown_universe
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -106,10 +107,14 @@ class FetcherSettings(Section):
 
 
 class CacherSettings(Section):
-    """`batch_events`: price events written in one transaction at most. `ack_wait_s`: of price and run events."""
+    """`batch_events`: price events written in one transaction at most. `ack_wait_s`: of price and run events.
+
+    `keep_runs_days`: how long the history of runs and their results is kept.
+    """
 
     batch_events: PositiveInt = 64
     ack_wait_s: PositiveFloat = 30.0
+    keep_runs_days: PositiveInt = 90
 
 
 class HealthSettings(Section):
@@ -163,6 +168,7 @@ class Settings(BaseSettings):
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     job: list[JobTable] = []
+    notify: list[NotifySettings] = []
 
     @field_validator("job")
     @classmethod
@@ -186,6 +192,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"job {table['id']}: {fault}")
         return self
 
+    @field_validator("notify")
+    @classmethod
+    def _one_receiver_an_id(cls, receivers: list[NotifySettings]) -> list[NotifySettings]:
+        ids = [receiver.id for receiver in receivers]
+        for each in ids:
+            if ids.count(each) > 1:
+                raise ValueError(f"notify {each}: {ids.count(each)} tables have this id; give each its own")
+        return receivers
+
     @override
     @classmethod
     def settings_customise_sources(
@@ -208,11 +223,12 @@ def secrets_of(settings: BaseModel) -> Iterator[str]:
     """Every secret text in these settings, also the passwords inside URLs, as they are written and as they are meant."""
     for name in type(settings).model_fields:
         value = getattr(settings, name)
-        for each in value.values() if isinstance(value, dict) else [value]:
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]:
             if isinstance(each, BaseModel):
                 yield from secrets_of(each)
             elif isinstance(each, SecretStr):
-                yield each.get_secret_value()
+                # A webhook's may be two.
+                yield from {each.get_secret_value(), *each.get_secret_value().split()}
             text = each.get_secret_value() if isinstance(each, SecretStr) else each
             if isinstance(text, str) and "://" in text:
                 # What is no address after all is for whoever connects to complain about.

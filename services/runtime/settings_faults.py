@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pydantic import BaseModel
 
 from services.runtime.key_settings import KeySettings
+from services.runtime.notify_settings import NotifySettings
 from services.runtime.settings import ProviderSettings, Settings
 from services.runtime.universe_settings import UniverseSettings
 
@@ -76,6 +77,8 @@ def _keys_near(key: Key) -> Iterator[Key]:
         yield from _keys(ProviderSettings, key[:2])
         if key[2:3] == ("keys",) and len(key) > 4:
             yield from _keys(KeySettings, key[:4])
+    if key[0] == "notify" and len(key) > 2:
+        yield from _keys(NotifySettings, key[:2])
     if key[0] == "universes" and len(key) > 1:
         yield from _keys(UniverseSettings, key[:2])
 

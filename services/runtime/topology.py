@@ -4,7 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    KeyValueConfig,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
 
 from contracts import subjects
 from contracts.message import LANES
@@ -12,6 +21,8 @@ from services.runtime.ledger_stream import ledger_stream
 from services.runtime.quota_windows import DAY_S, QuotaWindow
 from services.runtime.settings import Settings
 
+NOTIFY_ACK_WAIT_S = 10.0
+NOTIFY_PREFIX = "notify-"
 PLANNER, CACHER, CACHER_RUNS, CACHER_SYMBOLS = "planner", "cacher", "cacher-runs", "cacher-symbols"
 
 
@@ -74,6 +85,11 @@ def _streams(settings: Settings) -> list[StreamConfig]:
     ]
 
 
+def notify_consumer(receiver: str) -> str:
+    """The durable consumer on RUNS of one `[[notify]]` table."""
+    return f"{NOTIFY_PREFIX}{receiver}"
+
+
 def _consumers(settings: Settings, providers: Sequence[str]) -> list[tuple[str, ConsumerConfig]]:
     def durable(name: str, ack_wait_s: float, pending: int, subject: str | None = None) -> ConsumerConfig:
         return ConsumerConfig(
@@ -85,6 +101,12 @@ def _consumers(settings: Settings, providers: Sequence[str]) -> list[tuple[str, 
             filter_subject=subject,
         )
 
+    def notify(receiver: str) -> ConsumerConfig:
+        # What was before somebody wanted to be told is no news to them.
+        told = [subjects.run("finished", "*"), subjects.run("missed", "*")]
+        terms = durable(notify_consumer(receiver), NOTIFY_ACK_WAIT_S, 256)
+        return terms.evolve(deliver_policy=DeliverPolicy.NEW, filter_subjects=told)
+
     fetcher, cacher = settings.fetcher, settings.cacher
     lanes = [(subjects.lane_consumer(name, lane), subjects.lane_tasks(name, lane)) for name in providers for lane in LANES]
     return [
@@ -92,5 +114,6 @@ def _consumers(settings: Settings, providers: Sequence[str]) -> list[tuple[str, 
         (subjects.PRICES, durable(CACHER, cacher.ack_wait_s, 40 * cacher.batch_events)),
         (subjects.RUNS, durable(CACHER_RUNS, cacher.ack_wait_s, 10_000)),
         (subjects.SYMBOLS, durable(CACHER_SYMBOLS, cacher.ack_wait_s, 10_000)),
+        *((subjects.RUNS, notify(receiver.id)) for receiver in settings.notify),
         *((subjects.TASKS, durable(name, fetcher.ack_wait_s, 5_000, subject)) for name, subject in lanes),
     ]

@@ -77,6 +77,7 @@ def test_config_show_tells_values_and_origins_and_no_secret(
     running(here / ".quotebus")
     monkeypatch.setenv(variable, "canary")
     monkeypatch.setenv("QUOTEBUS_NATS__URL", "nats://me:canary@bus:4222")
+    monkeypatch.setenv("QUOTEBUS_NOTIFY", '[{"id": "ops", "url": "https://hook.example/canary", "secret": "canary"}]')
     assert run(["config", "show", "--origin", "-o", "json"]) == 0
     text = capsys.readouterr().out
     assert "canary" not in text

@@ -10,6 +10,7 @@ from pydantic import BaseModel, SecretStr
 
 from services.runtime.key_settings import KeySettings
 from services.runtime.load_settings import SettingsError, load_settings, read_settings
+from services.runtime.notify_settings import NotifySettings
 from services.runtime.schedules import schedule_of
 from services.runtime.settings import NatsSettings, ProviderSettings, Settings, secrets_of
 from tests.runtime.exchanges import new_york
@@ -181,6 +182,23 @@ def test_no_secret_shows_when_settings_are_printed_and_each_is_known_to_the_log(
     assert "canary-key" not in repr(settings.providers)
     assert "canary-password" not in repr(settings)
     assert {"canary-key", "canary-secret", "canary-password", "canary%2Fpw", "canary/pw"} <= set(secrets_of(settings))
+
+
+def test_receivers_of_notifications_may_be_given_whole_so_that_no_file_holds_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = '{"id": "ops", "url": "https://hook.example/canary", "secret": "canary-old canary-new", "jobs": ["eod"]}'
+    monkeypatch.setenv("QUOTEBUS_NOTIFY", f"[{table}]")
+    settings = load_settings()
+    assert [(each.id, each.jobs, each.on) for each in settings.notify] == [("ops", ["eod"], ["failed", "missed"])]
+    assert "canary" not in repr(settings)
+    assert {"https://hook.example/canary", "canary-old", "canary-new"} <= set(secrets_of(settings))
+    monkeypatch.setenv("QUOTEBUS_NOTIFY", f"[{table}, {table}]")
+    assert problems() == ["environment: QUOTEBUS_NOTIFY: notify ops: 2 tables have this id; give each its own"]
+
+
+def test_the_receiver_the_shipped_file_shows_is_a_good_one() -> None:
+    [receiver] = Settings(notify=uncommented()["notify"]).notify  # type: ignore[arg-type]
+    assert receiver.webhook
+    assert receiver.model_fields_set == NotifySettings.model_fields.keys()
 
 
 def uncommented() -> dict[str, object]:
