@@ -16,7 +16,9 @@ from services.cacher.on_price_events import PriceEvents
 from services.cacher.on_run_events import RunEvents
 from services.cacher.on_symbol_health import SymbolEvents
 from services.cacher.patience import Patience
+from services.cacher.retention import sweep_history
 from services.cacher.store_postgres import PostgresStore, open_pool
+from services.cacher.store_postgres_history import HistoryStore
 from services.cacher.store_postgres_runs import RunStore
 from services.cacher.store_postgres_symbols import SymbolStore
 from services.cacher.store_redis import RedisStore
@@ -62,7 +64,8 @@ async def remembering(
     """Store what comes while the block runs; afterwards finish or give back what is in hand."""
     stop = asyncio.Event()
     patience = Patience(health, stop)
-    store, runs = PostgresStore(pool), RunEvents(bus, RunStore(pool), settings.cacher.ack_wait_s)
+    store, history = PostgresStore(pool), HistoryStore(pool)
+    runs = RunEvents(bus, RunStore(pool), history, settings.cacher.ack_wait_s)
     prices = PriceEvents(bus, store, redis, settings.cacher)
     symbols = SymbolEvents(bus, SymbolStore(pool), settings.cacher.ack_wait_s)
 
@@ -75,7 +78,8 @@ async def remembering(
             group.create_task(prices.run(Puller(bus, subjects.PRICES, CACHER), patience, stop))
             group.create_task(runs.run(Puller(bus, subjects.RUNS, CACHER_RUNS), patience, stop))
             group.create_task(symbols.run(Puller(bus, subjects.SYMBOLS, CACHER_SYMBOLS), patience, stop))
-            sweeps = [group.create_task(sweep_corrections(bus, store)), group.create_task(runs.sweep())]
+            forgetting = sweep_history(history, settings.cacher.keep_runs_days)
+            sweeps = [group.create_task(sweep) for sweep in (sweep_corrections(bus, store), runs.sweep(), forgetting)]
             await stop.wait()
             for sweep in sweeps:
                 sweep.cancel()

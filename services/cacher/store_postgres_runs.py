@@ -1,18 +1,18 @@
 """Runs in Postgres: what was planned, what became of each symbol, and which runs are over."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import asyncpg
-import msgspec
 
-from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
+from contracts.run_events import RunFinished, RunPlanned, RunResult
+from services.cacher.store_postgres_run_ends import RunKey, close_runs, read_finished
+from services.runtime.read_postgres import Connection
 
 # A plan may come in parts, twice, and after its first results.
 _PLANNED = """
 INSERT INTO runs AS r (run_id, request_id, job, lane, dataset, timeframe, slot_at, requested_at, wanted_at, deadline_at,
-    missed_slots, planned, parts, parts_seen)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, ARRAY[$14::int])
+    missed_slots, planned, parts, parts_seen, range_start, range_end, provider)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, ARRAY[$14::int], $15, $16, $17)
 ON CONFLICT (run_id, request_id) DO UPDATE SET parts_seen = r.parts_seen || excluded.parts_seen
 WHERE NOT r.parts_seen @> excluded.parts_seen"""
 _SYMBOLS = """
@@ -30,41 +30,44 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text
 ORDER BY run_id, request_id, symbol
 ON CONFLICT (run_id, request_id, symbol) DO UPDATE SET outcome = excluded.outcome, reason = excluded.reason,
     message = excluded.message, provider = excluded.provider, task = excluded.task, wanted_at = excluded.wanted_at,
-    called_at = excluded.called_at, at = excluded.at, rows = excluded.rows, calls = excluded.calls, resolved = excluded.resolved
+    called_at = greatest(r.called_at, excluded.called_at), at = excluded.at, rows = excluded.rows, calls = excluded.calls,
+    resolved = excluded.resolved
 WHERE r.outcome IS NULL OR excluded.resolved AND NOT r.resolved
     OR excluded.outcome NOT IN ('merged', 'expired') AND (r.outcome IN ('merged', 'expired') OR excluded.at > r.at)"""
-# A merged symbol is served by any run's call for the same task that began late enough, told of before or after it.
+# Whatever counts as the outcome: the newest call is remembered, for it serves every twin that was wanted before it.
+_CALLED = """
+UPDATE results r SET called_at = n.called_at
+FROM (SELECT run_id, request_id, symbol, called_at FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[])
+    AS n (run_id, request_id, symbol, called_at) WHERE called_at IS NOT NULL ORDER BY 1, 2, 3) n
+WHERE r.run_id = n.run_id AND r.request_id = n.request_id AND r.symbol = n.symbol AND r.called_at < n.called_at"""
+# A merged symbol is served by any run's call for the same task that began late enough, told of before or after it. If all there is
+# of such calls failed, so has the symbol.
 _RESOLVE = """
-UPDATE results m SET resolved = true
-WHERE m.outcome = 'merged' AND NOT m.resolved AND m.task = ANY ($1::text[])
-    AND EXISTS (SELECT FROM results t WHERE t.task = m.task AND t.called_at >= m.wanted_at)
+UPDATE results m SET resolved = true, outcome = t.outcome, reason = t.reason, message = t.message
+FROM (
+    SELECT w.run_id, w.request_id, w.symbol, s.* FROM results w CROSS JOIN LATERAL (
+        SELECT CASE WHEN c.outcome = 'failed' THEN 'failed' ELSE 'merged' END AS outcome,
+            CASE WHEN c.outcome = 'failed' THEN c.reason ELSE w.reason END AS reason,
+            CASE WHEN c.outcome = 'failed' THEN c.message ELSE w.message END AS message
+        FROM results c WHERE c.task = w.task AND c.called_at >= w.wanted_at ORDER BY c.outcome = 'failed' LIMIT 1
+    ) s
+    WHERE w.outcome = 'merged' AND NOT w.resolved AND w.task = ANY ($1::text[])
+) t
+WHERE m.run_id = t.run_id AND m.request_id = t.request_id AND m.symbol = t.symbol AND m.outcome = 'merged' AND NOT m.resolved
 RETURNING m.run_id, m.request_id"""
 _OPEN = "SELECT run_id, request_id FROM runs WHERE finished_at IS NULL"
 _EXPIRE = """
 UPDATE results s SET outcome = 'expired', resolved = true, at = now(), reason = 'deadline' FROM runs r
 WHERE r.finished_at IS NULL AND r.deadline_at <= now() AND s.run_id = r.run_id AND s.request_id = r.request_id AND NOT s.resolved"""
-_CLOSE = """
-UPDATE runs r SET finished_at = now(),
-    counts = (SELECT coalesce(jsonb_object_agg(outcome, n), '{}') FROM (SELECT outcome, count(*) AS n FROM results s
-        WHERE s.run_id = r.run_id AND s.request_id = r.request_id AND outcome IS NOT NULL GROUP BY outcome) c),
-    calls = (SELECT coalesce(jsonb_object_agg(provider, n), '{}') FROM (SELECT provider, sum(calls) AS n FROM results s
-        WHERE s.run_id = r.run_id AND s.request_id = r.request_id AND calls > 0 AND provider IS NOT NULL GROUP BY provider) c)
-FROM unnest($1::text[], $2::text[]) AS k (run_id, request_id)
-WHERE r.run_id = k.run_id AND r.request_id = k.request_id AND r.finished_at IS NULL
-    AND (r.deadline_at <= now() OR cardinality(r.parts_seen) >= r.parts) AND NOT EXISTS (
-        SELECT FROM results s WHERE s.run_id = r.run_id AND s.request_id = r.request_id AND s.planned AND NOT s.resolved)
-RETURNING r.*"""
-_UNPUBLISHED = "SELECT * FROM runs WHERE finished_at IS NOT NULL AND published_at IS NULL ORDER BY finished_at LIMIT 1000"
-_PUBLISHED = "UPDATE runs SET published_at = now() WHERE run_id = $1 AND request_id = $2 AND published_at IS NULL"
+_UNPUBLISHED = """
+SELECT run_id, request_id FROM runs WHERE finished_at IS NOT NULL AND published_at IS NULL ORDER BY finished_at LIMIT 1000"""
+_PUBLISHED = "UPDATE runs SET published_at = now() WHERE run_id = $1 AND request_id = $2 AND published_at IS NULL RETURNING true"
 
+_STORED = (
+    "run_id", "request_id", "symbol", "outcome", "reason", "message", "provider", "task", "wanted_at", "called_at", "at", "rows",
+    "calls",
+)  # fmt: skip
 RunEvent = RunPlanned | RunResult
-
-
-class RunKey(NamedTuple):
-    """A run. Run ids begin again when the stream of requests is made anew; with the request's own id they are unique."""
-
-    run_id: str
-    request_id: str
 
 
 class RunStore:
@@ -80,33 +83,34 @@ class RunStore:
         async with self._pool.acquire(timeout=10) as connection, connection.transaction():
             for event in events:
                 if isinstance(event, RunPlanned):
-                    key = (event.run_id, event.request_id)
-                    what = (event.job, event.lane, event.dataset, event.timeframe, event.slot_at)
-                    when = (event.requested_at, event.wanted_at, event.deadline_at, event.missed_slots)
-                    await connection.execute(_PLANNED, *key, *what, *when, event.planned, event.parts, event.part)
-                    await connection.execute(_SYMBOLS, *key, event.symbols)
+                    await _write_plan(connection, event)
             for some in _each_key_once(results):
                 await connection.execute(_RESULTS, *_columns(some))
+                await connection.execute(_CALLED, *_columns(some, "run_id", "request_id", "symbol", "called_at"))
         # After the commit: of two cachers that each write one half of what ends a run, the later sees both halves.
         tasks = list({result.task for result in results if result.task})
         resolved = await self._pool.fetch(_RESOLVE, tasks) if tasks else []
-        return await self._close([*keys, *(RunKey(**dict(row)) for row in resolved)])
+        return await close_runs(self._pool, [*keys, *(RunKey(**dict(row)) for row in resolved)])
 
     async def sweep(self) -> list[RunFinished]:
         """Expire what is past its deadline; give the runs that are over with that, or were over and nobody was told."""
-        untold = [_finished(row) for row in await self._pool.fetch(_UNPUBLISHED)]
+        untold = [RunKey(**dict(row)) for row in await self._pool.fetch(_UNPUBLISHED)]
         await self._pool.execute(_EXPIRE)
-        return untold + await self._close([RunKey(**dict(row)) for row in await self._pool.fetch(_OPEN)])
+        over = await close_runs(self._pool, [RunKey(**dict(row)) for row in await self._pool.fetch(_OPEN)])
+        return await read_finished(self._pool, untold) + over
 
-    async def published(self, finished: RunFinished) -> None:
-        """Remember that the bus knows."""
-        await self._pool.execute(_PUBLISHED, finished.run_id, finished.request_id)
+    async def published(self, finished: RunFinished) -> bool:
+        """Remember that the bus knows; whether it is the first time."""
+        return bool(await self._pool.fetchval(_PUBLISHED, finished.run_id, finished.request_id))
 
-    async def _close(self, keys: Sequence[RunKey]) -> list[RunFinished]:
-        if not keys:
-            return []
-        columns = [list(column) for column in zip(*sorted(set(keys)), strict=True)]
-        return [_finished(row) for row in await self._pool.fetch(_CLOSE, *columns)]
+
+async def _write_plan(connection: Connection, event: RunPlanned) -> None:
+    key = (event.run_id, event.request_id)
+    what = (event.job, event.lane, event.dataset, event.timeframe, event.slot_at)
+    when = (event.requested_at, event.wanted_at, event.deadline_at, event.missed_slots)
+    size, wish = (event.planned, event.parts, event.part), (event.start, event.end, event.provider)
+    await connection.execute(_PLANNED, *key, *what, *when, *size, *wish)
+    await connection.execute(_SYMBOLS, *key, event.symbols)
 
 
 def _each_key_once(results: Sequence[RunResult]) -> list[list[RunResult]]:
@@ -121,20 +125,5 @@ def _each_key_once(results: Sequence[RunResult]) -> list[list[RunResult]]:
     return [list(group.values()) for group in groups]
 
 
-def _columns(results: Sequence[RunResult]) -> list[list[object]]:
-    names = ("run_id", "request_id", "symbol", "outcome", "reason", "message", "provider", "task", "wanted_at", "called_at", "at")
-    return [[getattr(result, name) for result in results] for name in (*names, "rows", "calls")]
-
-
-def _finished(run: asyncpg.Record) -> RunFinished:
-    return RunFinished(
-        run_id=run["run_id"],
-        request_id=run["request_id"],
-        job=run["job"],
-        slot_at=run["slot_at"],
-        planned=run["planned"],
-        counts=msgspec.json.decode(run["counts"], type=dict[Outcome, int]),
-        calls=msgspec.json.decode(run["calls"], type=dict[str, int]),
-        started_at=run["requested_at"],
-        finished_at=run["finished_at"],
-    )
+def _columns(results: Sequence[RunResult], *names: str) -> list[list[object]]:
+    return [[getattr(result, name) for result in results] for name in names or _STORED]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import msgspec
 import pytest
@@ -158,3 +158,42 @@ async def test_of_two_cachers_one_closes_each_run(runs: RunStore) -> None:
 
     closed = await asyncio.gather(feed(runs, results[::2]), feed(other, results[1::2]))
     assert sorted(finished.run_id for one in closed for finished in one) == ids
+
+
+async def test_a_finished_run_says_how_many_ended_how_and_why_and_names_those_that_failed(runs: RunStore) -> None:
+    symbols = [f"S{n:02d}" for n in range(30)]
+    bad = [result(symbol, "failed", reason="not_found", task=None, calls=0) for symbol in symbols[:22]]
+    late = [result(symbol, "expired", reason="expired", task=None, calls=0) for symbol in symbols[22:25]]
+    skipped = [result(symbol, "skipped", reason="fresh", task=None, calls=0) for symbol in symbols[25:]]
+    [finished] = await runs.write([planned(*symbols, missed_slots=4, timeframe="1d"), *bad, *late, *skipped])
+    assert finished.reasons == {"failed": {"not_found": 22}, "expired": {"expired": 3}, "skipped": {"fresh": 5}}
+    assert finished.failed_symbols == symbols[:20]
+    assert (finished.failed, finished.state) == (25, "partial")
+    assert (finished.lane, finished.dataset, finished.timeframe, finished.missed_slots) == ("live", "bars", "1d", 4)
+    assert await runs.sweep() == [finished]
+
+
+async def test_a_symbol_merged_with_a_call_that_failed_has_failed_unless_another_call_served_it(runs: RunStore) -> None:
+    for run_id, symbol in (("2", "AAPL"), ("3", "MSFT")):
+        merged = result(symbol, "merged", run_id=run_id, request_id="q", called_at=None, calls=0, reason="twin", task=TASK + symbol)
+        assert await runs.write([planned(symbol, run_id=run_id, request_id="q"), merged]) == []
+    failed = [result(symbol, "failed", reason="not_found", task=TASK + symbol) for symbol in ("AAPL", "MSFT")]
+    served = result("MSFT", run_id="4", task=TASK + "MSFT", second=1)
+    over = await runs.write([*failed, served])
+    assert {finished.run_id: (finished.counts, finished.reasons) for finished in over} == {
+        "2": ({"failed": 1}, {"failed": {"not_found": 1}}),
+        "3": ({"merged": 1}, {"merged": {"twin": 1}}),
+    }
+
+
+async def test_symbols_of_a_part_that_never_came_have_expired_at_the_deadline(runs: RunStore) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    await runs.write([planned("AAPL", planned=3, parts=2, deadline_at=past)])
+    [finished] = await runs.sweep()
+    assert (finished.counts, finished.reasons) == ({"expired": 3}, {"expired": {"deadline": 1, "unannounced": 2}})
+
+
+async def test_what_was_asked_for_is_kept_with_the_run_so_that_it_can_be_asked_again(runs: RunStore) -> None:
+    await runs.write([planned("AAPL", start=date(2024, 1, 2), end=date(2024, 2, 1), provider="yahoo")])
+    [row] = await runs._pool.fetch("SELECT range_start, range_end, provider FROM run_history")
+    assert tuple(row) == (date(2024, 1, 2), date(2024, 2, 1), "yahoo")
