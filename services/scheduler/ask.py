@@ -18,7 +18,7 @@ from services.scheduler.due import Due
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 # The second one is of servers that refuse by a fixed text.
-_SOMEBODY_ELSE = (10071, 10164)
+SOMEBODY_ELSE = (10071, 10164)
 _PATIENCE_S = 2.0
 
 
@@ -62,7 +62,7 @@ async def ask(bus: Bus, job: Job, due: Due, last: LastAsked, now: datetime) -> L
             timeout_s=_PATIENCE_S,
         )
     except APIError as error:
-        if error.err_code in _SOMEBODY_ELSE:
+        if error.err_code in SOMEBODY_ELSE:
             return None
         raise
     # A duplicate is of another clock, or of a publish of ours whose answer was lost: the stream knows which slot it was.

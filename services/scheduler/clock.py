@@ -16,6 +16,7 @@ from services.runtime.slots import Schedule
 from services.scheduler.ask import LastAsked, ask, last_asked
 from services.scheduler.chained import Chained
 from services.scheduler.due import Due, due, next_look, since
+from services.scheduler.missed import missed_before, report_missed
 from services.scheduler.report import report
 from services.scheduler.running import Running
 
@@ -167,11 +168,11 @@ class Clock:
             if what is None:
                 break
             if not what.ask:
-                self._report(running, what, now)
+                await self._report(running, what, now)
                 break
             mine = await ask(self._bus, running.job, what, running.last, now)
             if mine is not None:
-                self._report(running, what, now)
+                await self._report(running, what, now)
                 running.remember(mine)
                 break
             running.looked = False
@@ -189,9 +190,12 @@ class Clock:
         running.remember(LastAsked(found.sequence, max(slots, default=None)))
         running.looked = True
 
-    def _report(self, running: Running, what: Due, now: datetime) -> None:
+    async def _report(self, running: Running, what: Due, now: datetime) -> None:
         """Each missed slot is counted once, by whoever asks or lets it go."""
         after = since(running.job, running.last.slot, now)
-        missed = running.schedule.count(max(after, running.said or after), what.slot) - what.ask
+        after = max(after, running.said or after)
+        missed = running.schedule.count(after, what.slot) - what.ask
         running.said = what.slot
         report(running.job, what, missed, self.now())
+        if missed > 0:
+            await report_missed(self._bus, running, missed_before(what, after, now))

@@ -97,7 +97,8 @@ class JobReader:
             await asyncio.sleep(waits[0])
             return waits[1:]
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hint.wait(), REREAD_S)
+            async with asyncio.timeout(REREAD_S):
+                await self._hint.wait()
         hinted = self._hint.is_set()
         self._hint.clear()
         return _AFTER_HINT_S if hinted else ()
