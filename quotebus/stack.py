@@ -32,6 +32,8 @@ SERVICES: Mapping[str, Sequence[str]] = {
     name: (sys.executable, "-P", "-m", f"services.{name}") for name in ("scheduler", "fetcher", "cacher", "gateway")
 }
 GATEWAY = "gateway"
+# Only where there is somebody to notify.
+NOTIFIER: Mapping[str, Sequence[str]] = {"notifier": (sys.executable, "-P", "-m", "services.notifier")}
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,9 @@ async def _status(here: "Here") -> tuple[list[Row], bool]:
 
     async with nats_of(here) as qb:
         services = await _services(qb)
-        ready = all(services.get(name, {}).get("ready") for name in _SERVICES)
-        rows = [_service_row(name, services.get(name)) for name in (*_SERVICES, *sorted(services.keys() - set(_SERVICES)))]
+        needed = (*_SERVICES, "notifier") if here.settings.notify else _SERVICES
+        ready = all(services.get(name, {}).get("ready") for name in needed)
+        rows = [_service_row(name, services.get(name)) for name in (*needed, *sorted(services.keys() - set(needed)))]
         waiting = {name: count for name, count in (await backlogs(here, qb)).items() if count}
         rows.append({"part": "backlog", "state": "waiting" if waiting else "none", "detail": text_of(waiting) if waiting else ""})
         rows += [await _last_run(qb), await _newest_price(qb)]

@@ -63,6 +63,7 @@ def _run(options: "StackOptions") -> None:
     from quotebus.demo import demo_environment, first_requests
     from quotebus.live_prices import ask_for, show_prices
     from quotebus.prepare import prepare
+    from quotebus.stack import NOTIFIER
     from quotebus.stack import up as run_stack
     from services.fetcher.provider import providers
     from services.runtime.load_settings import load_settings
@@ -70,6 +71,8 @@ def _run(options: "StackOptions") -> None:
     since = datetime.now(UTC)
     settings = load_settings(known_providers=providers())
     options = replace(options, usual_http_port=settings.gateway.port)
+    if settings.notify:
+        options = replace(options, services={**options.services, **NOTIFIER})
     demo = demo_environment(settings)
     # The services inherit this process's environment: so all of us read the same settings.
     os.environ.update(demo)

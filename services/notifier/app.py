@@ -1,0 +1,71 @@
+"""The notifier's application: every `[[notify]]` table is a part of its own. Needs NATS and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from faststream import FastStream
+
+from contracts import subjects
+from services.notifier.by_apprise import ByApprise
+from services.notifier.on_run_events import Notifications, Sender
+from services.notifier.webhook import Webhook, key_of, open_session
+from services.runtime.bus import Bus, connect
+from services.runtime.health import Health
+from services.runtime.main import Service, StartRefusedError, light_broker, watched
+from services.runtime.notify_settings import NotifySettings
+from services.runtime.provision import wait_until_provisioned
+from services.runtime.settings import Settings
+
+SERVICE = "notifier"
+
+log = structlog.get_logger()
+
+
+def build(settings: Settings) -> FastStream:
+    """The application for these settings.
+
+    Raises:
+        StartRefusedError: a receiver cannot be reached as it is set up; the text names it.
+    """
+    by_apprise = {receiver.id: ByApprise(receiver) for receiver in settings.notify if not receiver.webhook}
+    for receiver in settings.notify:
+        _refuse_bad_secret(receiver)
+    health = Health(SERVICE)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(health.serve(settings.health))
+            bus = await stack.enter_async_context(connect(settings.nats, SERVICE))
+            senders: dict[str, Sender] = dict(by_apprise)
+            for receiver in settings.notify:
+                if receiver.webhook:
+                    session = await stack.enter_async_context(open_session(allow_private=receiver.allow_private))
+                    senders[receiver.id] = Webhook(session, receiver)
+            stop = asyncio.Event()
+            parts = {f"notify {each.id}": _notify(bus, health, each, senders[each.id], stop) for each in settings.notify}
+            if not parts:
+                health.ready("notifications", True)
+                log.info("nobody_to_notify", reason="there is no [[notify]] table")
+            async with watched(health, parts, stop):
+                yield
+
+    return Service(light_broker(settings, health), lifespan=lifespan, logger=None)
+
+
+async def _notify(bus: Bus, health: Health, receiver: NotifySettings, sender: Sender, stop: asyncio.Event) -> None:
+    part = f"notify {receiver.id}"
+    health.ready(part, False, "waiting for the streams: run `quotebus migrate`")
+    await wait_until_provisioned(bus.js, [subjects.RUNS, subjects.DEAD])
+    health.ready(part, True)
+    await Notifications(bus, receiver, sender).run(stop)
+
+
+def _refuse_bad_secret(receiver: NotifySettings) -> None:
+    for secret in (receiver.secret.get_secret_value() if receiver.secret else "").split():
+        try:
+            key_of(secret)
+        except ValueError as error:
+            raise StartRefusedError(f"notify {receiver.id}: secret: {error}") from None
