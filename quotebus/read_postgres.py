@@ -50,24 +50,3 @@ async def bars(connection: Connection, wanted: SeriesWanted) -> AsyncGenerator[d
         )
         async for row in found:
             yield dict(row)
-
-
-async def runs(connection: Connection, job: str | None, limit: int) -> list[dict[str, object]]:
-    """The newest runs, of one job or all, the newest first. `counts` and `calls` are JSON text; none while a run goes on."""
-    rows = await connection.fetch(
-        "SELECT run_id, request_id, job, lane, dataset, timeframe, slot_at, requested_at, finished_at, planned, missed_slots,"
-        " counts::text, calls::text FROM run_history WHERE $1::text IS NULL OR job = $1 ORDER BY requested_at DESC LIMIT $2",
-        job,
-        limit,
-    )
-    return [dict(row) for row in rows]
-
-
-async def run_results(connection: Connection, run_id: str) -> list[dict[str, object]]:
-    """What became of each symbol of a run."""
-    rows = await connection.fetch(
-        "SELECT symbol, outcome, reason, provider, rows, calls, called_at, at, message FROM run_results WHERE run_id = $1"
-        " ORDER BY symbol",
-        run_id,
-    )
-    return [dict(row) for row in rows]

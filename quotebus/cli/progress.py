@@ -1,7 +1,7 @@
 """How long work shows that it goes on: on stderr, and only where somebody looks at a terminal."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -28,3 +28,15 @@ def steps(items: Sequence[T], text: str) -> Iterable[T]:
     from rich.progress import track
 
     return track(items, text, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar beside the text while the block runs; it is told how many are done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(text, total=total)
+        yield lambda done: progress.update(bar, completed=done)

@@ -1,8 +1,10 @@
 """`quotebus refresh`: fresh prices of some symbols, now."""
 
+import sys
+import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,7 +12,12 @@ from contracts.message import DATASETS, TIMEFRAMES
 from quotebus.cli.connections import Place, nats_of, place_options, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
-from quotebus.cli.progress import waiting
+from quotebus.cli.progress import counting, waiting
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from contracts.refresh_request import RefreshAnswer
 
 GOOD = frozenset({"refreshed", "empty", "skipped", "merged"})
 _DAY = click.DateTime(["%Y-%m-%d"])
@@ -39,8 +46,11 @@ def refresh(place: Place, symbols: Sequence[str], *, wait: bool, output: str, ti
         request_id = run_async(_publish(place, symbols, wish))
         write([{"request_id": request_id, "symbols": list(symbols)}], output)
         return 0
-    with waiting(f"refreshing {len(symbols)} symbols" if len(symbols) > 1 else f"refreshing {symbols[0]}"):
-        rows = run_async(_ask(place, symbols, wish, timeout_s))
+    if len(symbols) > 1 and sys.stderr.isatty():
+        rows = run_async(_ask_and_count(place, symbols, {**wish, "timeout_s": timeout_s}))
+    else:
+        with waiting(f"refreshing {len(symbols)} symbols" if len(symbols) > 1 else f"refreshing {symbols[0]}"):
+            rows = run_async(_ask(place, symbols, {**wish, "timeout_s": timeout_s}))
     write(rows, output)
     good = sum(row["outcome"] in GOOD for row in rows)
     return 0 if good == len(rows) else 1 if good else 2
@@ -54,12 +64,37 @@ async def _publish(place: Place, symbols: Sequence[str], wish: dict[str, object]
         return await qb.request_refresh(request)
 
 
-async def _ask(place: Place, symbols: Sequence[str], wish: dict[str, object], timeout_s: float) -> list[Row]:
+async def _ask(place: Place, symbols: Sequence[str], wish: dict[str, object]) -> list[Row]:
     from contracts.refresh_request import RefreshAsk
 
-    ask = _made(RefreshAsk, symbols, {**wish, "timeout_s": timeout_s})
+    ask = _made(RefreshAsk, symbols, wish)
     async with nats_of(place.here()) as qb:
-        answer = await qb.refresh(ask)
+        return _rows(await qb.refresh(ask))
+
+
+async def _ask_and_count(place: Place, symbols: Sequence[str], wish: dict[str, object]) -> list[Row]:
+    """The same, with a bar of the symbols whose results are on the bus."""
+    from contracts import subjects
+    from contracts.message import decode
+    from contracts.refresh_request import RefreshAsk
+    from contracts.run_events import RunResult
+
+    ask = _made(RefreshAsk, symbols, {**wish, "request_id": f"ask-{uuid.uuid4().hex}"})
+    done: set[str] = set()
+    async with nats_of(place.here()) as qb:
+        with counting(f"refreshing {len(symbols)} symbols", len(symbols)) as count:
+
+            async def note(message: "Msg") -> None:
+                result = decode(message.data, RunResult)
+                if result.request_id == ask.request_id:
+                    done.add(result.symbol)
+                    count(len(done))
+
+            await qb.nc.subscribe(subjects.run("result", None), cb=note)
+            return _rows(await qb.refresh(ask))
+
+
+def _rows(answer: "RefreshAnswer") -> list[Row]:
     import msgspec
 
     return [msgspec.structs.asdict(outcome) for outcome in answer.outcomes]
