@@ -4,6 +4,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset
@@ -21,19 +22,27 @@ class NoProviderError(Exception):
 
 @dataclass(frozen=True)
 class Standing:
-    """How a provider stands. `rests`: the state in which it is left alone; `calls_left`: of its day and month, None: no limit."""
+    """How a provider stands. `rests`: the state in which it is left alone, `until` when.
+
+    `calls_left`: of its day and month; None: no limit, or not looked at.
+    """
 
     rests: str | None = None
     calls_left: int | None = None
+    until: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A provider. `instead_of`: those that would have been asked before it, the first choice first; `reason`: why not that one."""
+    """A provider. `instead_of`: those that would have been asked before it, the first choice first; `reason`: why not that one.
+
+    `standing`: its own, for whoever cannot wait.
+    """
 
     account: Account
     instead_of: Sequence[str] = ()
     reason: str | None = None
+    standing: Standing = Standing()
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,12 @@ class Choice:
         best = next((account for account in self._able if why[account.name] is None), (awake or self._able)[0])
         self._symbols_given[best.name] += 1
         before = [account.name for account in self._able[: self._able.index(best)]]
-        return Chosen(best, before, why[before[0]] if before else None)
+        return Chosen(best, before, why[before[0]] if before else None, self._standings[best.name])
+
+    @property
+    def delay_s(self) -> float:
+        """How old the newest data of the slowest of them is."""
+        return max(account.profile.delay_s for account in self._able)
 
     def ready(self) -> "Choice | None":
         """The same without those that rest or have nothing left of their day; None when nobody is left."""

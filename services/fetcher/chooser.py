@@ -1,6 +1,7 @@
 """The choice of a provider with all that it is made by: accounts, who rests, symbol health, and what is left of each one's day."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import nats.errors
@@ -77,10 +78,14 @@ class Chooser:
         return {name: account for name, account in self._accounts.items() if account.profile.real or not was_real}
 
     async def _standings(self, able: Sequence[Account], lane: Lane, *, always: bool) -> dict[str, Standing]:
-        if len(able) == 1 and not always:
-            # Nobody to choose from: how it stands decides nothing.
-            return {able[0].name: Standing()}
-        return {a.name: Standing(self._rests[a.name].rests(lane), await self._calls_left(a, lane)) for a in able}
+        # With nobody to choose from, what is left of its day decides nothing.
+        counts = len(able) > 1 or always
+        return {a.name: await self._standing(a, lane, counts=counts) for a in able}
+
+    async def _standing(self, account: Account, lane: Lane, *, counts: bool) -> Standing:
+        rest = self._rests[account.name]
+        until = datetime.now(UTC) + timedelta(seconds=rest.remaining_s(lane)) if rest.rests(lane) else None
+        return Standing(rest.rests(lane), await self._calls_left(account, lane) if counts else None, until)
 
     async def _calls_left(self, account: Account, lane: Lane) -> int | None:
         left = [await self._left(key, lane) for key in account.keys]

@@ -13,19 +13,20 @@ from nats.js.errors import APIError
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
-from contracts.run_events import RunResult
-from services.fetcher.choose_provider import Asleep, Choice, Chosen, NoProviderError
+from services.fetcher.choose_provider import Choice, NoProviderError
 from services.fetcher.chooser import Chooser
+from services.fetcher.market_hours import MarketHours
 from services.fetcher.permits import WINDOW_FULL
 from services.fetcher.plan import Plan, by_validity, understand
 from services.fetcher.reports import bury, publish_result
 from services.fetcher.served import last_served
+from services.fetcher.share_out import share_out
 from services.fetcher.stopping import or_stop
-from services.fetcher.symbol_health import why_asleep
 from services.fetcher.twins import Twins
 from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus
 from services.runtime.puller import Puller, kept_alive
+from services.runtime.sessions_bucket import read_calendars
 from services.runtime.topology import PLANNER
 
 PUBLISHES_AT_ONCE = 128
@@ -95,16 +96,15 @@ class Planner:
             log.info("nothing_to_plan", request_id=plan.request_id, universe=plan.request.universe)
         probe = plan.task("", good[0] if good else "X")
         choice = await self._chooser.choice(probe, plan.request.provider)
-        fresh = await self._fresh(plan, probe, good)
+        needless = await self._needless(plan, probe, good, choice)
         await self._announce(plan, asked)
         for symbol, why in bad.items():
             await bury(self._bus, msg, "bad_request", f"symbols: {why}")
             await publish_result(self._bus, plan.result(symbol[:64], "failed", "bad_request", message=why))
-        for symbol in fresh:
-            await publish_result(self._bus, plan.result(symbol, "skipped", "fresh"))
-        skipped = set(fresh)
-        tasks, asleep = _shared_out(plan, choice, [symbol for symbol in good if symbol not in skipped])
-        for result in asleep:
+        for symbol, why in needless.items():
+            await publish_result(self._bus, plan.result(symbol, "skipped", why))
+        tasks, skipped = share_out(plan, choice, [symbol for symbol in good if symbol not in needless])
+        for result in skipped:
             await publish_result(self._bus, result)
         outcomes = await asyncio.gather(*(self._publish(plan, task) for task in tasks), return_exceptions=True)
         for outcome in outcomes:
@@ -113,17 +113,34 @@ class Planner:
         log.info(
             "planned", request_id=plan.request_id, run_id=plan.run_id, job=plan.request.job, lane=plan.lane,
             providers=dict(Counter(task.provider for task in tasks)), dataset=probe.dataset, timeframe=probe.timeframe,
-            tasks=outcomes.count("planned"), merged=outcomes.count("merged"), fresh=len(fresh), asleep=len(asleep),
-            refused=len(bad),
+            tasks=outcomes.count("planned"), merged=outcomes.count("merged"), refused=len(bad),
+            skipped=dict(Counter([*needless.values(), *(result.reason for result in skipped)])),
         )  # fmt: skip
 
-    async def _fresh(self, plan: Plan, probe: FetchTask, symbols: Sequence[str]) -> list[str]:
-        """Those fetched less than `max_age_s` ago, by whichever provider would do."""
-        if not plan.request.max_age_s:
-            return []
-        oldest = datetime.now(UTC) - timedelta(seconds=plan.request.max_age_s)
+    async def _needless(self, plan: Plan, probe: FetchTask, symbols: Sequence[str], choice: Choice) -> dict[str, str]:
+        """Those not worth a call, and why: fetched less than `max_age_s` ago, by whichever provider would do, or nothing is new."""
+        now, max_age_s = datetime.now(UTC), plan.request.max_age_s
+        hours = await self._hours(plan, probe, choice)
+        if not max_age_s and hours is None:
+            return {}
         served = await last_served(self._bus, probe.dataset, probe.timeframe, symbols)
-        return [s for s, event in served.items() if event.fetched_at >= oldest and event.answers(probe.start, probe.end)]
+        found: dict[str, str] = {}
+        for symbol, event in served.items():
+            if not event.answers(probe.start, probe.end):
+                continue
+            if max_age_s and event.fetched_at >= now - timedelta(seconds=max_age_s):
+                found[symbol] = "fresh"
+            elif hours and (why := hours.nothing_new(event.fetched_at, now)):
+                found[symbol] = why
+        return found
+
+    async def _hours(self, plan: Plan, probe: FetchTask, choice: Choice) -> MarketHours | None:
+        """When the request's exchange is open; None if it names none, if it is not known, or if a person asks by hand."""
+        code = plan.request.calendar
+        if code is None or plan.lane == "manual" or plan.request.start is not None:
+            return None
+        calendar = (await read_calendars(self._bus.js, [code])).get(code)
+        return MarketHours(calendar, probe.dataset, probe.timeframe, choice.delay_s) if calendar else None
 
     async def _announce(self, plan: Plan, symbols: Sequence[str]) -> None:
         for planned in plan.announcements(symbols):
@@ -156,21 +173,6 @@ class Planner:
         await self._announce(plan, symbols)
         for symbol in symbols:
             await publish_result(self._bus, plan.result(symbol[:64], "failed", "bad_request", message=why))
-
-
-def _shared_out(plan: Plan, choice: Choice, symbols: Sequence[str]) -> tuple[list[FetchTask], list[RunResult]]:
-    """The tasks of these symbols, and the results of those that nobody is asked for now."""
-    tasks, asleep = [], []
-    for symbol in symbols:
-        # A person who asks by hand may know better than our last probe.
-        match choice.of(symbol, always=plan.lane == "manual"):
-            case Chosen(account, instead_of, reason):
-                tasks.append(plan.task(account.name, symbol, instead_of, reason))
-            case Asleep(health):
-                why = health.verdict or health.state
-                told = plan.result(symbol, "skipped", why, provider=health.provider, message=why_asleep(health))
-                asleep.append(told)
-    return tasks, asleep
 
 
 def planner_puller(bus: Bus) -> Puller:

@@ -81,6 +81,7 @@ def request_for(job: Job, due: Due, now: datetime) -> RefreshRequest:
         start=start,
         end=end,
         provider=job.provider,
+        calendar=job.calendar,
         max_age_s=job.max_age_s,
         wanted_at=due.slot,
         expires_at=(now if due.late else due.slot) + timedelta(seconds=job.expires_after_s),

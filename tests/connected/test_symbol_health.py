@@ -43,9 +43,9 @@ def probing(nats_url: str, yahoo: PlayedYahoo, *probe_after_s: float, **other: A
     return settings.model_copy(update={"fetcher": terms})
 
 
-async def run(bus: Bus, *symbols: str, lane: Lane = "live") -> list[RunResult]:
+async def run(bus: Bus, *symbols: str, lane: Lane = "live", **wish: Any) -> list[RunResult]:
     """The results of one request."""
-    ack = await bus.publish(subjects.refresh_request(lane), RefreshRequest(symbols=list(symbols)))
+    ack = await bus.publish(subjects.refresh_request(lane), RefreshRequest(symbols=list(symbols), **wish))
     async with asyncio.timeout(20):
         while True:
             told = [decode(body, RunResult) for body in await stored(bus, subjects.RUNS, "run.result")]

@@ -1,0 +1,73 @@
+"""What is not asked for, on a real NATS: nothing can be new, or nobody can bring it in time; each symbol says which."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from contracts import subjects
+from contracts.message import encode
+from contracts.trading_sessions import TradingSessions
+from services.fetcher.accounts import quotas
+from services.runtime.bus import Bus, connect
+from services.runtime.provision import provision
+from services.runtime.settings import NatsSettings, ProviderSettings
+from services.runtime.topology import topology
+from tests.connected.deployment import until
+from tests.connected.played_tiingo import PlayedTiingo
+from tests.connected.test_failover import is_in_state
+from tests.connected.test_fetcher import fetching, settings_for
+from tests.connected.test_symbol_health import run
+
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture
+async def bus(nats_url: str) -> AsyncIterator[Bus]:
+    async with connect(NatsSettings(url=nats_url), "test") as bus:
+        yield bus
+
+
+def sessions(*days: datetime) -> TradingSessions:
+    """An exchange that is open for an hour on these days, and known for a month around today."""
+    return TradingSessions(
+        calendar="XTST", timezone="UTC", first=(TODAY - timedelta(days=15)).date(), last=(TODAY + timedelta(days=15)).date(),
+        day=[each.date() for each in days], open=list(days), close=[each + timedelta(hours=1) for each in days],
+        break_start=[None] * len(days), break_end=[None] * len(days), source="test", made_at=TODAY,
+    )  # fmt: skip
+
+
+async def know(bus: Bus, known: TradingSessions) -> None:
+    await (await bus.js.key_value(subjects.SESSIONS_BUCKET)).put(known.calendar, encode(known))
+
+
+async def test_of_a_closed_exchange_the_latest_is_asked_for_once_and_by_hand_always(bus: Bus, nats_url: str) -> None:
+    settings = settings_for(nats_url, synthetic=ProviderSettings(enabled=True))
+    await provision(bus.js, topology(settings, quotas(settings)))
+    await know(bus, sessions(TODAY - timedelta(days=7)))
+    async with fetching(bus, settings):
+        wish = {"dataset": "quote", "calendar": "XTST"}
+        first = await run(bus, "A", **wish)
+        again = await run(bus, "A", **wish)
+        by_hand = await run(bus, "A", lane="manual", **wish)
+        await know(bus, sessions(TODAY - timedelta(days=7), TODAY + timedelta(hours=datetime.now(UTC).hour)))
+        opened = await run(bus, "A", **wish)
+    assert [(result.outcome, result.reason) for [result] in (first, again, by_hand, opened)] == [
+        ("refreshed", None),
+        ("skipped", "closed" if TODAY.weekday() >= 5 else "holiday"),
+        ("refreshed", None),
+        ("refreshed", None),
+    ]
+
+
+async def test_what_cannot_be_brought_before_it_is_worthless_is_skipped_and_says_why(bus: Bus, nats_url: str) -> None:
+    async with PlayedTiingo().serve() as tiingo:
+        tiingo.refusals["first"] = (401, "")
+        account = ProviderSettings(base_url=tiingo.url, api_key="first", per_second=0, per_hour=0, per_day=0)
+        async with fetching(bus, settings_for(nats_url, tiingo=account)):
+            await run(bus, "A", lane="manual")
+            await until(lambda: is_in_state(bus, "tiingo", "stopped"))
+            soon = datetime.now(UTC) + timedelta(seconds=60)
+            [result] = await run(bus, "B", expires_at=soon)
+    assert (result.outcome, result.reason, result.provider) == ("skipped", "unauthorized", "tiingo")
+    assert "later than this is worth a call" in str(result.message)
