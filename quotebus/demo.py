@@ -1,13 +1,13 @@
 """What `quotebus up` shows when nothing is configured: a made-up market, refreshed every few seconds."""
 
 from contracts.refresh_request import RefreshRequest
-from services.runtime.demo import DEMO, PROVIDER, SYMBOLS
+from services.runtime.demo import JOBS, PROVIDER, SYMBOLS, is_configured
 from services.runtime.settings import Settings
 
 
 def demo_environment(settings: Settings) -> dict[str, str]:
     """The settings of the demonstration; none where a provider or a job is configured."""
-    if (settings.providers or settings.job) and settings.job != DEMO["job"]:
+    if is_configured(settings) and not all(job in settings.job for job in JOBS):
         return {}
     return {"QUOTEBUS_DEMO": "true"}
 

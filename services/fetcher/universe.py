@@ -9,12 +9,17 @@ from services.runtime.postgres_trouble import POSTGRES_TROUBLE
 from services.runtime.universe_settings import ACTIVE, WATCHLIST, UniverseSettings, unknown_universe
 
 QUERIES = {
-    WATCHLIST: "SELECT symbol FROM watchlist ORDER BY priority, symbol",
+    WATCHLIST: """
+SELECT symbol FROM (
+    SELECT symbol, 1 AS rank, priority AS place FROM watchlist
+    UNION ALL SELECT symbol, 2, ordinality::int FROM unnest($1::text[]) WITH ORDINALITY AS given (symbol, ordinality)
+) AS found GROUP BY symbol ORDER BY min(rank), min(place), symbol
+""",
     ACTIVE: """
 SELECT symbol FROM (
     SELECT symbol, 1 AS rank, 0 AS place FROM holdings WHERE quantity > 0
-    UNION ALL SELECT symbol, 2, 0 FROM transactions WHERE traded_at >= now() - make_interval(days => $1)
-    UNION ALL SELECT symbol, 3, ordinality::int FROM unnest($2::text[]) WITH ORDINALITY AS given (symbol, ordinality)
+    UNION ALL SELECT symbol, 2, 0 FROM transactions WHERE traded_at >= now() - make_interval(days => $2)
+    UNION ALL SELECT symbol, 3, ordinality::int FROM unnest($1::text[]) WITH ORDINALITY AS given (symbol, ordinality)
     UNION ALL SELECT symbol, 4, priority FROM tickers WHERE is_active
 ) AS found GROUP BY symbol ORDER BY min(rank), min(place) FILTER (WHERE rank > 2), symbol
 """,
@@ -80,7 +85,7 @@ class Universe:
         try:
             statement = await connection.prepare(query)
             # A query takes as many of them as it has use for.
-            parameters = [settings.active_days, settings.pre_populate][: len(statement.get_parameters())]
+            parameters = [settings.pre_populate, settings.active_days][: len(statement.get_parameters())]
             return [row[0] for row in await statement.fetch(*parameters)]
         finally:
             await connection.close(timeout=2)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
-from services.runtime.demo import DEMO
+from services.runtime.demo import demo_of, is_configured
 from services.runtime.settings import Settings
 from services.runtime.settings_faults import Key, Layer, describe, strongest
 
@@ -67,9 +67,10 @@ def read_settings(path: Path | None = None, known_providers: Collection[str] | N
     settings = Settings()
     try:
         settings = Settings.model_validate(merged)
-        if (settings.demo or demo) and not settings.providers and not settings.job:
-            layers = (Layer("demo", "market", DEMO), *layers)
-            settings = Settings.model_validate({**merged, **DEMO})
+        if (settings.demo or demo) and not is_configured(settings):
+            added = demo_of(merged)
+            layers = (Layer("demo", "market", added), *layers)
+            settings = Settings.model_validate({**merged, **added})
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             key = tuple(map(str, fault["loc"]))

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
-import msgspec
-from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
 from contracts.job import Job
 from services.runtime.gateway_settings import GatewaySettings
 from services.runtime.job_chain import chain_fault
+from services.runtime.job_tables import JobTable, is_set_up, job_of
 from services.runtime.key_settings import KeyName, KeySettings, Section
 from services.runtime.notify_settings import NotifySettings
 from services.runtime.universe_settings import UniverseSettings, unknown_universe
@@ -129,26 +128,11 @@ class LogSettings(Section):
     format: Literal["json", "console"] = "json"
 
 
-def _checked_job(table: dict[str, object]) -> dict[str, object]:
-    for key in table.keys() - set(Job.__struct_fields__):
-        close = get_close_matches(key, Job.__struct_fields__, 1)
-        raise ValueError(f"{key}: no such setting of a job" + (f"; did you mean {close[0]}?" if close else ""))
-    _job(table)
-    return table
-
-
-def _job(table: dict[str, object]) -> Job:
-    return msgspec.convert({**table, "origin": "settings"}, Job)
-
-
-JobTable = Annotated[dict[str, object], AfterValidator(_checked_job)]
-
-
 class Settings(BaseSettings):
     """All settings of one process. Made by hand it holds what it is given and the defaults, and reads no file and no environment.
 
     `demo`: a made-up market while neither a provider nor a job is configured.
-    `job`: the `[[job]]` tables, each with the fields of a `Job`; `jobs()` gives them as such.
+    `job`: the `[[job]]` tables, each with the fields of a `Job`; `jobs()` gives them as such, and settles `enabled = "auto"`.
     """
 
     model_config = SettingsConfigDict(
@@ -216,7 +200,12 @@ class Settings(BaseSettings):
 
     def jobs(self) -> list[Job]:
         """The `[[job]]` tables as jobs whose origin is the settings."""
-        return [_job(table) for table in self.job]
+        return [job_of(table, works=self._works(table.get("provider"))) for table in self.job]
+
+    def _works(self, provider: object) -> bool:
+        """Whether this provider is set up; without a name, whether any is."""
+        named = self.providers.items() if provider is None else [(provider, self.providers.get(str(provider)))]
+        return any(given is not None and is_set_up(given, given.keys, enabled=given.enabled) for _, given in named)
 
 
 def secrets_of(settings: BaseModel) -> Iterator[str]:

@@ -12,7 +12,7 @@ BUILT_IN = (WATCHLIST, ACTIVE)
 
 
 class UniverseSettings(Section):
-    """`sql`: one column, the symbol, the most important first; $1 is `active_days`, $2 `pre_populate` (text[]).
+    """`sql`: one column, the symbol, the most important first; $1 is `pre_populate` (text[]), $2 `active_days`.
 
     `dsn`: another database than ours. `active_days`: traded within so many days counts as active. `pre_populate`: symbols that
     belong to it anyway.

@@ -13,8 +13,8 @@ from contracts.job import TIMES, Job
 from contracts.message import encode
 from contracts.subjects import JOBS_BUCKET
 from services.runtime.job_entries import Entry, entries
+from services.runtime.job_life import PAUSED_BY_SETTINGS, WAITS_FOR_PROVIDER
 
-PAUSED_BY_SETTINGS = "enabled = false in the settings"
 # These are of the job's life, not of its definition: a restart must not undo what a person did meanwhile.
 _LIFE = ("enabled", "paused_reason", "enabled_at")
 
@@ -67,15 +67,19 @@ async def _remove_others(bucket: KeyValue, wanted: set[str], there: Mapping[str,
 
 
 def _first(job: Job, now: datetime) -> Job:
-    return msgspec.structs.replace(job, enabled_at=now, paused_reason=None if job.enabled else PAUSED_BY_SETTINGS)
+    return msgspec.structs.replace(job, enabled_at=now, paused_reason=None if job.enabled else _why_paused(job))
+
+
+def _why_paused(job: Job) -> str:
+    return job.paused_reason or PAUSED_BY_SETTINGS
 
 
 def _changed(job: Job, there: Job, now: datetime) -> Job:
     """The settings' definition with the life that the job in the bucket has; new times count from now."""
     life: dict[str, object] = {name: getattr(there, name) for name in _LIFE}
     if not job.enabled:
-        life |= {"enabled": False, "paused_reason": PAUSED_BY_SETTINGS}
-    elif there.paused_reason == PAUSED_BY_SETTINGS:
+        life |= {"enabled": False, "paused_reason": _why_paused(job)}
+    elif there.paused_reason in (PAUSED_BY_SETTINGS, WAITS_FOR_PROVIDER):
         life |= {"enabled": True, "paused_reason": None, "enabled_at": now}
     if _times(job) != _times(there):
         life["enabled_at"] = now

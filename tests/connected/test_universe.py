@@ -56,7 +56,9 @@ async def test_symbols_that_are_named_come_first_and_no_more_are_meant_than_want
 
 async def test_a_query_of_ones_own_on_ones_own_database_takes_the_parameters_it_has_use_for(database: str, nats_url: str) -> None:
     own = UniverseSettings(
-        sql="SELECT upper(symbol) FROM tickers WHERE priority <= $1 ORDER BY 1", active_days=1, dsn=SecretStr(database)
+        sql="SELECT upper(symbol) FROM tickers WHERE priority <= $2 AND symbol <> ALL ($1) ORDER BY 1",
+        active_days=1,
+        dsn=SecretStr(database),
     )
     universe = Universe("postgresql://nobody@127.0.0.1:1/nothing", {"mine": own})
     assert await universe.of("mine") == ["BOTH", "FIRST", "OFF"]

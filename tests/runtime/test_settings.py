@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from services.runtime.job_life import WAITS_FOR_PROVIDER
 from services.runtime.key_settings import KeySettings
 from services.runtime.load_settings import SettingsError, load_settings, read_settings
 from services.runtime.notify_settings import NotifySettings
@@ -208,14 +209,34 @@ def uncommented() -> dict[str, object]:
 
 
 def test_the_shipped_file_changes_nothing_until_somebody_edits_it() -> None:
-    assert load_settings(SHIPPED, []) == Settings()
+    shipped = load_settings(SHIPPED, [])
+    assert shipped == Settings(job=shipped.job)
+    assert {job.paused_reason for job in shipped.jobs()} == {WAITS_FOR_PROVIDER}
+
+
+def test_a_job_that_waits_begins_when_its_provider_is_set_up() -> None:
+    def enabled(toml: str, **job: str) -> bool:
+        more = "".join(f'{key} = "{value}"\n' for key, value in job.items())
+        Path("quotebus.toml").write_text(f'{toml}\n[[job]]\nid = "a"\nevery_s = 60\nsymbols = ["A"]\nenabled = "auto"\n{more}')
+        [found] = load_settings(Path("quotebus.toml")).jobs()
+        return found.enabled
+
+    assert not enabled("")
+    assert not enabled("[providers.tiingo]\npriority = 1")
+    assert enabled('[providers.tiingo]\napi_key = "k"')
+    assert enabled('[providers.tiingo.keys.second]\napi_key = "k"')
+    assert enabled("[providers.yahoo]\nenabled = true")
+    assert not enabled('[providers.tiingo]\napi_key = "k"\nenabled = false')
+    assert not enabled('[providers.tiingo]\napi_key = "k"', provider="fmp")
+    assert enabled('[providers.tiingo]\napi_key = "k"', provider="tiingo")
 
 
 def test_the_jobs_the_shipped_file_shows_are_good_ones() -> None:
     tables = uncommented()["job"]
     jobs = Settings(job=tables).jobs()  # type: ignore[arg-type]
     assert [job.id for job in jobs] == [
-        "quotes", "prices_1m", "prices_5m", "hourly_bars", "options_refresh", "eod_sync", "weekly_bars", "historical_backfill",
+        "quotes", "prices_1m", "prices_5m", "hourly_bars", "options_refresh", "eod_sync", "daily_refresh", "weekly_bars",
+        "historical_backfill",
     ]  # fmt: skip
     calendars = {"XNYS": new_york(date(2026, 1, 1), date(2026, 12, 31))}
     assert all(schedule_of(job, calendars).following(datetime(2026, 3, 4, tzinfo=UTC)) for job in jobs)
