@@ -45,6 +45,8 @@ async def costs_of(here: "Here", job: "Job") -> list[str]:
         return []
     if mine.calls is None:
         return [f"{job.id}: its calls are not known: {mine.problem}"]
+    if not mine.runs:
+        return [f"{job.id}: no run in the next seven days"]
     lines = [f"{job.id}: {mine.runs} runs and {mine.calls} calls of {mine.provider} on its fullest day, for {mine.symbols} symbols"]
     over = [limit for limit in found.limits if limit.provider == mine.provider and not limit.fits]
     lines += [f"warning: {_over(limit.window, limit.wanted, limit.limit)}: {limit.do}" for limit in over]

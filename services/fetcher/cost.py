@@ -16,6 +16,7 @@ from services.fetcher.choose_provider import NoProviderError, candidates
 from services.runtime.quota_windows import SYMBOLS, QuotaWindow
 from services.runtime.schedules import schedule_of
 from services.runtime.sessions import Calendars
+from services.runtime.slots import Never
 
 DAYS = 7
 _HOURS = DAYS * 24
@@ -77,6 +78,8 @@ def _runs_by_hour(jobs: Sequence[Job], calendars: Calendars, start: datetime) ->
             schedule = schedule_of(job, calendars)
         except ValueError as error:
             return str(error)
+        if isinstance(schedule, Never):
+            return schedule.why
         hours = [start + timedelta(hours=hour) for hour in range(_HOURS + 1)]
         # A slot counts for the hour that it begins.
         just_before = [hour - timedelta(microseconds=1) for hour in hours]

@@ -86,3 +86,8 @@ def test_what_is_not_known_says_why_and_the_rest_is_counted() -> None:
     assert "no enabled provider has chain" in str(chain.problem)
     [gone] = planned(job(at=["09:00"], provider="tingo")).jobs
     assert "did you mean tiingo?" in str(gone.problem)
+
+
+def test_a_job_whose_sessions_nobody_knows_says_what_to_do() -> None:
+    [cost] = planned(Job(id="j", symbols=["A"], session="open+5m", calendar="XLON", timeframe="1d")).jobs
+    assert cost.problem == "the sessions of XLON are not known yet: run `quotebus migrate`"

@@ -68,7 +68,7 @@ async def test_every_field_of_a_schedule_is_an_option_and_shows_in_the_list(quot
     options = ("--at", "02:30", "--days", "mon-fri", "--days", "last", "--timezone", "America/New_York", "--dst-gap", "skip")
     options += ("--dst-fold", "both", "--jitter", "30s", "--catch-up", "all", "--max-symbols", "500", "--lookback-days", "30")
     ended = await quotebus("jobs", "add", "a", "AAPL", *options, "--calendar", "XNYS", "--lane", "backfill")
-    assert (ended.code, ended.err) == (0, "")
+    assert ended.code == 0, ended.err
     job = await stored(qb, "a")
     assert (job.days, job.calendar, job.dst_gap, job.dst_fold, job.jitter_s) == (["mon-fri", "last"], "XNYS", "skip", "both", 30.0)
     assert (job.catch_up, job.max_symbols, job.lookback_days, job.lane) == ("all", 500, 30, "backfill")
