@@ -39,7 +39,8 @@ _CALLED = """
 UPDATE results r SET called_at = n.called_at
 FROM (SELECT run_id, request_id, symbol, called_at FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[])
     AS n (run_id, request_id, symbol, called_at) WHERE called_at IS NOT NULL ORDER BY 1, 2, 3) n
-WHERE r.run_id = n.run_id AND r.request_id = n.request_id AND r.symbol = n.symbol AND r.called_at < n.called_at"""
+WHERE r.run_id = n.run_id AND r.request_id = n.request_id AND r.symbol = n.symbol
+    AND (r.called_at IS NULL OR r.called_at < n.called_at)"""
 # A merged symbol is served by any run's call for the same task that began late enough, told of before or after it. If all there is
 # of such calls failed, so has the symbol.
 _RESOLVE = """

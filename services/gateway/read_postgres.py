@@ -54,10 +54,13 @@ FROM (SELECT *, tstzrange(at_from, at_to) AS span FROM price_observations
 GROUP BY symbol, dataset, timeframe, basis, feed ORDER BY symbol, dataset, timeframe, basis, feed"""
 _RUNS = """
 SELECT run_id, request_id, job, lane, dataset, timeframe, slot_at, requested_at, deadline_at, finished_at, missed_slots, planned,
-    counts::text, calls::text
+    counts::text, calls::text, reasons::text
 FROM run_history
 WHERE ($1::text IS NULL OR job = $1) AND ($2::text IS NULL OR run_id = $2) AND requested_at < $3
 ORDER BY requested_at DESC LIMIT $4"""
+_MISSED = """
+SELECT job, slot_at, reason FROM run_slots
+WHERE state = 'missed' AND ($1::text IS NULL OR job = $1) AND slot_at < $2 ORDER BY slot_at DESC LIMIT $3"""
 _RESULTS = """
 SELECT symbol, outcome, reason, message, provider, called_at, at, rows, calls FROM run_results WHERE run_id = $1 AND request_id = $2
 ORDER BY symbol"""
@@ -141,6 +144,11 @@ class Store:
         """The newest runs requested before an instant, the newest first."""
         async with self.connection() as connection:
             return await _rows(connection, _RUNS, job, None, before or EVER[1], limit)
+
+    async def missed(self, job: str | None, before: datetime | None, limit: int) -> Sequence[Row]:
+        """The newest slots before an instant that got no run, the newest first."""
+        async with self.connection() as connection:
+            return await _rows(connection, _MISSED, job, before or EVER[1], limit)
 
     async def run(self, run_id: str) -> tuple[Row, Sequence[Row]] | None:
         """A run, and what became of each symbol of it."""

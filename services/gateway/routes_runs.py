@@ -14,6 +14,8 @@ from services.gateway.read_postgres import Row
 from services.gateway.reading import Instant, instant_of, query_of
 from services.gateway.routes import Gateway, Route
 
+_WORKED_OUT = ("late_s", "took_s", "outcomes", "reasons", "calls")
+
 
 class RunsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The newest `limit` runs, of one `job` or of all; `before`: older ones, by when they were requested."""
@@ -26,7 +28,8 @@ class RunsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """`late_s`: from the slot to the request. `took_s`: from the request to the end, null while it goes on.
 
-    `outcomes`: symbols by outcome, `calls`: permits by provider; both once it is over. No `job`: asked by hand.
+    `outcomes`: symbols by outcome, `reasons`: the same by outcome and reason, `calls`: permits by provider; all once it is over.
+    No `job`: asked by hand.
     """
 
     run_id: str
@@ -44,6 +47,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     missed_slots: int
     planned: int
     outcomes: dict[str, int]
+    reasons: dict[str, dict[str, int]]
     calls: dict[str, int]
 
 
@@ -61,10 +65,19 @@ class RunSymbol(msgspec.Struct, frozen=True, kw_only=True):
     calls: int
 
 
+class MissedSlot(msgspec.Struct, frozen=True):
+    """A slot of a job that got no run of its own, and why."""
+
+    job: str
+    slot_at: datetime
+    reason: str
+
+
 class RunList(msgspec.Struct, frozen=True):
-    """`next_before`: the `before` of the next page, null on the last one."""
+    """`next_before`: the `before` of the next page, null on the last one. `missed`: slots without a run, of the same times."""
 
     runs: list[Run]
+    missed: list[MissedSlot]
     next_before: datetime | None
 
 
@@ -78,7 +91,9 @@ async def list_runs(gateway: Gateway, request: web.Request) -> web.StreamRespons
     query = query_of(request, RunsQuery)
     before = instant_of("before", query.before)
     runs = [_run(row) for row in await gateway.store.runs(query.job, before, query.limit)]
-    return json_answer(request, RunList(runs, runs[-1].requested_at if len(runs) == query.limit else None))
+    further = runs[-1].requested_at if len(runs) == query.limit else None
+    missed = [MissedSlot(**row) for row in await gateway.store.missed(query.job, before, query.limit)]
+    return json_answer(request, RunList(runs, [slot for slot in missed if not further or slot.slot_at >= further], further))
 
 
 async def get_run(gateway: Gateway, request: web.Request) -> web.StreamResponse:
@@ -95,11 +110,11 @@ async def get_run(gateway: Gateway, request: web.Request) -> web.StreamResponse:
 
 
 def _run(row: Row) -> Run:
-    plain = {name: row[name] for name in Run.__struct_fields__ if name not in ("late_s", "took_s", "outcomes", "calls")}
-    outcomes, calls = (json.loads(row[name] or "{}") for name in ("counts", "calls"))
+    plain = {name: row[name] for name in Run.__struct_fields__ if name not in _WORKED_OUT}
+    outcomes, calls, reasons = (json.loads(row[name] or "{}") for name in ("counts", "calls", "reasons"))
     late_s = (row["requested_at"] - row["slot_at"]).total_seconds() if row["slot_at"] else None
     took_s = (row["finished_at"] - row["requested_at"]).total_seconds() if row["finished_at"] else None
-    return Run(**plain, late_s=late_s, took_s=took_s, outcomes=outcomes, calls=calls)
+    return Run(**plain, late_s=late_s, took_s=took_s, outcomes=outcomes, reasons=reasons, calls=calls)
 
 
 ROUTES = (

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from contracts.run_events import RunFinished, RunPlanned, RunResult
+from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
 from services.cacher.migrate import migrate
 from services.cacher.store_postgres import open_pool
 from services.cacher.store_postgres_runs import RunEvent, RunStore
@@ -154,3 +154,17 @@ async def at_the_deadline(pool: asyncpg.Pool, store: RunStore, runs: set[str], c
     for finished in expired:
         await store.published(finished)
     return expired
+
+
+async def test_a_call_that_is_told_after_an_outcome_without_one_serves_the_twins_all_the_same(pool: asyncpg.Pool) -> None:
+    store = RunStore(pool)
+
+    def result(run: str, outcome: Outcome, called_s: int | None) -> RunResult:
+        return RunResult(
+            run_id=run, request_id="r", symbol="AAPL", outcome=outcome, task="task.AAPL", wanted_at=WANTED, at=WANTED,
+            called_at=None if called_s is None else WANTED + timedelta(seconds=called_s),
+        )  # fmt: skip
+
+    await store.write([*plans("1", ["AAPL"], 1), *plans("2", ["AAPL"], 1), result("2", "merged", None)])
+    assert [finished.run_id for finished in await store.write([result("1", "failed", None)])] == ["1"]
+    assert [finished.run_id for finished in await store.write([result("1", "merged", 1)])] == ["2"]

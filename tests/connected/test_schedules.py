@@ -188,6 +188,8 @@ async def test_jitter_spreads_the_slots_of_many_jobs_and_every_clock_spreads_the
 def each_slot_once(wanted: Job, found: list[RefreshRequest]) -> None:
     """Asked and missed slots together are every slot from the first to the last, none of them twice."""
     slots = [request.slot_at for request in found if request.slot_at is not None]
+    if not slots:
+        return  # over before the first one
     assert slots == sorted(set(slots))
     assert sum(request.missed_slots + 1 for request in found[1:]) == schedule_of(wanted).count(slots[0], slots[-1])
 
