@@ -141,11 +141,11 @@ async def _in_bucket(client: "Client", work: Callable[["JobBucket"], Awaitable[T
 
 
 async def _run(place: Place, job_id: str) -> str:
-    from services.runtime.job_bucket import wish_of
+    from services.runtime.job_bucket import wish_by_hand
 
     async with nats_of(place.here()) as client:
         job = await _in_bucket(client, lambda bucket: bucket.get(job_id))
-        return await client.request_refresh(wish_of(job))
+        return await client.request_refresh(wish_by_hand(job))
 
 
 def _print(place: Place, jobs: "Sequence[Job]", output: str, nothing: str = "") -> None:

@@ -17,7 +17,7 @@ from services.cacher.on_run_events import RunEvents
 from services.cacher.on_symbol_health import SymbolEvents
 from services.cacher.patience import Patience
 from services.cacher.retention import sweep_history
-from services.cacher.store_postgres import PostgresStore, open_pool
+from services.cacher.store_postgres import SESSION, PostgresStore
 from services.cacher.store_postgres_history import HistoryStore
 from services.cacher.store_postgres_runs import RunStore
 from services.cacher.store_postgres_symbols import SymbolStore
@@ -25,7 +25,7 @@ from services.cacher.store_redis import RedisStore
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.main import Service, light_broker, watched
-from services.runtime.postgres_trouble import POSTGRES_TROUBLE
+from services.runtime.postgres import POSTGRES_TROUBLE, open_pool
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.puller import Puller
 from services.runtime.read_redis import open_redis
@@ -47,7 +47,7 @@ def build(settings: Settings) -> FastStream:
         async with (
             health.serve(settings.health),
             connect(settings.nats, SERVICE) as bus,
-            open_pool(settings.postgres) as pool,
+            open_pool(settings.postgres, SESSION) as pool,
             open_redis(settings.redis) as client,
         ):
             redis = RedisStore(client, pool, settings.redis) if client else None

@@ -10,7 +10,7 @@ from nats.js.errors import APIError
 from contracts import subjects
 from services.cacher.store_postgres import PostgresStore
 from services.runtime.bus import Bus
-from services.runtime.postgres_trouble import POSTGRES_TROUBLE
+from services.runtime.postgres import POSTGRES_TROUBLE
 
 AT_ONCE = 64
 SWEEP_S = 30.0

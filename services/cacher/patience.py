@@ -10,7 +10,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from services.runtime.health import Health
-from services.runtime.postgres_trouble import POSTGRES_TROUBLE
+from services.runtime.postgres import POSTGRES_TROUBLE
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
 # What the data is to blame for: it would fail for ever. Anything else is Postgres's trouble and passes.

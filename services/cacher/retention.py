@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from services.cacher.store_postgres_history import HistoryStore
-from services.runtime.postgres_trouble import POSTGRES_TROUBLE
+from services.runtime.postgres import POSTGRES_TROUBLE
 
 EVERY_S = 3600.0
 

@@ -1,8 +1,7 @@
 """Postgres, the truth: one transaction for each batch of price events, in which only what changed is written."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -15,7 +14,6 @@ from services.cacher.read_event import Observed, SeriesKey
 from services.cacher.store_postgres_bars import BarsWriter
 from services.cacher.store_postgres_facts import write_actions, write_chain, write_quarantined, write_quote
 from services.runtime.read_postgres import Connection
-from services.runtime.settings import PostgresSettings
 
 _LOCK_SPACE = 0x71620001
 _KEYS = """
@@ -45,7 +43,7 @@ WHERE c.published_at IS NULL AND ($1::bigint[] IS NULL OR c.id = ANY ($1)) ORDER
 _PUBLISHED = "UPDATE corrections SET published_at = now() WHERE id = ANY ($1::bigint[]) AND published_at IS NULL"
 
 # Every statement looks rows up by key, also while a table grows faster than its statistics: never read a whole table for it.
-_SESSION = {
+SESSION = {
     "application_name": "quotebus-cacher",
     "client_min_messages": "warning",
     "jit": "off",
@@ -55,25 +53,6 @@ _SESSION = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
-
-
-@asynccontextmanager
-async def open_pool(settings: PostgresSettings) -> AsyncIterator[asyncpg.Pool]:
-    """Give a pool that connects when first used, so a cacher can start before its database."""
-    pool = asyncpg.create_pool(
-        settings.dsn.get_secret_value(),
-        min_size=0,
-        max_size=settings.pool_size,
-        timeout=5,
-        command_timeout=30,
-        server_settings=_SESSION,
-    )
-    async with pool:
-        try:
-            yield pool
-        finally:
-            # Closing would wait for a server that does not answer; nothing is under way that is not safe to lose.
-            pool.terminate()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from services.cacher.read_event import SeriesKey
 from services.cacher.store_postgres import Seen
 from services.runtime.breaker import Breaker
-from services.runtime.postgres_trouble import POSTGRES_TROUBLE
+from services.runtime.postgres import POSTGRES_TROUBLE
 from services.runtime.price_document import (
     RANK_BYTES,
     Document,

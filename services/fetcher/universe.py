@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import asyncpg
 
 from contracts.refresh_request import RefreshRequest
-from services.runtime.postgres_trouble import POSTGRES_TROUBLE
+from services.runtime.postgres import POSTGRES_TROUBLE
 from services.runtime.universe_settings import ACTIVE, WATCHLIST, UniverseSettings, unknown_universe
 
 QUERIES = {

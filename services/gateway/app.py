@@ -10,7 +10,7 @@ from faststream import FastStream
 from contracts import subjects
 from services.gateway.access import Access
 from services.gateway.prices import Prices
-from services.gateway.read_postgres import Store, open_pool
+from services.gateway.read_postgres import SESSION, Store
 from services.gateway.routes import Gateway, Route, endpoint, no_such_method, no_such_path
 from services.gateway.routes_pages import API
 from services.gateway.routes_pages import ROUTES as PAGES
@@ -21,6 +21,7 @@ from services.runtime.health import Health
 from services.runtime.job_bucket import open_job_bucket
 from services.runtime.job_entries import JOBS_STREAM
 from services.runtime.main import Service, light_broker, watched
+from services.runtime.postgres import open_pool
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.read_redis import DocumentCache, open_redis
 from services.runtime.sessions_bucket import SESSIONS_STREAM
@@ -41,7 +42,7 @@ def build(settings: Settings) -> FastStream:
         async with (
             health.serve(settings.health),
             connect(settings.nats, SERVICE) as bus,
-            open_pool(settings.postgres) as pool,
+            open_pool(settings.postgres, SESSION, connect_s=3) as pool,
             open_redis(settings.redis) as client,
         ):
             health.ready("streams", False, "waiting for the streams: run `quotebus migrate`")

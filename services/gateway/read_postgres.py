@@ -11,12 +11,11 @@ import asyncpg
 
 from services.gateway.problems import Problem
 from services.runtime.read_postgres import Connection, read_bars
-from services.runtime.settings import PostgresSettings
 
 EVER = datetime(1600, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _FREE_WITHIN_S = 5.0
 _LONGEST_S = 600.0
-_SESSION = {
+SESSION = {
     "application_name": "quotebus-gateway",
     "default_transaction_read_only": "on",
     "jit": "off",
@@ -160,22 +159,3 @@ class Store:
 
 async def _rows(connection: Connection, statement: str, *values: object) -> Sequence[Row]:
     return [dict(row) for row in await connection.fetch(statement, *values)]
-
-
-@asynccontextmanager
-async def open_pool(settings: PostgresSettings) -> AsyncIterator[asyncpg.Pool]:
-    """Give a pool that connects when first used, so a gateway can start before its database."""
-    pool = asyncpg.create_pool(
-        settings.dsn.get_secret_value(),
-        min_size=0,
-        max_size=settings.pool_size,
-        timeout=3,
-        command_timeout=30,
-        server_settings=_SESSION,
-    )
-    async with pool:
-        try:
-            yield pool
-        finally:
-            # Closing would wait for a server that does not answer.
-            pool.terminate()

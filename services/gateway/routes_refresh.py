@@ -18,7 +18,7 @@ from services.gateway.job_form import check_universe
 from services.gateway.problems import Problem, field_problem, invalid
 from services.gateway.reading import body_of, checked_symbol, converted
 from services.gateway.routes import Gateway, Route
-from services.runtime.job_bucket import wish_of
+from services.runtime.job_bucket import wish_by_hand
 
 BACKFILL_IS_WORTH_A_CALL_S = 86400.0
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)]
@@ -82,7 +82,7 @@ async def refresh_prices(gateway: Gateway, request: web.Request) -> web.StreamRe
     jobs = [job for job, _ in await gateway.jobs.revisions() if job.enabled]
     if not jobs:
         raise Problem(409, "nothing_to_refresh", "no job is started: name symbols, or make a job at /scheduler/jobs")
-    accepted = [await _publish(gateway, request, wish_of(job), "manual") for job in jobs]
+    accepted = [await _publish(gateway, request, wish_by_hand(job), "manual") for job in jobs]
     return json_answer(request, AcceptedAll(accepted), status=202)
 
 
@@ -96,7 +96,7 @@ async def backfill(gateway: Gateway, request: web.Request) -> web.StreamResponse
 async def run_job(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """Run a job now, stopped or not."""
     job, _ = await gateway.jobs.find(request.match_info["id"])
-    accepted = await _publish(gateway, request, wish_of(job), "manual")
+    accepted = await _publish(gateway, request, wish_by_hand(job), "manual")
     return json_answer(request, accepted, status=202, headers={"Location": accepted.run})
 
 

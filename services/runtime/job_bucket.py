@@ -15,7 +15,7 @@ from contracts.refresh_request import RefreshRequest
 from contracts.subjects import JOBS_BUCKET
 from services.runtime.job_chain import chain_fault
 from services.runtime.job_entries import entries
-from services.runtime.job_range import check_spans, range_of
+from services.runtime.job_range import check_spans, range_of, wish_of
 from services.runtime.schedules import schedule_of
 from services.runtime.sessions import Calendars
 from services.runtime.sessions_bucket import read_calendars
@@ -171,23 +171,10 @@ def made(fields: Mapping[str, object]) -> Job:
     return job
 
 
-def wish_of(job: Job) -> RefreshRequest:
+def wish_by_hand(job: Job) -> RefreshRequest:
     """What a person asks for who runs this job by hand, now."""
     now = datetime.now(UTC)
-    start, end = range_of(job, now)
-    return RefreshRequest(
-        symbols=job.symbols,
-        universe=job.universe,
-        max_symbols=job.max_symbols,
-        dataset=job.dataset,
-        timeframe=job.timeframe,
-        start=start,
-        end=end,
-        provider=job.provider,
-        max_age_s=job.max_age_s,
-        job=job.id,
-        expires_at=now + timedelta(seconds=job.expires_after_s),
-    )
+    return wish_of(job, range_of(job, now), now + timedelta(seconds=job.expires_after_s))
 
 
 @contextmanager

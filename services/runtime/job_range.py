@@ -1,10 +1,11 @@
-"""The days that a job asks for, where it asks for a range."""
+"""What a job asks for, and of which days."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from contracts.job import Job
+from contracts.refresh_request import RefreshRequest
 
 _LONGEST_S = 366 * 86400.0
 
@@ -38,3 +39,21 @@ def check_spans(job: Job) -> None:
         seconds = getattr(job, name)
         if seconds is not None and seconds > _LONGEST_S:
             raise ValueError(f"job {job.id}: {name}: {seconds:g}; give at most {_LONGEST_S:.0f}, a year")
+
+
+def wish_of(job: Job, days: Range, expires_at: datetime) -> RefreshRequest:
+    """What the job asks for: these days of its symbols."""
+    return RefreshRequest(
+        symbols=job.symbols,
+        universe=job.universe,
+        max_symbols=job.max_symbols,
+        dataset=job.dataset,
+        timeframe=job.timeframe,
+        start=days.start,
+        end=days.end,
+        provider=job.provider,
+        calendar=job.calendar,
+        max_age_s=job.max_age_s,
+        job=job.id,
+        expires_at=expires_at,
+    )

@@ -12,7 +12,7 @@ from contracts.job import Job
 from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from services.runtime.bus import Bus
-from services.runtime.job_range import range_of
+from services.runtime.job_range import range_of, wish_of
 from services.scheduler.due import Due
 
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
@@ -71,22 +71,12 @@ async def ask(bus: Bus, job: Job, due: Due, last: LastAsked, now: datetime) -> L
 
 def request_for(job: Job, due: Due, now: datetime) -> RefreshRequest:
     """What the job asks for at this slot. After an outage its tasks live from now on, else they would be stillborn."""
-    start, end = range_of(job, due.slot, due.since if due.missed and job.catch_up == "all" else None)
-    return RefreshRequest(
-        symbols=job.symbols,
-        universe=job.universe,
-        max_symbols=job.max_symbols,
-        dataset=job.dataset,
-        timeframe=job.timeframe,
-        start=start,
-        end=end,
-        provider=job.provider,
-        calendar=job.calendar,
-        max_age_s=job.max_age_s,
+    missed_since = due.since if due.missed and job.catch_up == "all" else None
+    expires_at = (now if due.late else due.slot) + timedelta(seconds=job.expires_after_s)
+    return msgspec.structs.replace(
+        wish_of(job, range_of(job, due.slot, missed_since), expires_at),
         wanted_at=due.slot,
-        expires_at=(now if due.late else due.slot) + timedelta(seconds=job.expires_after_s),
         request_id=f"{job.id}@{due.slot.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
-        job=job.id,
         slot_at=due.slot,
         missed_slots=due.missed,
         late=due.late or (due.missed > 0 and job.catch_up != "none"),

@@ -18,10 +18,11 @@ from contracts.run_events import DeadLetter, RunFinished
 from quotebus.embedded import NatsServer, PostgresServer
 from services.cacher.app import remembering
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres import PostgresStore, open_pool
+from services.cacher.store_postgres import SESSION, PostgresStore
 from services.cacher.store_redis import RedisStore
 from services.runtime.bus import MESSAGE_ID, Bus, connect
 from services.runtime.health import Health
+from services.runtime.postgres import open_pool
 from services.runtime.provision import provision
 from services.runtime.read_redis import open_redis
 from services.runtime.settings import CacherSettings, NatsSettings, PostgresSettings, RedisSettings, Settings
@@ -43,7 +44,7 @@ class World:
         health = Health("cacher")
         async with (
             connect(self.settings.nats, "cacher") as bus,
-            open_pool(self.settings.postgres) as pool,
+            open_pool(self.settings.postgres, SESSION) as pool,
             open_redis(self.settings.redis) as client,
         ):
             redis = RedisStore(client, pool, self.settings.redis) if client else None
@@ -281,7 +282,7 @@ async def test_a_corrected_bar_is_published_once_with_its_own_id(world: World) -
 
 
 async def test_a_correction_that_was_stored_and_never_told_is_told_at_the_start(world: World) -> None:
-    async with open_pool(world.settings.postgres) as pool:
+    async with open_pool(world.settings.postgres, SESSION) as pool:
         store = PostgresStore(pool)
         await store.write(read(bars()))
         await store.write(read(bars(closes=(10.0, 11.5, 12.0), minute=1)))

@@ -17,8 +17,9 @@ from redis.asyncio import Redis
 from contracts.message import Message
 from quotebus.embedded import RedisServer
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres import PostgresStore, Written, open_pool
+from services.cacher.store_postgres import SESSION, PostgresStore, Written
 from services.cacher.store_redis import RedisStore
+from services.runtime.postgres import open_pool
 from services.runtime.price_document import document_json
 from services.runtime.read_redis import open_redis
 from services.runtime.settings import PostgresSettings, RedisSettings
@@ -49,7 +50,7 @@ class Cache:
 async def cache(postgres_url: str, redis_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Cache]:
     await migrate(postgres_url)
     settings = RedisSettings(url=SecretStr(redis_url), compress=request.param, timeout_s=1.0)
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url))) as pool, open_redis(settings) as client:
+    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool, open_redis(settings) as client:
         assert client is not None
         yield Cache(pool, client, settings)
 
@@ -142,7 +143,7 @@ async def test_a_key_that_holds_something_foreign_is_left_alone(cache: Cache) ->
 async def cached_in(server: RedisServer, postgres_url: str) -> AsyncIterator[Cache]:
     await migrate(postgres_url)
     settings = RedisSettings(url=SecretStr(server.url))
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url))) as pool, open_redis(settings) as client:
+    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool, open_redis(settings) as client:
         assert client is not None
         yield Cache(pool, client, settings)
 

@@ -14,8 +14,9 @@ from pydantic import SecretStr
 
 from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres import open_pool
+from services.cacher.store_postgres import SESSION
 from services.cacher.store_postgres_runs import RunEvent, RunStore
+from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings
 
 WANTED = datetime(2024, 3, 4, 12, tzinfo=UTC)
@@ -27,7 +28,7 @@ _numbers = count(1)
 @pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url))) as pool:
+    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool:
         yield pool
 
 

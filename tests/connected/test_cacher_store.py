@@ -13,7 +13,8 @@ from pydantic import SecretStr
 from contracts.message import Message
 from services.cacher.migrate import migrate
 from services.cacher.read_event import SeriesKey
-from services.cacher.store_postgres import PostgresStore, Written, open_pool
+from services.cacher.store_postgres import SESSION, PostgresStore, Written
+from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings
 from tests.cacher.events import DAY, FIRST, NOON, actions, bars, chain, quarantined, quote, read
 
@@ -41,7 +42,7 @@ class Database:
 @pytest.fixture
 async def db(postgres_url: str) -> AsyncIterator[Database]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url))) as pool:
+    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool:
         yield Database(pool)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.job import Job
-from services.runtime.job_bucket import wish_of
+from services.runtime.job_bucket import wish_by_hand
 from services.runtime.schedules import schedule_of
 from services.scheduler.ask import request_for
 from services.scheduler.due import MEMORY, Due, due, due_at, next_look
@@ -152,7 +152,7 @@ def test_a_lookback_asks_for_so_many_days_up_to_the_slots_own():
     wanted = job(at=["03:00"], every_s=None, lookback_days=30, max_symbols=7)
     request = request_for(wanted, Due(NOON, 0, late=False, ask=True), NOON)
     assert (request.start, request.end, request.max_symbols) == (date(2026, 2, 2), date(2026, 3, 5), 7)
-    by_hand = wish_of(wanted)
+    by_hand = wish_by_hand(wanted)
     assert by_hand.start is not None
     assert by_hand.end is not None
     assert ((by_hand.end - by_hand.start).days, by_hand.max_symbols) == (31, 7)

@@ -20,9 +20,10 @@ from contracts.message import decode, encode
 from contracts.refresh_request import RefreshAnswer, RefreshAsk, RefreshRequest, SymbolOutcome
 from contracts.run_events import RunFinished, RunMissed, RunPlanned, RunResult
 from quotebus.client import Client
-from services.cacher.store_postgres import open_pool
+from services.cacher.store_postgres import SESSION
 from services.cacher.store_postgres_history import HistoryStore
 from services.cacher.store_postgres_runs import RunEvent, RunStore
+from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings
 
 SCRIPT = "import sys; from quotebus.cli import main; sys.argv[0] = 'quotebus'; main()"
@@ -31,7 +32,7 @@ SLOT = datetime(2024, 3, 4, 21, tzinfo=UTC)
 
 @pytest.fixture
 async def pool(migrated: None, postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url))) as pool:
+    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool:
         yield pool
 
 
