@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from contracts.message import Timeframe
-from quotebus.simulate.chain import chain_of
 from services.fetcher.normalise import LENGTHS, pair_of, period_end
 from services.fetcher.providers.synthetic.bars import bars, spot
+from services.fetcher.providers.synthetic.chain import chain_of
 from services.fetcher.providers.synthetic.market import FIRST_DAY, Instrument, instrument
 from services.fetcher.rows import Action, Contract, Spot
 

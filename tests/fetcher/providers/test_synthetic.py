@@ -241,8 +241,20 @@ async def test_what_is_no_symbol_is_not_found_and_spares_the_others(symbol: str,
 
 async def test_what_it_does_not_offer_is_a_bad_request():
     with pytest.raises(ProviderError) as refused:
-        await ask(Call("chain", ("AAPL",)))
+        await ask(Call("iv", ("AAPL",)))
     assert refused.value.verdict is Verdict.BAD_REQUEST
+
+
+async def test_shares_have_options_whose_prices_fit_the_share_and_pairs_have_none():
+    [chain] = (await ask(Call("chain", ("AAPL",)))).events
+    [quote] = (await ask(Call("quote", ("AAPL",)))).events
+    deep = [
+        mark for mark, delta in zip(chain.mark, chain.delta, strict=True) if mark is not None and delta is not None and delta > 0.97
+    ]
+    assert quote.price is not None
+    assert all(0 < mark < quote.price for mark in deep)
+    assert len(set(chain.expiry)) == 6
+    assert (await ask(Call("chain", ("BTC-USD",)))).events[0].contract == []
 
 
 async def test_a_fault_rate_lets_that_share_of_calls_and_symbols_fail_always_the_same_ones():

@@ -6,7 +6,8 @@ Sessions: shares 09:30-16:00 New York on weekdays; currency pairs (EURUSD=X, EUR
 always. 1 January, 19 June, 4 July and 25 December are holidays of the first two. While a market is closed, its quote is its last
 close with that instant: who wants to see something move on a Sunday asks for BTC-USD.
 Units: raw prices per share in dollars (of pairs: in their quote currency). One share in four splits once between 2019 and 2026,
-every second one pays a dividend each quarter: both are among the actions.
+every second one pays a dividend each quarter: both are among the actions. Shares have options of six expirations, priced by
+Black and Scholes with a smile; one in twenty has no quote.
 Limits: none, and no permit is taken, as there is nobody to call.
 Quirks: longer bars are made of the shorter ones exactly; volume adds up. An intraday hour begins with the session, at 09:30.
 Options: `seed` (another market), `latency_s`, `fault_rate` (0 to 1: this share of the calls fails, and of the others' symbols).
@@ -22,6 +23,7 @@ from services.fetcher.asked import LATEST_BARS, Asked
 from services.fetcher.normalise import Unit, day_start
 from services.fetcher.provider import Access, Answer, Call, Http, Profile, ProviderError, Verdict, refuse_unoffered
 from services.fetcher.providers.synthetic.bars import Bar, bars, latest, rows_a_day, spot
+from services.fetcher.providers.synthetic.chain import chain_of
 from services.fetcher.providers.synthetic.market import FIRST_DAY, Instrument, instrument
 from services.fetcher.providers.synthetic.noise import chance
 
@@ -39,7 +41,7 @@ class Synthetic:
     profile = Profile(
         name="synthetic",
         base_url="https://synthetic.invalid",
-        offers={"bars": TIMEFRAMES, "quote": (), "actions": ()},
+        offers={"bars": TIMEFRAMES, "quote": (), "chain": (), "actions": ()},
         basis="raw",
         feed="synthetic",
         symbols_per_call={"bars": 100, "quote": 100, "actions": 100},
@@ -85,6 +87,8 @@ class Synthetic:
         asked = Asked(self.profile, call, symbol, now, Unit(found.currency))
         if call.dataset == "quote":
             return [asked.quote(spot(found, now))]
+        if call.dataset == "chain":
+            return asked.chain(chain_of(symbol, spot(found, now), found.key) if found.kind == "share" else ())
         if call.dataset == "actions":
             return [asked.actions(found.actions(*_span(call, now)))]
         return await _bar_events(found, asked, now)
