@@ -76,9 +76,10 @@ async def test_a_clock_that_was_down_asks_once_for_the_newest_slot(bus: Bus):
     await put(bus, wanted := job(every_s=600.0, enabled_at=utc_now() - 2 * HOUR, expires_after_s=60.0))
     async with ticking(bus, ahead=-HOUR):
         await asked(bus, 1)
+    started = utc_now()
     async with ticking(bus) as clock:
         before, late = await asked(bus, 2)
-        assert late.slot_at == schedule_of(wanted).newest(before.slot_at, utc_now())
+        assert late.slot_at in {schedule_of(wanted).newest(before.slot_at, at) for at in (started, utc_now())}
         assert late.missed_slots == schedule_of(wanted).count(before.slot_at, late.slot_at) - 1 > 3
         assert late.expires_at > utc_now()
         await put(bus, job("other"))
