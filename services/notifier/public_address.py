@@ -4,8 +4,8 @@ import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
-# Within these an IPv4 address is written, and a gateway may take the packet there.
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+# All that the internet routes of IPv6. Outside of it lie site-local addresses, and IPv4 ones written as IPv6 in one way or another.
+_ROUTED = IPv6Network("2000::/3")
 
 
 class PrivateAddressError(OSError):
@@ -18,7 +18,7 @@ def is_public(address: str) -> bool:
     if isinstance(ip, IPv6Address):
         if ip.ipv4_mapped:
             ip = ip.ipv4_mapped
-        elif ip.sixtofour or ip.teredo or any(ip in network for network in _NAT64):
+        elif ip.sixtofour or ip.teredo or ip not in _ROUTED:
             return False
     return ip.is_global and not ip.is_multicast
 
