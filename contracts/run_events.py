@@ -15,7 +15,8 @@ class RunPlanned(Message, frozen=True, kw_only=True, tag="run_planned.v1"):
 
     One request is one run; `run_id` is the request's sequence on its stream. A large run is announced in `parts`; `symbols`
     are this part's, `planned` counts all of them. The run is closed as expired at `deadline_at`. `start`, `end` and `provider` are
-    the request's own: what it takes to ask the same again.
+    the request's own: what it takes to ask the same again. `refused`: why no task could come of the request at all; those of its
+    symbols that are known have failed.
     """
 
     run_id: str
@@ -36,6 +37,7 @@ class RunPlanned(Message, frozen=True, kw_only=True, tag="run_planned.v1"):
     start: date | None = None
     end: date | None = None
     provider: str | None = None
+    refused: str | None = None
 
 
 class RunResult(Message, frozen=True, kw_only=True, tag="run_result.v1"):
@@ -69,7 +71,8 @@ class RunFinished(Message, frozen=True, kw_only=True, tag="run_finished.v1"):
 
     `counts`: symbols by outcome. `reasons`: the same by outcome and reason, of those that have one. `calls`: permits by provider.
     `started_at`: when the request was accepted; later than `slot_at` by as much as it was asked late. `missed_slots`: slots before
-    this one that nobody asked. `failed_symbols`: the first MAX_FAILED_NAMED of those that failed or expired.
+    this one that nobody asked. `failed_symbols`: the first MAX_FAILED_NAMED of those that failed or expired. `refused`: why
+    nothing was asked at all.
     """
 
     run_id: str
@@ -87,6 +90,7 @@ class RunFinished(Message, frozen=True, kw_only=True, tag="run_finished.v1"):
     timeframe: Timeframe | None = None
     missed_slots: int = 0
     failed_symbols: list[str] = []
+    refused: str | None = None
 
     @property
     def failed(self) -> int:
@@ -95,7 +99,9 @@ class RunFinished(Message, frozen=True, kw_only=True, tag="run_finished.v1"):
 
     @property
     def state(self) -> Literal["complete", "partial", "failed"]:
-        """Whether all, some or none of its symbols have what was asked for; a run without symbols is complete."""
+        """Whether all, some or none of its symbols have what was asked for. Without symbols it is complete, unless refused."""
+        if self.refused:
+            return "failed"
         return "complete" if not self.failed else "partial" if self.failed < sum(self.counts.values()) else "failed"
 
 

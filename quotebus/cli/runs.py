@@ -86,6 +86,9 @@ def _retry(here: "Here", run_id: str, output: str) -> int:
     from quotebus.read_runs import FAILED
 
     symbols = [str(result["symbol"]) for result in results if result["outcome"] in FAILED]
+    if not symbols and found["reason"]:
+        # There is nothing to name: what the run was to ask for is not known.
+        raise CommandError("bad_request", f"run {run_id} was refused ({found['reason']}): put that right and run its job again")
     if not symbols:
         click.echo(f"no symbol of run {run_id} has failed", err=True)
         return 0
@@ -142,7 +145,9 @@ def _row(found: dict[str, Any]) -> dict[str, object]:
 
 def _for_a_table(row: Row) -> Row:
     shown = {name: value for name, value in row.items() if name not in _NOT_IN_TABLE}
-    if row["reason"]:
+    if row["run"] is None:
         # A slot without a run stands where its run would.
         shown |= {"requested_at": row["slot_at"], "state": f"{row['state']}: {row['reason']}"}
+    elif row["reason"]:
+        shown["state"] = "refused"
     return shown

@@ -49,7 +49,8 @@ class RunBars:
             calls = ", ".join(f"{count} {provider}" for provider, count in run.calls.items()) or "none"
             who = f"run {run.run_id}  {run.job or 'by hand'}"
             took_s = (run.finished_at - run.started_at).total_seconds()
-            click.echo(f"{run.finished_at:%H:%M:%S}Z  {who}: {counts or 'nothing'}; calls: {calls}; {took_s:.1f} s")
+            end = f"refused: {text_of(run.refused)}" if run.refused else counts or "nothing"
+            click.echo(f"{run.finished_at:%H:%M:%S}Z  {who}: {end}; calls: {calls}; {took_s:.1f} s")
 
     def missed(self, event: "RunMissed") -> None:
         """A line for slots that had no run."""
@@ -86,6 +87,7 @@ class RunLines:
                 "planned": run.planned,
                 "done": run.planned,
                 "missed_slots": run.missed_slots,
+                "reason": run.refused,
             }
             late_s = (run.started_at - run.slot_at).total_seconds() if run.slot_at else None
             took_s = (run.finished_at - run.started_at).total_seconds()

@@ -50,9 +50,9 @@ def say_finished(finished: RunFinished) -> None:
     if late_s is not None:
         LATE.observe(max(0.0, late_s))
     TOOK.observe(max(0.0, took_s or 0.0))
-    (log.warning if finished.failed else log.info)(
+    (log.info if finished.state == "complete" else log.warning)(
         "run_finished", run_id=finished.run_id, job=finished.job, state=finished.state, planned=finished.planned,
-        **finished.counts, reasons=finished.reasons, calls=finished.calls, late_s=late_s, seconds=took_s,
+        **finished.counts, reasons=finished.reasons, calls=finished.calls, refused=finished.refused, late_s=late_s, seconds=took_s,
     )  # fmt: skip
 
 

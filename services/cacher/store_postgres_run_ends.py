@@ -87,4 +87,5 @@ def _finished(run: asyncpg.Record) -> RunFinished:
         timeframe=run["timeframe"],
         missed_slots=run["missed_slots"],
         failed_symbols=run["failed_symbols"] or [],
+        refused=run["refused"],
     )

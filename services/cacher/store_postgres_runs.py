@@ -11,8 +11,8 @@ from services.runtime.read_postgres import Connection
 # A plan may come in parts, twice, and after its first results.
 _PLANNED = """
 INSERT INTO runs AS r (run_id, request_id, job, lane, dataset, timeframe, slot_at, requested_at, wanted_at, deadline_at,
-    missed_slots, planned, parts, parts_seen, range_start, range_end, provider)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, ARRAY[$14::int], $15, $16, $17)
+    missed_slots, planned, parts, parts_seen, range_start, range_end, provider, refused)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, ARRAY[$14::int], $15, $16, $17, $18)
 ON CONFLICT (run_id, request_id) DO UPDATE SET parts_seen = r.parts_seen || excluded.parts_seen
 WHERE NOT r.parts_seen @> excluded.parts_seen"""
 _SYMBOLS = """
@@ -110,7 +110,7 @@ async def _write_plan(connection: Connection, event: RunPlanned) -> None:
     what = (event.job, event.lane, event.dataset, event.timeframe, event.slot_at)
     when = (event.requested_at, event.wanted_at, event.deadline_at, event.missed_slots)
     size, wish = (event.planned, event.parts, event.part), (event.start, event.end, event.provider)
-    await connection.execute(_PLANNED, *key, *what, *when, *size, *wish)
+    await connection.execute(_PLANNED, *key, *what, *when, *size, *wish, event.refused)
     await connection.execute(_SYMBOLS, *key, event.symbols)
 
 

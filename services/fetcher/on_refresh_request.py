@@ -65,32 +65,34 @@ class Planner:
     async def on_refresh_request(self, msg: Msg) -> None:
         """Plan one request. Whatever happens it ends acknowledged, or back on the stream to be tried again."""
         try:
+            await self._plan_or_bury(msg)
+        except (UniverseUnavailableError, StreamFullError) as error:
+            log.warning("request_waits", run_id=str(msg.metadata.sequence.stream), error=str(error))
+            await msg.nak(delay=5)
+        except (APIError, nats.errors.Error) as error:
+            # What was published already is found again by its message id.
+            log.warning("plan_interrupted", run_id=str(msg.metadata.sequence.stream), error=repr(error))
+            await msg.nak(delay=2)
+        else:
+            await msg.ack()
+
+    async def _plan_or_bury(self, msg: Msg) -> None:
+        try:
             plan = understand(msg, self._expiry)
         except (msgspec.MsgspecError, ValueError) as error:
             await bury(self._bus, msg, "malformed", f"{msg.subject}: {error}")
-            await msg.ack()
             return
+        asked: Sequence[str] = plan.request.symbols
         try:
-            await self._plan(msg, plan)
-        except NoProviderError as error:
+            asked = await self._universe.symbols(plan.request)
+            await self._plan(msg, plan, asked)
+        except (NoProviderError, UniverseRefusedError) as error:
             await bury(self._bus, msg, "bad_request", f"{msg.subject}: {error}")
-            await self._report_all(plan, str(error))
-        except UniverseRefusedError as error:
-            await bury(self._bus, msg, "bad_request", f"{msg.subject}: {error}")
-            await self._report(plan, plan.request.symbols, str(error))
-        except (UniverseUnavailableError, StreamFullError) as error:
-            log.warning("request_waits", request_id=plan.request_id, error=str(error))
-            await msg.nak(delay=5)
-            return
-        except (APIError, nats.errors.Error) as error:
-            # What was published already is found again by its message id.
-            log.warning("plan_interrupted", request_id=plan.request_id, error=repr(error))
-            await msg.nak(delay=2)
-            return
-        await msg.ack()
+            await self._announce(plan, asked, str(error))
+            for symbol in asked:
+                await publish_result(self._bus, plan.result(symbol[:64], "failed", "bad_request", message=str(error)))
 
-    async def _plan(self, msg: Msg, plan: Plan) -> None:
-        asked = await self._universe.symbols(plan.request)
+    async def _plan(self, msg: Msg, plan: Plan, asked: Sequence[str]) -> None:
         good, bad = by_validity(asked)
         if not good and not bad:
             log.info("nothing_to_plan", request_id=plan.request_id, universe=plan.request.universe)
@@ -142,8 +144,8 @@ class Planner:
         calendar = (await read_calendars(self._bus.js, [code])).get(code)
         return MarketHours(calendar, probe.dataset, probe.timeframe, choice.delay_s) if calendar else None
 
-    async def _announce(self, plan: Plan, symbols: Sequence[str]) -> None:
-        for planned in plan.announcements(symbols):
+    async def _announce(self, plan: Plan, symbols: Sequence[str], refused: str | None = None) -> None:
+        for planned in plan.announcements(symbols, refused):
             identity = f"planned:{plan.run_id}:{plan.request_id}:{planned.part}"
             await self._bus.publish(subjects.run("planned", plan.request.job), planned, message_id=identity)
 
@@ -161,18 +163,6 @@ class Planner:
             merged = plan.result(task.symbol, "merged", "twin", provider=task.provider, task=subject)
             await publish_result(self._bus, merged)
             return "merged"
-
-    async def _report_all(self, plan: Plan, why: str) -> None:
-        try:
-            symbols = await self._universe.symbols(plan.request)
-        except UniverseUnavailableError:
-            return
-        await self._report(plan, symbols, why)
-
-    async def _report(self, plan: Plan, symbols: Sequence[str], why: str) -> None:
-        await self._announce(plan, symbols)
-        for symbol in symbols:
-            await publish_result(self._bus, plan.result(symbol[:64], "failed", "bad_request", message=why))
 
 
 def planner_puller(bus: Bus) -> Puller:

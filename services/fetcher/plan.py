@@ -63,8 +63,8 @@ class Plan:
             **details,
         )
 
-    def announcements(self, symbols: Sequence[str]) -> list[RunPlanned]:
-        """What is told of this plan before its tasks go out, in as many parts as it takes."""
+    def announcements(self, symbols: Sequence[str], refused: str | None = None) -> list[RunPlanned]:
+        """What is told of this plan before its tasks go out, in as many parts as it takes; `refused`: why there are none."""
         parts = [symbols[i : i + SYMBOLS_PER_PART] for i in range(0, len(symbols), SYMBOLS_PER_PART)] or [[]]
         probe = self.task("", "X")
         return [
@@ -87,6 +87,7 @@ class Plan:
                 part=number,
                 parts=len(parts),
                 symbols=[symbol[:64] for symbol in part],
+                refused=refused,
             )
             for number, part in enumerate(parts, 1)
         ]

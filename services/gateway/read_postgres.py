@@ -53,7 +53,7 @@ FROM (SELECT *, tstzrange(at_from, at_to) AS span FROM price_observations
 GROUP BY symbol, dataset, timeframe, basis, feed ORDER BY symbol, dataset, timeframe, basis, feed"""
 _RUNS = """
 SELECT run_id, request_id, job, lane, dataset, timeframe, slot_at, requested_at, deadline_at, finished_at, missed_slots, planned,
-    counts::text, calls::text, reasons::text
+    counts::text, calls::text, reasons::text, refused
 FROM run_history
 WHERE ($1::text IS NULL OR job = $1) AND ($2::text IS NULL OR run_id = $2) AND requested_at < $3
 ORDER BY requested_at DESC LIMIT $4"""

@@ -29,7 +29,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """`late_s`: from the slot to the request. `took_s`: from the request to the end, null while it goes on.
 
     `outcomes`: symbols by outcome, `reasons`: the same by outcome and reason, `calls`: permits by provider; all once it is over.
-    No `job`: asked by hand.
+    No `job`: asked by hand. `refused`: why nothing could be asked for at all; then it has failed, whatever its outcomes.
     """
 
     run_id: str
@@ -49,6 +49,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     outcomes: dict[str, int]
     reasons: dict[str, dict[str, int]]
     calls: dict[str, int]
+    refused: str | None
 
 
 class RunSymbol(msgspec.Struct, frozen=True, kw_only=True):

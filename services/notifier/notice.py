@@ -31,7 +31,7 @@ def notice_of(event: RunFinished | RunMissed) -> Notice:
     if isinstance(event, RunMissed):
         newest = max(event.slots, default=event.at)
         return _notice(event, "missed", f"missed {event.job} {newest.isoformat()}", event.at, _missed(event))
-    occasion: Occasion = "failed" if event.failed else "finished"
+    occasion: Occasion = "finished" if event.state == "complete" else "failed"
     return _notice(event, occasion, f"finished {event.run_id} {event.request_id}", event.finished_at, _finished(event))
 
 
@@ -47,12 +47,13 @@ def _finished(run: RunFinished) -> tuple[str, str]:
     what = " ".join(filter(None, (run.dataset, run.timeframe)))
     took_s = (run.finished_at - run.started_at).total_seconds()
     late = f", asked {(run.started_at - run.slot_at).total_seconds():.1f} s after its slot" if run.slot_at else ""
-    end = f"{run.failed} of {run.planned} symbols failed" if run.failed else f"{run.planned} symbols, all well"
     lines = [
         f"Run {run.run_id} of {what or 'prices'}: {_listed(run.counts) or 'nothing to do'}; {took_s:.1f} s{late}.",
         *(f"{outcome}: {_listed(reasons)}." for outcome, reasons in run.reasons.items()),
         f"Calls: {_listed(run.calls) or 'none'}.",
     ]
+    if run.refused:
+        lines.append(f"Nothing was asked: {run.refused}")
     if run.missed_slots:
         lines.append(f"Slots before it that nobody asked: {run.missed_slots}.")
     if run.failed:
@@ -62,7 +63,13 @@ def _finished(run: RunFinished) -> tuple[str, str]:
             f"Failed: {named}.",
             f"`quotebus runs {run.run_id}` shows each, `quotebus runs retry {run.run_id}` asks for them again.",
         ]
-    return f"{name}: {end}", "\n".join(lines)
+    return f"{name}: {_end(run)}", "\n".join(lines)
+
+
+def _end(run: RunFinished) -> str:
+    if run.refused:
+        return "refused"
+    return f"{run.failed} of {run.planned} symbols failed" if run.failed else f"{run.planned} symbols, all well"
 
 
 def _missed(event: RunMissed) -> tuple[str, str]:

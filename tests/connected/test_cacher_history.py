@@ -95,11 +95,14 @@ async def test_two_cachers_may_forget_at_once_and_both_come_to_an_end(pool: asyn
     assert await pool.fetchval("SELECT count(*) FROM results") == 0
 
 
-async def test_the_migration_of_the_history_can_be_taken_back(pool: asyncpg.Pool) -> None:
+async def test_the_migrations_of_the_history_can_be_taken_back(pool: asyncpg.Pool) -> None:
     await keep_run(pool, "7", NOW)
-    [text] = [path.read_text() for path in SCHEMA.glob("0005_*.sql")]
-    await pool.execute(text.partition("-- migrate:down")[2])
-    assert await pool.fetchval("SELECT count(*) FROM run_history") == 1
-    [again] = [migration for migration in migrations() if migration.name.startswith("0005")]
-    await pool.execute(again.up)
-    assert await pool.fetchval("SELECT reasons FROM run_history") is None
+    numbers = ("0005", "0007")
+    for number in reversed(numbers):
+        [text] = [path.read_text() for path in SCHEMA.glob(f"{number}_*.sql")]
+        await pool.execute(text.partition("-- migrate:down")[2])
+        assert await pool.fetchval("SELECT count(*) FROM run_history") == 1
+    for number in numbers:
+        [again] = [migration for migration in migrations() if migration.name.startswith(number)]
+        await pool.execute(again.up)
+    assert await pool.fetchrow("SELECT reasons, refused FROM run_history") == (None, None)

@@ -83,6 +83,11 @@ async def test_a_run_without_symbols_is_over_at_once(runs: RunStore) -> None:
     assert finished.counts == {}
 
 
+async def test_a_refused_run_is_over_at_once_and_has_failed(runs: RunStore) -> None:
+    [finished] = await runs.write([planned(refused="universe activ is not defined")])
+    assert (finished.counts, finished.state, finished.refused) == ({}, "failed", "universe activ is not defined")
+
+
 async def test_a_merged_symbol_waits_for_its_twins_call(runs: RunStore) -> None:
     merged = result(outcome="merged", run_id="2", request_id="q", called_at=None, calls=0)
     assert await runs.write([planned("AAPL", run_id="2", request_id="q"), merged]) == []

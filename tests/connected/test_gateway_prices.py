@@ -208,6 +208,22 @@ async def test_coverage_says_what_was_asked_and_seen(http: Http) -> None:
     assert end > "2024-02-10"
 
 
+async def test_a_run_that_was_refused_says_why(running: tuple[Deployment, Http]) -> None:
+    deployment, http = running
+    planned = RunPlanned(
+        run_id="6", request_id="lost@6", job="lost", lane="live", dataset="quote", requested_at=NOW, wanted_at=NOW,
+        deadline_at=NOW + timedelta(hours=1), planned=0, symbols=[], refused="universe activ is not defined",
+    )  # fmt: skip
+    await deployment.bus.publish(subjects.run("planned", "lost"), planned)
+
+    async def over() -> bool:
+        return any(run["finished_at"] for run in (await http.get("/runs?job=lost")).json["runs"])
+
+    await until(over)
+    run = (await http.get("/runs/6")).json["run"]
+    assert (run["outcomes"], run["refused"]) == ({}, "universe activ is not defined")
+
+
 async def test_runs_tell_outcomes_calls_and_lateness(running: tuple[Deployment, Http]) -> None:
     deployment, http = running
     slot, wanted = NOW - timedelta(seconds=30), NOW - timedelta(seconds=20)
@@ -236,7 +252,7 @@ async def test_runs_tell_outcomes_calls_and_lateness(running: tuple[Deployment, 
 
     await until(over)
     [found] = (await http.get("/runs?job=close&limit=5")).json["runs"]
-    assert (found["outcomes"], found["calls"]) == ({"refreshed": 1, "failed": 1}, {"tiingo": 2})
+    assert (found["outcomes"], found["calls"], found["refused"]) == ({"refreshed": 1, "failed": 1}, {"tiingo": 2}, None)
     symbols = (await http.get("/runs/7")).json["symbols"]
     assert [(each["symbol"], each["outcome"], each["reason"]) for each in symbols] == [
         ("AAPL", "refreshed", None),

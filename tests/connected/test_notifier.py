@@ -145,6 +145,18 @@ async def test_a_run_of_the_whole_system_is_told_as_one_message(tmp_path: Path, 
     assert (body["type"], body["data"]["planned"], body["data"]["counts"]) == ("run.finished", 3, {"refreshed": 3})
 
 
+async def test_a_job_whose_universe_cannot_be_read_has_failed_and_says_why(tmp_path: Path, receiver: PlayedWebhook):
+    environment = told_to(table(receiver.url, on=["finished"])) | {"QUOTEBUS_PROVIDERS__SYNTHETIC__ENABLED": "true"}
+    async with deployed(tmp_path, ("fetcher", "cacher", "notifier"), environment, redis=False) as deployment:
+        await deployment.bus.publish(subjects.refresh_request("live", "eod"), RefreshRequest(universe="activ", job="eod"))
+        await until(partial(has_got, receiver, 1))
+        [slot] = await deployment.rows("SELECT state, reason, planned FROM run_slots")
+    [(_, body)] = receiver.got
+    assert (body["type"], body["data"]["planned"]) == ("run.failed", 0)
+    assert (slot["state"], slot["planned"], slot["reason"]) == ("over", 0, body["data"]["refused"])
+    assert "universe activ is not defined; did you mean active?" in slot["reason"]
+
+
 async def test_one_command_notifies_when_there_is_somebody_to_notify(tmp_path: Path, receiver: PlayedWebhook):
     lines = [
         "[[notify]]",

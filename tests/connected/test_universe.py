@@ -1,6 +1,7 @@
 """Universes on a real PostgreSQL, and what becomes of a request for one that cannot be read."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -9,13 +10,13 @@ from pydantic import SecretStr
 from contracts import subjects
 from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
-from contracts.run_events import DeadLetter
+from contracts.run_events import DeadLetter, RunPlanned
 from services.cacher.migrate import migrate
 from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus, connect
 from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings
 from services.runtime.universe_settings import UniverseSettings
-from tests.connected.deployment import until
+from tests.connected.deployment import deployed, until
 from tests.connected.test_fetcher import fetching, settings_for, stored
 
 TABLES = """
@@ -93,6 +94,26 @@ async def test_a_request_for_an_unknown_universe_is_a_dead_letter_and_the_next_o
     assert dead.message.endswith(
         "universe activ is not defined; did you mean active? A further one is a table [universes.activ] with its sql"
     )
+
+
+async def test_what_cannot_be_buried_now_is_buried_later_and_the_planner_goes_on(tmp_path: Path) -> None:
+    async with deployed(tmp_path, ("fetcher",), {"QUOTEBUS_PROVIDERS__SYNTHETIC__ENABLED": "true"}, redis=False) as deployment:
+        bus, fetcher = deployment.bus, deployment.services["fetcher"]
+        graves = (await bus.js.stream_info(subjects.DEAD)).config
+        await bus.js.delete_stream(subjects.DEAD)
+        await bus.publish(subjects.refresh_request("live"), b"{")
+        await bus.publish(subjects.refresh_request("live"), RefreshRequest(universe="activ"))
+        await bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=["AAPL"], dataset="quote"))
+        await until(lambda: _quotes(bus, 1))
+        await bus.js.add_stream(graves)
+
+        async def all_buried() -> bool:
+            return (await bus.js.stream_info(subjects.DEAD)).state.messages == 2
+
+        await until(all_buried)
+        assert fetcher.running
+        [planned] = [decode(body, RunPlanned) for body in await stored(bus, subjects.RUNS, "run.planned") if b"activ" in body]
+    assert (planned.planned, (planned.refused or "")[:34]) == (0, "universe activ is not defined; did")
 
 
 async def _quotes(bus: Bus, count: int) -> bool:

@@ -36,6 +36,18 @@ def test_a_run_with_failures_names_symbols_reasons_and_what_to_type(outcome: Any
         assert said in notice.text
 
 
+@pytest.mark.parametrize("symbols", [0, 2])
+def test_a_run_that_was_refused_has_failed_even_without_symbols(symbols: int) -> None:
+    counts: Any = {"failed": symbols} if symbols else {}
+    notice = notice_of(finished(planned=symbols, counts=counts, refused="universe activ is not defined"))
+    assert (notice.occasion, notice.title) == ("failed", "eod: refused")
+    assert "Nothing was asked: universe activ is not defined" in notice.text
+
+
+def test_a_run_of_an_empty_universe_has_not_failed() -> None:
+    assert notice_of(finished(planned=0, counts={})).occasion == "finished"
+
+
 def test_missed_slots_are_one_notice_with_the_newest_of_them() -> None:
     slots = [SLOT + timedelta(hours=hour) for hour in range(9)]
     notice = notice_of(RunMissed(job="eod", reason="too_late", missed=40, slots=slots, at=SLOT + timedelta(days=1)))

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from pydantic import SecretStr
 
@@ -111,6 +112,21 @@ async def test_a_retry_of_a_run_without_failures_asks_for_nothing(quotebus: Any,
     assert (await quotebus("runs", "retry", "9")).code == 2
 
 
+async def test_a_run_that_was_refused_says_so_everywhere(quotebus: Any, qb: Client, pool: asyncpg.Pool) -> None:
+    await keep(pool, plan("7", refused="universe activ is not defined"))
+    [row] = (await quotebus("runs", "-o", "ndjson")).rows
+    assert (row["run"], row["state"], row["reason"], row["planned"]) == ("7", "over", "universe activ is not defined", 0)
+    heading, line = (await quotebus("runs")).out.splitlines()[:2]
+    assert "refused" in line
+    assert "2024-03-04 21:00:02Z" in line, heading
+    assert "reason        universe activ is not defined" in (await quotebus("runs", "7")).out
+    ended = await quotebus("runs", "retry", "7")
+    assert (ended.code, ended.err) == (
+        2, "quotebus: run 7 was refused (universe activ is not defined): put that right and run its job again\n"
+    )  # fmt: skip
+    assert (await qb.js.stream_info(subjects.REFRESH)).state.messages == 0
+
+
 async def publish(qb: Client, *events: RunPlanned | RunResult | RunFinished | RunMissed) -> None:
     for event in events:
         kind = type(event).__name__.removeprefix("Run").lower()
@@ -149,12 +165,16 @@ async def test_who_follows_hears_of_runs_under_way_and_of_their_ends_in_lines(qb
         async with asyncio.timeout(30):
             lines.append(json.loads(await following.stdout.readline()))
             missed = RunMissed(job="eod", reason="too_late", missed=3, slots=[SLOT], at=SLOT)
-            await publish(qb, result("7", "MSFT"), finished("7", refreshed=2), missed)
+            refused = msgspec.structs.replace(finished("8"), refused="no provider")
+            await publish(qb, result("7", "MSFT"), finished("7", refreshed=2), refused, missed)
             while lines[-1]["state"] != "missed":
                 lines.append(json.loads(await following.stdout.readline()))
-    assert [(line["state"], line["run_id"]) for line in lines if line["state"] != "going"] == [("over", "7"), ("missed", None)]
-    over, told = (line for line in lines if line["state"] != "going")
+    assert [(line["state"], line["run_id"]) for line in lines if line["state"] != "going"] == [
+        ("over", "7"), ("over", "8"), ("missed", None)
+    ]  # fmt: skip
+    over, other, told = (line for line in lines if line["state"] != "going")
     assert (over["late_s"], over["took_s"], over["outcomes"], over["calls"]) == (2.0, 7.0, {"refreshed": 2}, {"tiingo": 2})
+    assert (over["reason"], other["reason"]) == (None, "no provider")
     assert (told["missed_slots"], told["reason"]) == (3, "too_late")
     assert all({*line} == {*over} for line in lines)
 
@@ -204,6 +224,8 @@ async def test_on_a_terminal_each_run_has_a_bar_until_it_is_over(qb: Client, poo
         await terminal.shows("refreshed=1 failed=1")
         await publish(qb, finished("7", refreshed=2, failed=1))
         await terminal.shows("run 7  eod: 2 refreshed, 1 failed; calls: 2 tiingo; 7.0 s")
+        await publish(qb, msgspec.structs.replace(finished("8"), refused="no provider"))
+        await terminal.shows("run 8  eod: refused: no provider;")
 
 
 async def test_on_a_terminal_a_refresh_that_is_waited_for_counts_its_symbols(qb: Client, terminal: Terminal) -> None:
