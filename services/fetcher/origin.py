@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from services.fetcher.provider import Profile
+from services.runtime.public_address import is_public
 from services.runtime.redact import Redactor
 from services.runtime.settings import ProviderSettings, secrets_of
 
@@ -71,7 +72,7 @@ def refusal_of(address: str, *, private: bool) -> str:
     found = _address(address)
     if found is None or _is_never_a_vendor(found):
         return f"its name leads to {address}, where no vendor is: look at the name service"
-    if not private and not found.is_global:
+    if not private and not is_public(str(found)):
         return f"its name leads to {address}, a private address: set base_url if that is meant"
     return ""
 
