@@ -43,7 +43,9 @@ async def problem_of(base_url: str, address: str, trust: Trust | None = None) ->
     return caught.value.message
 
 
-@pytest.mark.parametrize("address", ["10.1.2.3", "192.168.0.1", "127.0.0.1", "100.64.0.1", "fd12::1", "::1", "::ffff:10.0.0.1"])
+@pytest.mark.parametrize(
+    "address", ["10.1.2.3", "192.168.0.1", "127.0.0.1", "100.64.0.1", "fd12::1", "fec0::1", "::1", "::ffff:10.0.0.1"]
+)
 async def test_a_vendors_own_name_that_leads_into_a_private_network_is_refused_before_a_byte_is_sent(address: str) -> None:
     assert await problem_of("https://api.example.com", address) == (
         f"api.example.com: its name leads to {address}, a private address: set base_url if that is meant"
