@@ -11,6 +11,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 OURS = ("migrate", "scheduler", "fetcher", "cacher", "gateway")
 SERVERS = ("nats", "postgres", "redis")
+PLAYED = "simulate"
 _VARIABLE = re.compile(r"\$\{(\w+):-([^{}]*)\}")
 
 

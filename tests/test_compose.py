@@ -13,10 +13,14 @@ import jsonschema
 import pytest
 import yaml
 
+from quotebus.simulate.server import Simulator
+from quotebus.simulate.vendor import vendors
+from services.fetcher.accounts import accounts
+from services.fetcher.origin import origin_of
 from services.fetcher.provider import providers
 from services.runtime.load_settings import load_settings
 from services.runtime.settings import Settings
-from tests.composed import OURS, ROOT, SERVERS, compose_file, health_command
+from tests.composed import OURS, PLAYED, ROOT, SERVERS, command, compose_file, health_command
 
 FILE = compose_file()
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
@@ -39,7 +43,8 @@ def test_the_file_is_what_the_compose_specification_allows() -> None:
 
 
 def test_there_is_a_service_a_process_and_nothing_else() -> None:
-    assert set(SERVICES) == {*OURS, *SERVERS}
+    assert set(SERVICES) == {*OURS, *SERVERS, PLAYED}
+    assert [name for name in SERVICES if SERVICES[name].get("profiles")] == [PLAYED]
 
 
 @EVERY
@@ -193,3 +198,23 @@ def test_there_are_made_up_prices_until_there_is_a_key_and_all_services_agree_on
     after = settings_of(name, made, tmp_path / "after", monkeypatch)
     assert list(after.providers) == ["tiingo"]
     assert not [job for job in after.jobs() if job.id.startswith("demo-") or not job.enabled]
+
+
+async def test_the_demonstration_asks_the_vendor_that_is_played_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in (ROOT / "compose/demo.env").read_text().splitlines():
+        name, _, value = line.partition("=")
+        if name.startswith("QUOTEBUS_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("QUOTEBUS_CONFIG", str(ROOT / "quotebus.toml"))
+    settings = load_settings(known_providers=providers())
+    assert {job.enabled for job in settings.jobs()} == {True}
+    options = command(SERVICES[PLAYED])[2:]
+    assert options[0] == "tiingo"
+    assert settings.providers["tiingo"].base_url == f"http://{PLAYED}:{options[options.index('--port') + 1]}"
+    account = accounts(settings)["tiingo"]
+    assert origin_of(account.base_url, account.trust)[1] == PLAYED
+    async with Simulator(vendors()["tiingo"]).serve() as played:
+        assert account.keys[0].name == "k1"
+        assert settings.providers["tiingo"].api_key is not None
+        key = settings.providers["tiingo"].api_key.get_secret_value()
+        assert played.environment({})["QUOTEBUS_PROVIDERS__TIINGO__API_KEY"] == key

@@ -22,6 +22,7 @@ _LIMIT = "Requests it allows; 0: any number. Default: those of the vendor's free
 @click.command()
 @click.argument("providers", nargs=-1, required=True, metavar="PROVIDER...")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Of a single provider; 0: any free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to answer; 0.0.0.0 in a container.")
 @click.option("--per-second", type=_COUNT, help=_LIMIT)
 @click.option("--per-minute", type=_COUNT, help="Likewise.")
 @click.option("--per-hour", type=_COUNT, help="Likewise.")
@@ -32,7 +33,9 @@ _LIMIT = "Requests it allows; 0: any number. Default: those of the vendor's free
 )
 @click.option("--latency-ms", type=click.FloatRange(min=0), default=0.0, help="How long it takes to answer.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another market, and other faults.")
-def simulate(providers: tuple[str, ...], port: int, faults: float, latency_ms: float, seed: int, **limits: int | None) -> None:
+def simulate(
+    providers: tuple[str, ...], port: int, host: str, faults: float, latency_ms: float, seed: int, **limits: int | None
+) -> None:
     """Play vendors on this machine: their paths, answers, errors and quotas, with made-up prices. Ctrl-C ends it.
 
     For each a line says where it answers, and with which variables quotebus asks there. Every symbol exists but those that begin
@@ -55,18 +58,19 @@ def simulate(providers: tuple[str, ...], port: int, faults: float, latency_ms: f
         Simulator(known[n], replace(rules, limits=replace(known[n].profile.limits, **given))) for n in dict.fromkeys(providers)
     ]
     try:
-        asyncio.run(_serve(played, port, given))
+        asyncio.run(_serve(played, (host, port), given))
     except OSError as error:
         raise CommandError("in_use", f"--port {port}: {error.strerror or error}; leave it out for any free one") from error
 
 
-async def _serve(played: Sequence["Simulator"], port: int, limits: Mapping[str, int]) -> None:
+async def _serve(played: Sequence["Simulator"], where: tuple[str, int], limits: Mapping[str, int]) -> None:
+    host, port = where
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         for simulator in played:
-            await stack.enter_async_context(simulator.serve(port))
+            await stack.enter_async_context(simulator.serve(port, host))
             variables = " ".join(f"{name}={value}" for name, value in simulator.environment(limits).items())
             click.echo(f"{simulator.vendor.name} at {simulator.url}: {variables}")
         await stop.wait()

@@ -74,8 +74,8 @@ class Simulator:
         self._answering = asyncio.Lock()
 
     @asynccontextmanager
-    async def serve(self, port: int = 0) -> AsyncIterator["Simulator"]:
-        """Answer on a port of the loopback (0: any free one) while the block runs.
+    async def serve(self, port: int = 0, host: str = "127.0.0.1") -> AsyncIterator["Simulator"]:
+        """Answer on a port (0: any free one) while the block runs.
 
         Raises:
             OSError: the port is taken.
@@ -89,8 +89,8 @@ class Simulator:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2, handler_cancellation=True)
         await runner.setup()
         try:
-            await web.TCPSite(runner, "127.0.0.1", port).start()
-            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            await web.TCPSite(runner, host, port).start()
+            self.url = f"http://{host}:{runner.addresses[0][1]}"
             yield self
         finally:
             await runner.cleanup()
