@@ -64,7 +64,7 @@ def _meant(words: tuple[str, ...], run_id: str | None) -> tuple[str | None, str 
 
 
 async def _newest(here: "Here", job: str | None, limit: int) -> list[Row]:
-    from quotebus.read_runs import slots
+    from quotebus.read_postgres_runs import slots
 
     async with postgres_of(here) as connection:
         return [_row(found) for found in await slots(connection, job, limit)]
@@ -83,7 +83,7 @@ def _details(here: "Here", run_id: str, output: str) -> int:
 
 def _retry(here: "Here", run_id: str, output: str) -> int:
     found, results = run_async(_read(here, run_id))
-    from quotebus.read_runs import FAILED
+    from quotebus.read_postgres_runs import FAILED
 
     symbols = [str(result["symbol"]) for result in results if result["outcome"] in FAILED]
     if not symbols and found["reason"]:
@@ -98,13 +98,13 @@ def _retry(here: "Here", run_id: str, output: str) -> int:
 
 
 async def _read(here: "Here", run_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    from quotebus import read_runs
+    from quotebus import read_postgres_runs
 
     async with postgres_of(here) as connection:
-        found = await read_runs.run(connection, run_id)
+        found = await read_postgres_runs.run(connection, run_id)
         if found is None:
             raise CommandError("not_found", f"there is no run {run_id}: `quotebus runs` lists the newest")
-        return found, await read_runs.results(connection, run_id, found["request_id"])
+        return found, await read_postgres_runs.results(connection, run_id, found["request_id"])
 
 
 async def _ask_again(here: "Here", found: dict[str, Any], symbols: list[str]) -> str:

@@ -60,7 +60,7 @@ async def _events(here: "Here", job: str | None) -> AsyncGenerator[tuple["Event"
 
 
 async def _oldest_going(here: "Here") -> datetime | None:
-    from quotebus.read_runs import oldest_going
+    from quotebus.read_postgres_runs import oldest_going
 
     try:
         async with postgres_of(here) as connection:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PORT = click.IntRange(0, 65535)
 _MADE_UP = """\
 No provider and no job is configured, so these prices are synthetic: made up, to look around with.
-Real ones: name a provider under [providers] in quotebus.toml, and what to refresh under [[job]]."""
+Real ones: name a provider under [providers] in quotebus.toml, and say whose with `quotebus symbols import --table watchlist`."""
 
 
 @click.command()
