@@ -13,7 +13,6 @@ from quotebus.cli.errors import CommandError
 if TYPE_CHECKING:
     from quotebus.client import Client
     from quotebus.settings_here import Here
-    from services.fetcher.tokens import Tokens
 
 _MUCH_BACKLOG = 1000
 _MANY_ASLEEP = 50
@@ -84,12 +83,13 @@ async def _nats(here: "Here", qb: "Client") -> AsyncIterator[Check]:
             yield Check("fail", "streams", reason_of(error), "run `quotebus migrate`")
     async for behind in _backlog(here, qb):
         yield behind
-    async for login in _logins(here, qb):
-        yield login
+    from quotebus.cli.login_checks import login_checks
     from quotebus.cli.session_checks import session_checks
+    from quotebus.cli.universe_checks import universe_checks
 
-    async for sessions in session_checks(qb):
-        yield sessions
+    for further in (login_checks(here, qb), session_checks(qb), universe_checks(here, qb)):
+        async for line in further:
+            yield line
 
 
 async def _streams(here: "Here", qb: "Client") -> Check:
@@ -152,46 +152,6 @@ async def _backlog(here: "Here", qb: "Client") -> AsyncIterator[Check]:
             yield Check("warn", "backlog", f"{waiting} messages wait for {consumer}", "is the service running? `quotebus status`")
     if backlog and max(backlog.values()) <= _MUCH_BACKLOG:
         yield Check("ok", "backlog", f"{sum(backlog.values())} messages wait for {len(backlog)} consumers")
-
-
-async def _logins(here: "Here", qb: "Client") -> AsyncIterator[Check]:
-    """How long the logins last that a person has to renew."""
-    from nats.js.errors import NotFoundError
-
-    from services.fetcher.accounts import accounts
-    from services.fetcher.logins import token_stores, with_logins
-    from services.fetcher.provider import ProviderError
-    from services.fetcher.tokens import tokens_in
-
-    known = accounts(here.settings)
-    try:
-        stores = await token_stores(qb.js, known)
-    except NotFoundError:
-        return  # its own line says that the bucket is missing
-    for (name, key), lasts in with_logins(known).items():
-        try:
-            tokens = tokens_in((await stores[name, key].read()).value)
-        except ProviderError as error:
-            yield Check("warn", "login", error.message)
-        else:
-            yield _login(name, key, tokens, lasts)
-
-
-def _login(provider: str, key: str, tokens: "Tokens | None", lasts: timedelta) -> Check:
-    from services.fetcher.accounts import variable_of
-    from services.fetcher.tokens import login_state
-    from services.runtime.key_settings import FIRST_KEY
-
-    name = provider if key == FIRST_KEY else f"{provider} {key}"
-
-    if tokens is None:
-        return Check("warn", "login", f"{name}: not used yet", f"prove it: `quotebus refresh SYMBOL` of {name}")
-    state, ends = login_state(tokens, lasts, datetime.now(UTC))
-    how = f"log in again and set {variable_of(provider, key, 'refresh_token')}, then restart the fetchers"
-    if state == "ended":
-        return Check("fail", "login", tokens.dead or f"{name}: ended {ends:%Y-%m-%d %H:%M}Z", how)
-    left = f"{name}: lasts until {ends:%Y-%m-%d %H:%M}Z at the latest"
-    return Check("warn", "login", left, how) if state == "ends_soon" else Check("ok", "login", left)
 
 
 async def backlogs(here: "Here", qb: "Client") -> dict[str, int]:
