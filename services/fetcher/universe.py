@@ -1,5 +1,6 @@
 """Which symbols a request means: the ones it names, and the ones of a universe, which is a query over somebody's tables."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import asyncpg
@@ -24,14 +25,10 @@ SELECT symbol FROM (
 ) AS found GROUP BY symbol ORDER BY min(rank), min(place) FILTER (WHERE rank > 2), symbol
 """,
 }
-# It would fail for ever: the query or the tables are not as they have to be. Anything else is the server's trouble and passes.
-_FAULTY = (
-    asyncpg.SyntaxOrAccessError,
-    asyncpg.DataError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.QueryCanceledError,
-    asyncpg.InvalidCatalogNameError,
-)
+# Classes of SQLSTATE that are the server's trouble and pass: connection, login, rollback, resources, locks, shutdown, disk.
+_PASSING = ("08", "28", "40", "53", "55", "57", "58")
+_PARAMETERS = 2
+_ADDRESS = "give postgresql://USER:PASSWORD@HOST:PORT/NAME, signs such as / and @ of the password percent-encoded"
 
 
 class UniverseUnavailableError(Exception):
@@ -72,23 +69,74 @@ class Universe:
             raise UniverseRefusedError(unknown_universe(name, has_sql) or f"universe {name}: set universes.{name}.sql")
         try:
             found = await self._read(query, settings)
-        except _FAULTY as error:
-            raise UniverseRefusedError(f"universe {name}: {error}; {_what_to_do(name, error)}") from error
         except POSTGRES_TROUBLE as error:
-            raise UniverseUnavailableError(f"universe {name} cannot be read: {error or type(error).__name__}") from error
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            if _passes(error):
+                raise UniverseUnavailableError(f"universe {name} cannot be read: {why}") from error
+            raise UniverseRefusedError(f"universe {name}: {why}; {_what_to_do(name, error)}") from error
+        except _UnusableError as error:
+            raise UniverseRefusedError(f"universe {name}: {error}; correct universes.{name}.sql") from error
+        except _NoAddressError:
+            setting = f"universes.{name}.dsn" if settings.dsn else "postgres.dsn"
+            raise UniverseRefusedError(f"universe {name}: {setting} is no address of a PostgreSQL; {_ADDRESS}") from None
         return [str(symbol).strip().upper() for symbol in found if symbol is not None and str(symbol).strip()]
 
     async def _read(self, query: str, settings: UniverseSettings) -> list[object]:
-        limits = {"default_transaction_read_only": "on", "statement_timeout": str(int(settings.timeout_s * 1000))}
-        dsn = settings.dsn.get_secret_value() if settings.dsn else self._dsn
-        connection = await asyncpg.connect(dsn, timeout=5, command_timeout=settings.timeout_s + 5, server_settings=limits)
+        connection = await self._connect(settings)
         try:
-            statement = await connection.prepare(query)
-            # A query takes as many of them as it has use for.
-            parameters = [settings.pre_populate, settings.active_days][: len(statement.get_parameters())]
-            return [row[0] for row in await statement.fetch(*parameters)]
+            # Not by settings of the connection: poolers refuse those.
+            async with connection.transaction(readonly=True):
+                await connection.execute(f"SET LOCAL statement_timeout = {math.ceil(settings.timeout_s * 1000)}")
+                statement = await connection.prepare(query)
+                wanted = len(statement.get_parameters())
+                if wanted > _PARAMETERS:
+                    raise _UnusableError(f"it takes {wanted} parameters; there are $1, pre_populate, and $2, active_days")
+                # A query takes as many of them as it has use for.
+                try:
+                    rows = await statement.fetch(*[settings.pre_populate, settings.active_days][:wanted])
+                except (ValueError, OverflowError) as error:
+                    raise _UnusableError(f"a value that cannot be read: {error}") from error
+                return _in_order(rows, [column.name for column in statement.get_attributes()])
         finally:
             await connection.close(timeout=2)
+
+    async def _connect(self, settings: UniverseSettings) -> "asyncpg.Connection[asyncpg.Record]":
+        dsn = settings.dsn.get_secret_value() if settings.dsn else self._dsn
+        try:
+            return await asyncpg.connect(dsn, timeout=5, command_timeout=settings.timeout_s + 5)
+        except ValueError:
+            # What is wrong with it is not repeated: it may be a part of the password.
+            raise _NoAddressError from None
+
+
+class _NoAddressError(Exception):
+    """The address of the database is none."""
+
+
+class _UnusableError(Exception):
+    """The query works, and what it gives is of no use."""
+
+
+def _in_order(rows: Sequence[asyncpg.Record], columns: Sequence[str]) -> list[object]:
+    """The symbols: of the column of that name, else of the first; by `priority`, the lowest first, where there is such a column."""
+    if not columns:
+        raise _UnusableError("it gives no column")
+    place = columns.index("symbol") if "symbol" in columns else 0
+    if "priority" in columns:
+        by = columns.index("priority")
+        try:
+            rows = sorted(rows, key=lambda row: (row[by] is None, 0 if row[by] is None else row[by]))
+        except (TypeError, ArithmeticError):
+            raise _UnusableError("its column priority holds what has no order; give numbers") from None
+    return [row[place] for row in rows]
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same query may work later as it is."""
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return False
+    state = getattr(error, "sqlstate", None)
+    return not isinstance(state, str) or state.startswith(_PASSING)
 
 
 def _what_to_do(name: str, error: Exception) -> str:
@@ -96,4 +144,6 @@ def _what_to_do(name: str, error: Exception) -> str:
         return f"make it quicker, or raise universes.{name}.timeout_s"
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
         return f"run `quotebus migrate` for tables of ours, or set universes.{name}.sql for yours"
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return f"grant SELECT to the role of universes.{name}.dsn, or of postgres.dsn where that is not set"
     return f"correct universes.{name}.sql"

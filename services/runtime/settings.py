@@ -15,7 +15,7 @@ from services.runtime.job_chain import chain_fault
 from services.runtime.job_tables import JobTable, is_set_up, job_of
 from services.runtime.key_settings import KeyName, KeySettings, Section
 from services.runtime.notify_settings import NotifySettings
-from services.runtime.universe_settings import UniverseSettings, unknown_universe
+from services.runtime.universe_settings import NamedUniverse, UniverseSettings, unknown_universe
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     redis: RedisSettings = RedisSettings()
     providers: dict[str, ProviderSettings] = {}
-    universes: dict[str, UniverseSettings] = {}
+    universes: dict[NamedUniverse, UniverseSettings] = {}
     scheduler: SchedulerSettings = SchedulerSettings()
     fetcher: FetcherSettings = FetcherSettings()
     cacher: CacherSettings = CacherSettings()

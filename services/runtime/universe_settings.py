@@ -2,17 +2,31 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+import msgspec
+from pydantic import AfterValidator, Field, PositiveInt, SecretStr
 
+from contracts.message import UniverseName
 from services.runtime.key_settings import Section
 
+
+def _named(name: str) -> str:
+    # Jobs and requests name it.
+    try:
+        return msgspec.convert(name, UniverseName)
+    except msgspec.ValidationError:
+        raise ValueError(f"{name!r}: name a universe by 1 to 64 of a-z, 0-9, _ and -, the first no -") from None
+
+
+NamedUniverse = Annotated[str, AfterValidator(_named)]
 WATCHLIST, ACTIVE = "watchlist", "active"
 BUILT_IN = (WATCHLIST, ACTIVE)
 
 
 class UniverseSettings(Section):
-    """`sql`: one column, the symbol, the most important first; $1 is `pre_populate` (text[]), $2 `active_days`.
+    """`sql`: gives the column `symbol`, else its first is meant; the most important first, or by a column `priority`, the lowest
+    first; $1 is `pre_populate` (text[]), $2 `active_days`.
 
     `dsn`: another database than ours. `active_days`: traded within so many days counts as active. `pre_populate`: symbols that
     belong to it anyway.
@@ -22,7 +36,7 @@ class UniverseSettings(Section):
     dsn: SecretStr | None = None
     active_days: PositiveInt = 30
     pre_populate: list[str] = Field(default_factory=list)
-    timeout_s: PositiveFloat = 10.0
+    timeout_s: float = Field(default=10.0, gt=0, le=600)
 
 
 def unknown_universe(name: object, defined: Iterable[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -75,12 +76,74 @@ async def test_a_query_of_ones_own_on_ones_own_database_takes_the_parameters_it_
         ("DELETE FROM tickers RETURNING symbol", "read-only transaction; correct universes.x.sql"),
         ("SELECT pg_sleep(5)::text", "raise universes.x.timeout_s"),
         ("SELECT symbol FROM tickers WHERE priority = $3", "correct universes.x.sql"),
+        ("SELECT symbol FROM tickers WHERE symbol = ANY ($1) AND priority IN ($2::int, $3::int)", "it takes 3 parameters"),
+        ("SELECT (SELECT symbol FROM tickers)", "more than one row returned by a subquery used as an expression; correct"),
+        ("SELECT FROM tickers", "it gives no column; correct universes.x.sql"),
+        (";", "it gives no column; correct universes.x.sql"),
+        ("SELECT nosuch()", "function nosuch() does not exist; correct universes.x.sql"),
+        ("SELECT symbol, 'NaN'::numeric AS priority FROM tickers", "column priority holds what has no order; give numbers"),
+        ("SELECT symbol, '20000-01-01'::date FROM tickers", "a value that cannot be read"),
+        ("SELECT set_config('transaction_read_only', 'off', true)", "must be set before any query; correct universes.x.sql"),
     ],
 )  # fmt: skip
 async def test_a_query_that_cannot_work_says_what_to_do(database: str, sql: str, says: str) -> None:
     with pytest.raises(UniverseRefusedError) as refused:
         await Universe(database, {"x": UniverseSettings(sql=sql, timeout_s=0.3)}).of("x")
     assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_role_that_may_not_read_is_told_what_to_grant(database: str) -> None:
+    name = urlsplit(database).path.strip("/")
+    connection = await asyncpg.connect(database)
+    try:
+        await connection.execute(f"CREATE ROLE {name}_reader LOGIN PASSWORD 'p'")
+        theirs = f"postgresql://{name}_reader:p@{urlsplit(database).netloc.rpartition('@')[2]}/{name}"
+        own = UniverseSettings(sql="SELECT symbol FROM tickers", dsn=SecretStr(theirs))
+        with pytest.raises(UniverseRefusedError, match=r"grant SELECT to the role of universes\.x\.dsn"):
+            await Universe(database, {"x": own}).of("x")
+    finally:
+        await connection.execute(f"DROP ROLE {name}_reader")
+        await connection.close()
+
+
+@pytest.mark.parametrize("dsn", ["foo", "mysql://h/d", "postgresql://u:pa/ss@h/d", f"postgresql://{'h' * 70}.com/d"])
+async def test_what_is_no_address_says_which_setting_and_nothing_of_its_text(database: str, dsn: str) -> None:
+    own = UniverseSettings(sql="SELECT 'A'", dsn=SecretStr(dsn))
+    with pytest.raises(
+        UniverseRefusedError, match=r"universe x: universes\.x\.dsn is no address of a PostgreSQL; give post"
+    ) as refused:
+        await Universe(database, {"x": own}).of("x")
+    assert "'pa'" not in str(refused.value)
+    with pytest.raises(UniverseRefusedError, match=r"postgres\.dsn is no address"):
+        await Universe(dsn, {}).of("watchlist")
+
+
+async def test_the_column_symbol_is_meant_wherever_it_stands_and_a_priority_orders_it(database: str) -> None:
+    sql = "SELECT * FROM (VALUES (NULL, 'LAST'), (2, 'B'), (1, ' a '), (1, NULL), (1, 'A2')) AS v (priority, symbol)"
+    assert await Universe(database, {"x": UniverseSettings(sql=sql)}).of("x") == ["A", "A2", "B", "LAST"]
+    assert await Universe(database, {"x": UniverseSettings(sql="SELECT 'B', 1 UNION ALL SELECT 'A', 2")}).of("x") == ["B", "A"]
+
+
+async def test_a_connection_that_ends_in_the_middle_is_the_servers_trouble_and_not_the_querys(database: str) -> None:
+    own = UniverseSettings(sql="SELECT pg_terminate_backend(pg_backend_pid())::text")
+    with pytest.raises(UniverseUnavailableError, match="universe x cannot be read"):
+        await Universe(database, {"x": own}).of("x")
+
+
+async def test_a_query_that_gives_nothing_of_use_fails_its_request_and_the_planner_goes_on(database: str, nats_url: str) -> None:
+    settings = settings_for(nats_url, synthetic=ProviderSettings(enabled=True))
+    own = {
+        "bare": UniverseSettings(sql="SELECT FROM tickers"),
+        "far": UniverseSettings(sql="SELECT 1", dsn=SecretStr("postgresql://h:p/d")),
+    }
+    settings = settings.model_copy(update={"postgres": PostgresSettings(dsn=SecretStr(database)), "universes": own})
+    async with connect(NatsSettings(url=nats_url), "test") as bus, fetching(bus, settings):
+        for name in ("bare", "far", "watchlist"):
+            await bus.publish(subjects.refresh_request("live"), RefreshRequest(universe=name, dataset="quote"))
+        await until(lambda: _quotes(bus, 2))
+        dead = [decode(body, DeadLetter) for body in await stored(bus, subjects.DEAD, "refresh.dead.bad_request")]
+    assert [letter.message.partition(": universe ")[2].partition(":")[0] for letter in dead] == ["bare", "far"]
 
 
 async def test_a_request_for_an_unknown_universe_is_a_dead_letter_and_the_next_one_is_served(database: str, nats_url: str) -> None:

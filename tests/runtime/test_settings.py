@@ -269,3 +269,11 @@ def test_every_line_of_the_shipped_file_that_shows_a_setting_explains_it() -> No
     for line in SHIPPED.read_text().splitlines():
         if re.match(r"^# [a-z_]+ = ", line):
             assert re.search(r"\S  +# \S", line), line
+
+
+def test_a_universe_that_no_job_could_name_and_a_query_without_end_are_refused() -> None:
+    Path("quotebus.toml").write_text('[universes."Tech Stocks"]\nsql = "SELECT 1"\n[universes.a]\ntimeout_s = inf\ndns = "x"\n')
+    named, unknown, endless = sorted(problems())[-3:]
+    assert "name a universe by 1 to 64 of a-z, 0-9, _ and -" in named
+    assert unknown == "quotebus.toml: universes.a.dns: no such setting; did you mean universes.a.dsn?"
+    assert endless.startswith("quotebus.toml: universes.a.timeout_s: ")
