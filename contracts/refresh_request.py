@@ -16,9 +16,10 @@ class RefreshRequest(Message, frozen=True, kw_only=True, tag="refresh_request.v1
     `start` (inclusive) and `end` (exclusive) are UTC days; without both the latest data is meant. Without `provider` the
     planner chooses one. `max_age_s`: leave alone what was fetched less than so many seconds ago. `wanted_at`: data as of
     this instant or later will do (default: the moment the request was accepted). `expires_at`: not worth a call after this.
-    `max_symbols`: only the first so many. `calendar`: the exchange of its symbols, such as XNYS; the latest is not asked for
-    again while that was closed since the last answer, unless by hand. Of a job's slot: `slot_at`, `missed_slots` (slots since
-    the last request that nobody asked for), `late` (it makes up for missed slots, or for its own; a job's jitter is no lateness).
+    `max_symbols`: only the first so many. `calendar`: the exchange of its symbols, such as XNYS, but for pairs and futures; the
+    latest is not asked for again while that was closed since the last answer, unless by hand. Of a job's slot: `slot_at`,
+    `missed_slots` (slots since the last request that nobody asked for), `late` (it makes up for missed slots, or for its own; a
+    job's jitter is no lateness).
     Unknown fields are refused, so that a misspelt one is not taken for a default.
     """
 

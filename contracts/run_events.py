@@ -43,8 +43,9 @@ class RunPlanned(Message, frozen=True, kw_only=True, tag="run_planned.v1"):
 class RunResult(Message, frozen=True, kw_only=True, tag="run_result.v1"):
     """What became of one symbol of one run. Sent by the fetcher on `run.result.<job>`; received by the cacher and by whoever asked.
 
-    `outcome`: refreshed (rows were published), empty (asked, nothing there), skipped (`reason`: fresh, or the
-    verdict by which the provider does not have the symbol; `message` says when it is asked again), merged (a call that
+    `outcome`: refreshed (rows were published), empty (asked, nothing there), skipped (`reason`: fresh;
+    closed or holiday, when nothing can be new; no_budget, breaker, rate_limited or unauthorized, when the provider rests for
+    too long; or the verdict by which it does not have the symbol; `message` says when it is asked again), merged (a call that
     started at or after `wanted_at` serves this task too; it may still be under way), failed (`reason` is the verdict), expired.
     `task`: the task's subject, the same for every run that wants the same thing; none when no task was made.
     `called_at`: start of the call that served it. `calls`: permits this symbol cost; a shared call counts with one symbol.

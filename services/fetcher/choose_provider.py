@@ -109,6 +109,16 @@ class Choice:
         return Chosen(best, before, why[before[0]] if before else None, self._standings[best.name])
 
     @property
+    def names(self) -> frozenset[str]:
+        """The providers that may be asked."""
+        return frozenset(account.name for account in self._able)
+
+    @property
+    def real(self) -> bool:
+        """Whether the prices are those of a real market."""
+        return all(account.profile.real for account in self._able)
+
+    @property
     def delay_s(self) -> float:
         """How old the newest data of the slowest of them is."""
         return max(account.profile.delay_s for account in self._able)

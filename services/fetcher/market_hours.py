@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from contracts.message import Dataset, Timeframe
+from services.fetcher.normalise import day_start, period_start
 from services.runtime.sessions import Calendar
 
 # Trades are reported and quotes move for a while after the close; a day's bar is corrected until late at night.
 SETTLES_IN_S = 900.0
 DAY_SETTLES_IN_S = 12 * 3600.0
-_OF_DAYS: tuple[Timeframe | None, ...] = ("1d", "1wk", "1mo")
+OF_DAYS: tuple[Timeframe | None, ...] = ("1d", "1wk", "1mo")
 # Actions and the like come whenever somebody announces them.
 _TRADED: tuple[Dataset, ...] = ("bars", "quote", "chain")
 NothingNew = Literal["closed", "holiday"]
@@ -24,24 +25,34 @@ class MarketHours:
 
     def __init__(self, calendar: Calendar, dataset: Dataset, timeframe: Timeframe | None, delay_s: float) -> None:
         self._calendar = calendar
-        self._traded = dataset in _TRADED
-        self._settle_s = delay_s + (DAY_SETTLES_IN_S if timeframe in _OF_DAYS else SETTLES_IN_S)
+        self._dataset = dataset
+        self._timeframe = timeframe
+        self._settle_s = delay_s + (DAY_SETTLES_IN_S if timeframe in OF_DAYS else SETTLES_IN_S)
 
-    def nothing_new(self, fetched_at: datetime, now: datetime) -> NothingNew | None:
-        """Why nothing can be new since `fetched_at`: the exchange is closed, for a holiday, or for the night or the weekend.
+    def nothing_new(self, fetched_at: datetime, newest: datetime | None, now: datetime) -> NothingNew | None:
+        """Why nothing can be new since an answer: the exchange is closed, for a holiday, or for the night or the weekend.
 
-        None: it is open, it was since, or nobody knows.
+        `fetched_at`: when the answer was asked for; `newest`: of when its newest bar or its quote is, None if it does not say.
+        None: the exchange is open, it was since, what it had last is still missing, or nobody knows.
         """
         today = now.astimezone(self._calendar.zone).date()
-        if not self._traded or not self._calendar.first <= today <= self._calendar.last:
+        if self._dataset not in _TRADED or not self._calendar.first <= today <= self._calendar.last:
             return None
-        at = now.astimezone(UTC).timestamp()
-        last = bisect_right(self._calendar.hours, (at, float("inf"))) - 1
+        last = bisect_right(self._calendar.hours, (now.astimezone(UTC).timestamp(), float("inf"))) - 1
         if last < 0:
             return None
-        _, closed = self._calendar.hours[last]
-        settled = closed + self._settle_s
-        if at < settled or fetched_at.timestamp() < settled:
+        settled = self._calendar.hours[last][1] + self._settle_s
+        if now.timestamp() < settled or fetched_at.timestamp() < settled or not self._has(last, newest):
             return None
         is_workday = today.weekday() < 5
         return "holiday" if is_workday and not self._calendar.has_session(today) else "closed"
+
+    def _has(self, session: int, newest: datetime | None) -> bool:
+        """Whether an answer reaches that session. Some vendors take a night to make a day's bar, whatever they declare."""
+        day = self._calendar.days[session]
+        if self._dataset == "bars" and self._timeframe in (None, *OF_DAYS):
+            return newest is not None and newest >= day_start(period_start(day, self._timeframe or "1d"))
+        if self._dataset == "bars":
+            return newest is not None and newest.timestamp() >= self._calendar.hours[session][0]
+        # A quote may be known by its date alone; the contracts of a chain were each traded some time.
+        return self._dataset != "quote" or newest is None or newest >= day_start(day)

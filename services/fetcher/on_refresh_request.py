@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import msgspec
 import nats.errors
@@ -13,20 +13,18 @@ from nats.js.errors import APIError
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
-from services.fetcher.choose_provider import Choice, NoProviderError
+from services.fetcher.choose_provider import NoProviderError
 from services.fetcher.chooser import Chooser
-from services.fetcher.market_hours import MarketHours
+from services.fetcher.needless import needless
 from services.fetcher.permits import WINDOW_FULL
 from services.fetcher.plan import Plan, by_validity, understand
 from services.fetcher.reports import bury, publish_result
-from services.fetcher.served import last_served
 from services.fetcher.share_out import share_out
 from services.fetcher.stopping import or_stop
 from services.fetcher.twins import Twins
 from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus
 from services.runtime.puller import Puller, kept_alive
-from services.runtime.sessions_bucket import read_calendars
 from services.runtime.topology import PLANNER
 
 PUBLISHES_AT_ONCE = 128
@@ -98,14 +96,14 @@ class Planner:
             log.info("nothing_to_plan", request_id=plan.request_id, universe=plan.request.universe)
         probe = plan.task("", good[0] if good else "X")
         choice = await self._chooser.choice(probe, plan.request.provider)
-        needless = await self._needless(plan, probe, good, choice)
+        unasked = await needless(self._bus, plan, probe, good, choice)
         await self._announce(plan, asked)
         for symbol, why in bad.items():
             await bury(self._bus, msg, "bad_request", f"symbols: {why}")
             await publish_result(self._bus, plan.result(symbol[:64], "failed", "bad_request", message=why))
-        for symbol, why in needless.items():
+        for symbol, why in unasked.items():
             await publish_result(self._bus, plan.result(symbol, "skipped", why))
-        tasks, skipped = share_out(plan, choice, [symbol for symbol in good if symbol not in needless])
+        tasks, skipped = share_out(plan, choice, [symbol for symbol in good if symbol not in unasked])
         for result in skipped:
             await publish_result(self._bus, result)
         outcomes = await asyncio.gather(*(self._publish(plan, task) for task in tasks), return_exceptions=True)
@@ -116,33 +114,8 @@ class Planner:
             "planned", request_id=plan.request_id, run_id=plan.run_id, job=plan.request.job, lane=plan.lane,
             providers=dict(Counter(task.provider for task in tasks)), dataset=probe.dataset, timeframe=probe.timeframe,
             tasks=outcomes.count("planned"), merged=outcomes.count("merged"), refused=len(bad),
-            skipped=dict(Counter([*needless.values(), *(result.reason for result in skipped)])),
+            skipped=dict(Counter([*unasked.values(), *(result.reason for result in skipped)])),
         )  # fmt: skip
-
-    async def _needless(self, plan: Plan, probe: FetchTask, symbols: Sequence[str], choice: Choice) -> dict[str, str]:
-        """Those not worth a call, and why: fetched less than `max_age_s` ago, by whichever provider would do, or nothing is new."""
-        now, max_age_s = datetime.now(UTC), plan.request.max_age_s
-        hours = await self._hours(plan, probe, choice)
-        if not max_age_s and hours is None:
-            return {}
-        served = await last_served(self._bus, probe.dataset, probe.timeframe, symbols)
-        found: dict[str, str] = {}
-        for symbol, event in served.items():
-            if not event.answers(probe.start, probe.end):
-                continue
-            if max_age_s and event.fetched_at >= now - timedelta(seconds=max_age_s):
-                found[symbol] = "fresh"
-            elif hours and (why := hours.nothing_new(event.fetched_at, now)):
-                found[symbol] = why
-        return found
-
-    async def _hours(self, plan: Plan, probe: FetchTask, choice: Choice) -> MarketHours | None:
-        """When the request's exchange is open; None if it names none, if it is not known, or if a person asks by hand."""
-        code = plan.request.calendar
-        if code is None or plan.lane == "manual" or plan.request.start is not None:
-            return None
-        calendar = (await read_calendars(self._bus.js, [code])).get(code)
-        return MarketHours(calendar, probe.dataset, probe.timeframe, choice.delay_s) if calendar else None
 
     async def _announce(self, plan: Plan, symbols: Sequence[str], refused: str | None = None) -> None:
         for planned in plan.announcements(symbols, refused):

@@ -27,6 +27,15 @@ class Served(msgspec.Struct, frozen=True):
         """Whether it was an answer for just this range (none: the latest)."""
         return (self.asked_from, self.asked_to) == (midnight(start), midnight(end))
 
+    @property
+    def newest(self) -> datetime | None:
+        """The start of its last bar, or when its quote is from; None: it has none, or does not say."""
+        try:
+            found = msgspec.json.decode(self.at, type=list[UtcInstant | None] | UtcInstant | None)
+        except msgspec.MsgspecError:
+            return None
+        return found if not isinstance(found, list) else found[-1] if found else None
+
     def serves(self, task: FetchTask) -> bool:
         """Whether it is the task's provider's answer to the same question, from a call late enough."""
         new_enough = self.fetched_at >= task.wanted_at

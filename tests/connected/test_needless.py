@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from contracts import subjects
@@ -71,3 +72,51 @@ async def test_what_cannot_be_brought_before_it_is_worthless_is_skipped_and_says
             [result] = await run(bus, "B", expires_at=soon)
     assert (result.outcome, result.reason, result.provider) == ("skipped", "unauthorized", "tiingo")
     assert "later than this is worth a call" in str(result.message)
+
+
+async def test_a_pair_among_the_symbols_of_a_closed_exchange_is_asked_for_all_the_same(bus: Bus, nats_url: str) -> None:
+    settings = settings_for(nats_url, synthetic=ProviderSettings(enabled=True))
+    await provision(bus.js, topology(settings, quotas(settings)))
+    await know(bus, sessions(TODAY - timedelta(days=7)))
+    async with fetching(bus, settings):
+        wish = {"dataset": "quote", "calendar": "XTST"}
+        await run(bus, "A", "BTC-USD", **wish)
+        again = await run(bus, "A", "BTC-USD", **wish)
+    assert {result.symbol: result.outcome for result in again} == {"A": "skipped", "BTC-USD": "refreshed"}
+
+
+async def test_an_answer_of_somebody_who_would_not_be_asked_now_is_not_enough(bus: Bus, nats_url: str) -> None:
+    async with PlayedTiingo().serve() as tiingo:
+        account = ProviderSettings(base_url=tiingo.url, api_key="k", per_second=0, per_hour=0, per_day=0)
+        settings = settings_for(nats_url, tiingo=account, synthetic=ProviderSettings(enabled=True))
+        await provision(bus.js, topology(settings, quotas(settings)))
+        async with fetching(bus, settings):
+            first = await run(bus, "A", provider="synthetic", max_age_s=3600)
+            again = await run(bus, "A", provider="synthetic", max_age_s=3600)
+            real = await run(bus, "A", max_age_s=3600)
+    found = [(result.outcome, result.reason, result.provider) for [result] in (first, again, real)]
+    assert found == [("refreshed", None, "synthetic"), ("skipped", "fresh", None), ("refreshed", None, "tiingo")]
+
+
+async def test_without_a_calendar_bars_of_days_of_plain_tickers_are_not_asked_for_again_once_the_last_session_is_there(
+    bus: Bus, nats_url: str
+) -> None:
+    async with PlayedTiingo().serve() as tiingo:
+        account = ProviderSettings(base_url=tiingo.url, api_key="k", per_second=0, per_hour=0, per_day=0)
+        settings = settings_for(nats_url, tiingo=account)
+        await provision(bus.js, topology(settings, quotas(settings)))
+        outcomes = {}
+        async with fetching(bus, settings):
+            for name, day in (
+                ("unknown", None),
+                ("long ago", datetime(2023, 1, 3, tzinfo=UTC)),
+                ("later", TODAY - timedelta(days=3)),
+            ):
+                if day is not None:
+                    known = msgspec.structs.replace(sessions(day), calendar="XNYS", first=day.date())
+                    await know(bus, known)
+                await run(bus, "A", "VOD.L")
+                outcomes[name] = {result.symbol: result.outcome for result in await run(bus, "A", "VOD.L")}
+    asked = {"A": "refreshed", "VOD.L": "refreshed"}
+    # What the vendor has ends on 2 January 2026: of a session since then its bar is missing, so it may still come.
+    assert outcomes == {"unknown": asked, "long ago": {**asked, "A": "skipped"}, "later": asked}
