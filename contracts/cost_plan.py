@@ -18,10 +18,10 @@ class PlanAsk(Message, frozen=True, kw_only=True, tag="plan_ask.v1", forbid_unkn
 
 
 class JobCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What one job costs. `runs`, `calls`: on the day of the next seven on which it runs most; `calls`: permits at least.
+    """What one job costs. `runs`, `calls`, `merged`: on its fullest day of the next seven; `calls`: permits at least.
 
-    More than `calls` are needed where an answer has several pages, fewer where jobs want the same at once. `problem`: why it is
-    not known, or what is wrong with the job.
+    More than `calls` are needed where an answer has several pages. `merged`: further ones that it would need if no other job
+    wanted the same as of the same instant. `problem`: why it is not known, or what is wrong with the job.
     """
 
     job: str
@@ -32,6 +32,7 @@ class JobCost(msgspec.Struct, frozen=True, kw_only=True):
     symbols: int | None = None
     runs: int | None = None
     calls: int | None = None
+    merged: int | None = None
     problem: str | None = None
 
 

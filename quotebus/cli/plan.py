@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def plan(place: Place, *, output: str) -> int:
     """Show the calls that the enabled jobs will make, job by job, and whether every provider's limits have room for them.
 
-    A job's numbers are those of its fullest day of the next seven; a limit's, those of its fullest window. Answers of several pages
-    take more calls, jobs that want the same at once fewer. Exit 1 if something does not fit. No fetcher need run.
+    A job's numbers are those of its fullest day of the next seven; a limit's, those of its fullest window. Merged are calls that
+    another job makes at the same time. Answers of several pages take more. Exit 1 if something does not fit. No fetcher need run.
     """
     found = run_async(_costs_here(place.here()))
     jobs, limits = _rows(found)
@@ -48,6 +48,8 @@ async def costs_of(here: "Here", job: "Job") -> list[str]:
     if not mine.runs:
         return [f"{job.id}: no run in the next seven days"]
     lines = [f"{job.id}: {mine.runs} runs and {mine.calls} calls of {mine.provider} on its fullest day, for {mine.symbols} symbols"]
+    if mine.merged:
+        lines[0] += f"; another {mine.merged} are made by jobs that want the same at the same time"
     over = [limit for limit in found.limits if limit.provider == mine.provider and not limit.fits]
     lines += [f"warning: {_over(limit.window, limit.wanted, limit.limit)}: {limit.do}" for limit in over]
     return lines

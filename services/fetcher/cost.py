@@ -3,20 +3,21 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, time
 from typing import Any
 
 from contracts.cost_plan import CostPlan, JobCost, LimitUse
 from contracts.fetch_task import FetchTask
 from contracts.job import Job
+from contracts.message import Timeframe
 from services.fetcher.accounts import Account
 from services.fetcher.choose_provider import NoProviderError, candidates
+from services.fetcher.cost_merged import Wish, shared_by_hour
+from services.fetcher.cost_runs import runs_by_hour
 from services.runtime.quota_windows import SYMBOLS, QuotaWindow
 from services.runtime.schedules import schedule_of
 from services.runtime.sessions import Calendars
-from services.runtime.slots import Never
 
 DAYS = 7
 _HOURS = DAYS * 24
@@ -36,10 +37,17 @@ class _Costed:
     account: Account
     symbols: Sequence[str]
     runs: Sequence[int]
-    a_run: int
+    shared: Sequence[int] = (0,) * _HOURS
+
+    def calls_for(self, symbols: int) -> int:
+        """Permits that a run for so many symbols takes."""
+        profile = self.account.profile
+        return symbols if profile.every_symbol_counts else math.ceil(symbols / self.account.symbols_per_call(self.job.dataset))
 
     def calls(self, first: int, hours: int) -> int:
-        return self.a_run * sum(self.runs[first : first + hours])
+        """Permits that it takes in these hours, without those that others take for it."""
+        span = slice(first, first + hours)
+        return self.calls_for(len(self.symbols)) * sum(self.runs[span]) - sum(self.shared[span])
 
 
 def cost_plan(
@@ -48,54 +56,33 @@ def cost_plan(
     """The costs of these jobs on the seven days from `now`'s on, and how much of each limit they want together."""
     day = now.astimezone(UTC).date()
     start = datetime.combine(day, time(), UTC)
-    runs = _runs_by_hour(jobs, calendars, start)
-    costs, costed = [], []
+    runs = runs_by_hour(jobs, calendars, start, _HOURS)
+    known: dict[str, _Costed] = {}
+    problems: dict[str, str] = {}
     for job in jobs:
         try:
-            each = _costed(job, symbols_of[job.id], accounts, runs[job.id])
+            known[job.id] = _costed(job, symbols_of[job.id], accounts, runs[job.id])
         except (NoProviderError, CostUnknownError) as error:
-            costs.append(_cost(job, problem=str(error)))
-        else:
-            costed.append(each)
-            costs.append(_cost(job, each))
-    limits = [use for name in sorted(accounts) for use in _limits(accounts[name], [c for c in costed if c.account.name == name])]
+            problems[job.id] = str(error)
+    costed = {each.job.id: each for each in _sharing(list(known.values()), calendars, start)}
+    costs = [_cost(job, costed.get(job.id), problems.get(job.id)) for job in jobs]
+    by_provider = {name: [each for each in costed.values() if each.account.name == name] for name in sorted(accounts)}
+    limits = [use for name, its in by_provider.items() for use in _limits(accounts[name], its)]
     return CostPlan(from_day=day, jobs=costs, limits=limits)
 
 
-def _runs_by_hour(jobs: Sequence[Job], calendars: Calendars, start: datetime) -> dict[str, Sequence[int] | str]:
-    """How often each job runs in each hour; of one that follows another as often as that, or as often as it has to."""
-    by_id = {job.id: job for job in jobs}
-    found: dict[str, Sequence[int] | str] = {}
-
-    def runs(job: Job) -> Sequence[int] | str:
-        if job.id not in found:
-            found[job.id] = "it follows itself"
-            found[job.id] = follows(job) if job.after else falls_due(job)
-        return found[job.id]
-
-    def falls_due(job: Job) -> Sequence[int] | str:
-        try:
-            schedule = schedule_of(job, calendars)
-        except ValueError as error:
-            return str(error)
-        if isinstance(schedule, Never):
-            return schedule.why
-        hours = [start + timedelta(hours=hour) for hour in range(_HOURS + 1)]
-        # A slot counts for the hour that it begins.
-        just_before = [hour - timedelta(microseconds=1) for hour in hours]
-        return [schedule.count(since, until) for since, until in pairwise(just_before)]
-
-    def follows(job: Job) -> Sequence[int] | str:
-        leader = by_id.get(job.after or "")
-        led = runs(leader) if leader else [0] * _HOURS
-        if isinstance(led, str):
-            return led
-        least = _HOUR_S / job.at_least_every_s if job.at_least_every_s else 0.0
-        return [max(count, math.ceil(least * (hour + 1)) - math.ceil(least * hour)) for hour, count in enumerate(led)]
-
-    for job in jobs:
-        runs(job)
-    return found
+def _sharing(jobs: Sequence[_Costed], calendars: Calendars, start: datetime) -> Iterator[_Costed]:
+    """The same with the calls that jobs share. Jobs that follow others, or want ranges, share none that can be foretold."""
+    series: dict[tuple[str, ...], list[_Costed]] = defaultdict(list)
+    for each in jobs:
+        if each.job.after is not None or each.job.lookback_days is not None:
+            yield each
+        else:
+            series[each.account.name, each.job.dataset, _timeframe(each.job) or ""].append(each)
+    for alike in series.values():
+        wishes = [Wish(schedule_of(c.job, calendars), frozenset(c.symbols), sum(c.runs), c.calls_for) for c in alike]
+        for each, shared in zip(alike, shared_by_hour(wishes, start, _HOURS), strict=True):
+            yield replace(each, shared=shared)
 
 
 def _costed(job: Job, symbols: Sequence[str] | str, accounts: Mapping[str, Account], runs: Sequence[int] | str) -> _Costed:
@@ -104,9 +91,11 @@ def _costed(job: Job, symbols: Sequence[str] | str, accounts: Mapping[str, Accou
             raise CostUnknownError(fault)
     account = candidates(accounts, _probe(job), job.provider)[0]
     names = list(symbols)[: job.max_symbols]
-    counted = account.profile.every_symbol_counts
-    a_run = len(names) if counted else math.ceil(len(names) / account.symbols_per_call(job.dataset))
-    return _Costed(job, account, names, [int(count) for count in runs], a_run)
+    return _Costed(job, account, names, [int(count) for count in runs])
+
+
+def _timeframe(job: Job) -> Timeframe | None:
+    return job.timeframe or ("1d" if job.dataset == "bars" else None)
 
 
 def _probe(job: Job) -> FetchTask:
@@ -116,7 +105,7 @@ def _probe(job: Job) -> FetchTask:
         lane=job.lane,
         symbol="X",
         dataset=job.dataset,
-        timeframe=job.timeframe or ("1d" if job.dataset == "bars" else None),
+        timeframe=_timeframe(job),
         wanted_at=now,
         expires_at=now,
         request_id="",
@@ -127,15 +116,17 @@ def _probe(job: Job) -> FetchTask:
 def _cost(job: Job, costed: _Costed | None = None, problem: str | None = None) -> JobCost:
     known: dict[str, Any] = {}
     if costed is not None:
-        runs = max(sum(costed.runs[hour : hour + 24]) for hour in range(0, _HOURS, 24))
+        days = range(0, _HOURS, 24)
+        runs = {day: sum(costed.runs[day : day + 24]) for day in days}
+        fullest = max(days, key=lambda day: (costed.calls(day, 24), runs[day]))
         known = {
             "provider": costed.account.name,
             "symbols": len(costed.symbols),
-            "runs": runs,
-            "calls": runs * costed.a_run,
+            "runs": runs[fullest],
+            "calls": costed.calls(fullest, 24),
+            "merged": sum(costed.shared[fullest : fullest + 24]),
         }
-    timeframe = job.timeframe or ("1d" if job.dataset == "bars" else None)
-    return JobCost(job=job.id, lane=job.lane, dataset=job.dataset, timeframe=timeframe, problem=problem, **known)
+    return JobCost(job=job.id, lane=job.lane, dataset=job.dataset, timeframe=_timeframe(job), problem=problem, **known)
 
 
 def _limits(account: Account, jobs: Sequence[_Costed]) -> Iterator[LimitUse]:

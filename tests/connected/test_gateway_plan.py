@@ -28,9 +28,11 @@ async def test_the_plan_says_what_jobs_cost_and_a_job_that_is_made_what_it_costs
         assert [(job["job"], job["provider"], job["runs"], job["calls"]) for job in plan["jobs"]] == [("eod", "tiingo", 1, 2)]
         [hour] = [limit for limit in plan["limits"] if limit["window"] == "hour"]
         assert (hour["limit"], hour["wanted"], hour["fits"]) == (3, 2, True)
-        again = await http.post("/scheduler/jobs", {**JOB, "id": "more"})
+        again = await http.post("/scheduler/jobs", {**JOB, "id": "more", "at": ["22:45"]})
         assert (again.status, again.json["cost"]["calls"]) == (201, 2)
         assert ("hour", 4, False) in [(limit["window"], limit["wanted"], limit["fits"]) for limit in again.json["too_small"]]
+        same = (await http.post("/scheduler/jobs", {**JOB, "id": "same"})).json["cost"]
+        assert (same["calls"], same["merged"]) == (0, 2)
         changed = await http.ask("PUT", "/scheduler/jobs/more", {"symbols": ["A"], "at": ["09:00"], "timeframe": "1d"})
         assert (changed.status, changed.json["cost"]["calls"], changed.json["too_small"]) == (200, 1, [])
 

@@ -3,6 +3,9 @@
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from contracts.cost_plan import CostPlan, JobCost, LimitUse
 from contracts.job import Job
 from contracts.trading_sessions import TradingSessions
@@ -15,8 +18,8 @@ MONDAY = datetime(2026, 1, 5, 15, tzinfo=UTC)
 NAMES = [f"S{n}" for n in range(40)]
 
 
-def planned(*jobs: Job, symbols: Any = NAMES, provider: str = "tiingo", calendars: Any = None, **settings: Any) -> CostPlan:
-    account = account_of(provider, ProviderSettings(**{"api_key": "k", **settings}))
+def planned(*jobs: Job, symbols: Any = NAMES, provider: str = "tiingo", calendars: Any = None, **terms: Any) -> CostPlan:
+    account = account_of(provider, ProviderSettings(**{"api_key": "k", **terms}))
     return cost_plan(jobs, {job.id: symbols for job in jobs}, {provider: account}, calendars or {}, MONDAY)
 
 
@@ -31,7 +34,9 @@ def job(name: str = "j", **fields: Any) -> Job:
 
 def test_a_daily_job_costs_a_call_a_symbol_or_a_call_for_as_many_as_share_one() -> None:
     [cost] = planned(job(at=["22:15"])).jobs
-    assert cost == JobCost(job="j", lane="live", dataset="bars", timeframe="1d", provider="tiingo", symbols=40, runs=1, calls=40)
+    assert cost == JobCost(
+        job="j", lane="live", dataset="bars", timeframe="1d", provider="tiingo", symbols=40, runs=1, calls=40, merged=0
+    )
     [quotes] = planned(Job(id="q", symbols=["A"], every_s=3600, dataset="quote")).jobs
     assert (quotes.runs, quotes.calls) == (24, 24)
     [by_credit] = planned(job(at=["22:15"]), provider="twelvedata").jobs
@@ -91,3 +96,54 @@ def test_what_is_not_known_says_why_and_the_rest_is_counted() -> None:
 def test_a_job_whose_sessions_nobody_knows_says_what_to_do() -> None:
     [cost] = planned(Job(id="j", symbols=["A"], session="open+5m", calendar="XLON", timeframe="1d")).jobs
     assert cost.problem == "the sessions of XLON are not known yet: run `quotebus migrate`"
+
+
+def test_jobs_that_want_the_same_at_the_same_time_share_their_calls_and_the_rarer_one_has_them_for_nothing() -> None:
+    often = job("often", every_s=3600, max_symbols=30)
+    rarely = job("rarely", at=["09:00", "09:30"])
+    plan = planned(often, rarely, per_day=2000)
+    assert [(cost.calls, cost.merged) for cost in plan.jobs] == [(24 * 30, 0), (10 + 40, 30)]
+    assert limit(plan, "day").wanted == 24 * 30 + 10 + 40
+    # Not the same: another series, a range, whenever another one is over.
+    for other in (job("o", every_s=3600, timeframe="1wk"), job("o", every_s=3600, lookback_days=30), job("o", after="often")):
+        assert [cost.merged for cost in planned(often, other).jobs] == [0, 0]
+
+
+def test_calls_of_several_symbols_are_shared_only_where_a_whole_call_falls_away() -> None:
+    quotes = {"dataset": "quote", "timeframe": None, "at": ["09:00"]}
+    symbols = {"a": NAMES[:30], "b": NAMES[5:35]}
+    account = account_of("alpaca", ProviderSettings(api_key="k", api_secret="s", symbols_per_call=10))  # type: ignore[arg-type]
+    plan = cost_plan([job("a", **quotes), job("b", **quotes)], symbols, {"alpaca": account}, {}, MONDAY)
+    assert [(cost.calls, cost.merged) for cost in plan.jobs] == [(3, 0), (1, 2)]
+
+
+def test_a_job_of_more_slots_than_can_be_looked_at_counts_as_if_alone() -> None:
+    plan = planned(job("a", every_s=10), job("b", every_s=10))
+    assert [cost.merged for cost in plan.jobs] == [0, 0]
+
+
+wishes = st.lists(
+    st.tuples(st.sampled_from([600, 900, 1800, 2400, 3600, 7200]), st.integers(0, 2**6 - 1).map(lambda bits: bits or 1)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(wishes)
+def test_what_jobs_cost_together_is_a_call_for_each_symbol_at_each_instant_at_which_anybody_wants_it(
+    wanted: list[tuple[int, int]],
+) -> None:
+    jobs = [job(f"j{n}", every_s=every_s) for n, (every_s, _) in enumerate(wanted)]
+    symbols = {f"j{n}": [name for n_, name in enumerate(NAMES[:6]) if bits >> n_ & 1] for n, (_, bits) in enumerate(wanted)}
+    account = account_of("tiingo", ProviderSettings(api_key="k", per_day=10**6))  # type: ignore[arg-type]
+    plan = cost_plan(jobs, symbols, {"tiingo": account}, {}, MONDAY)
+    asked = {
+        (second, symbol)
+        for n, (every_s, _) in enumerate(wanted)
+        for second in range(0, 86400, every_s)
+        for symbol in symbols[f"j{n}"]
+    }
+    assert limit(plan, "day").wanted == len(asked) == sum(cost.calls or 0 for cost in plan.jobs)
+    alone = [sum(1 for _ in range(0, 86400, every_s)) * len(symbols[f"j{n}"]) for n, (every_s, _) in enumerate(wanted)]
+    assert [(cost.calls or 0) + (cost.merged or 0) for cost in plan.jobs] == alone

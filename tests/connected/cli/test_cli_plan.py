@@ -33,6 +33,9 @@ async def test_a_job_says_what_it_costs_when_it_is_made_and_warns_when_the_limit
     found = {(row["kind"], row["job"] or row["window"]): row for row in shown.rows}
     assert found["job", "eod"]["calls"] == 2880
     assert (found["limit", "hour"]["wanted"], found["limit", "hour"]["fits"]) == (120, False)
+    same = await quotebus("jobs", "add", "same", "B", "C", "--at", "09:00", "--timeframe", "1d", "--provider", "tiingo")
+    assert "same: 1 runs and 1 calls of tiingo on its fullest day, for 2 symbols; another 1 are made by jobs that want" in same.err
+    assert (await quotebus("jobs", "rm", "same")).code == 0
     assert (await quotebus("jobs", "pause", "eod", "--reason", "too dear")).code == 0
     assert (await quotebus("plan")).code == 0
 
