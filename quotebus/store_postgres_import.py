@@ -13,7 +13,10 @@ from asyncpg import Connection
 from contracts.subjects import symbol_token
 
 MOST_NAMED = 5
+# Powers of ten that no quantity and no price lies beyond; the database knows some that do.
+LARGEST_POWER = 100
 Filled = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Whole = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 
 
 class BadRowsError(ValueError):
@@ -24,12 +27,12 @@ class Ticker(msgspec.Struct, forbid_unknown_fields=True):
     symbol: Filled
     name: str | None = None
     is_active: bool = True
-    priority: int = 100
+    priority: Whole = 100
 
 
 class Watched(msgspec.Struct, forbid_unknown_fields=True):
     symbol: Filled
-    priority: int = 100
+    priority: Whole = 100
 
 
 class Holding(msgspec.Struct, forbid_unknown_fields=True):
@@ -65,18 +68,16 @@ def rows_of(table: str, file: TextIO) -> Imported:
         BadRowsError: a row or the header is not as the table wants it.
     """
     kind = KINDS[table]
-    reader = csv.DictReader(file, skipinitialspace=True)
-    columns = list(reader.fieldnames or ())
-    _check_header(columns, kind)
-    rows: dict[str, Row] = {}
-    faults = []
-    for fields in reader:
-        try:
-            row = _row(kind, fields)
-        except (msgspec.ValidationError, ValueError) as error:
-            faults.append(f"line {reader.line_num}: {error}")
-        else:
-            rows[_key(row)] = row
+    reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+    try:
+        columns = list(reader.fieldnames or ())
+        _check_header(columns, kind)
+        rows, faults = _read(reader, kind)
+    except csv.Error as error:
+        raise BadRowsError(f"line {reader.reader.line_num}: {error}; nothing was imported") from None
+    except UnicodeDecodeError as error:
+        # Text is decoded in blocks, so which line it was is not known.
+        raise BadRowsError(f"it is not UTF-8: {error.reason}: save it as such; nothing was imported") from None
     if faults:
         more = f" (and {len(faults) - MOST_NAMED} more)" if len(faults) > MOST_NAMED else ""
         raise BadRowsError(f"{'; '.join(faults[:MOST_NAMED])}{more}; nothing was imported")
@@ -104,13 +105,31 @@ def _check_header(header: Sequence[str], kind: type[Row]) -> None:
     wanted = [field.name for field in msgspec.structs.fields(kind) if field.required]
     if strange := [name for name in header if name not in known]:
         raise BadRowsError(f"line 1: unknown column {strange[0]!r}; there are {', '.join(known)}")
+    if twice := [name for name in known if header.count(name) > 1]:
+        raise BadRowsError(f"line 1: column {twice[0]} stands there twice")
     if missing := [name for name in wanted if name not in header]:
         raise BadRowsError(f"line 1: no column {missing[0]}; the first line names the columns: {', '.join(known)}")
+
+
+def _read(reader: "csv.DictReader[str]", kind: type[Row]) -> tuple[dict[str, Row], list[str]]:
+    """The good rows by their key, and what is wrong with the others."""
+    rows: dict[str, Row] = {}
+    faults = []
+    for fields in reader:
+        try:
+            row = _row(kind, fields)
+        except (msgspec.ValidationError, ValueError) as error:
+            faults.append(f"line {reader.line_num}: {error}")
+        else:
+            rows[_key(row)] = row
+    return rows, faults
 
 
 def _row(kind: type[Row], fields: Mapping[str | Any, Any]) -> Row:
     if None in fields:
         raise ValueError("more fields than the header has")
+    if any("\0" in value for value in fields.values() if value):
+        raise ValueError("a zero byte")
     given = {name: value.strip() for name, value in fields.items() if value is not None and value.strip()}
     if "symbol" in given:
         given["symbol"] = given["symbol"].upper()
@@ -118,8 +137,8 @@ def _row(kind: type[Row], fields: Mapping[str | Any, Any]) -> Row:
     row = msgspec.convert(given, kind, strict=False)
     for name in ("quantity", "price"):
         number = getattr(row, name, None)
-        if number is not None and not number.is_finite():
-            raise ValueError(f"{name}: {number} is no number")
+        if number is not None and (not number.is_finite() or abs(number.adjusted()) > LARGEST_POWER):
+            raise ValueError(f"{name}: {number} is no number that can be kept")
     return row
 
 
