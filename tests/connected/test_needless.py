@@ -5,14 +5,16 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from contracts import subjects
 from contracts.message import encode
+from contracts.refresh_request import RefreshRequest
 from contracts.trading_sessions import TradingSessions
 from services.fetcher.accounts import quotas
 from services.runtime.bus import Bus, connect
 from services.runtime.provision import provision
-from services.runtime.settings import NatsSettings, ProviderSettings
+from services.runtime.settings import FetcherSettings, NatsSettings, ProviderSettings
 from services.runtime.topology import topology
 from tests.connected.deployment import until
 from tests.connected.played_tiingo import PlayedTiingo
@@ -120,3 +122,26 @@ async def test_without_a_calendar_bars_of_days_of_plain_tickers_are_not_asked_fo
     asked = {"A": "refreshed", "VOD.L": "refreshed"}
     # What the vendor has ends on 2 January 2026: of a session since then its bar is missing, so it may still come.
     assert outcomes == {"unknown": asked, "long ago": {**asked, "A": "skipped"}, "later": asked}
+
+
+@pytest.mark.parametrize(
+    ("status", "per_day", "state", "reason"), [(0, 1, "quota_spent", "no_budget"), (500, 0, "breaker_open", "breaker")]
+)
+async def test_a_spent_day_and_an_open_breaker_are_reasons_too_and_counted(
+    bus: Bus, nats_url: str, status: int, per_day: int, state: str, reason: str
+) -> None:
+    # Where it is noon: near midnight no call is made.
+    noon = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
+    async with PlayedTiingo().serve() as tiingo:
+        tiingo.refusals |= {"k": (status, "")} if status else {}
+        limits = {"per_second": 0, "per_hour": 0, "per_day": per_day, "day_zone": noon, "kept_for_manual": 0, "kept_for_live": 0}
+        settings = settings_for(nats_url, tiingo=ProviderSettings(base_url=tiingo.url, api_key="k", **limits))
+        fetcher = FetcherSettings(ack_wait_s=5, breaker_failures=1, breaker_pause_s=3600)
+        labels = {"provider": "tiingo", "outcome": "skipped", "reason": reason}
+        before = REGISTRY.get_sample_value("quotebus_results_total", labels) or 0.0
+        async with fetching(bus, settings.model_copy(update={"fetcher": fetcher})):
+            await bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=["A", "B"]))
+            await until(lambda: is_in_state(bus, "tiingo", state))
+            [result] = await run(bus, "C", expires_at=datetime.now(UTC) + timedelta(seconds=60))
+        assert (result.outcome, result.reason, result.provider) == ("skipped", reason, "tiingo")
+        assert REGISTRY.get_sample_value("quotebus_results_total", labels) == before + 1
