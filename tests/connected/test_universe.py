@@ -179,6 +179,23 @@ async def test_what_cannot_be_buried_now_is_buried_later_and_the_planner_goes_on
     assert (planned.planned, (planned.refused or "")[:34]) == (0, "universe activ is not defined; did")
 
 
+async def test_a_request_whose_universe_cannot_be_read_outlives_killed_servers_and_fetchers(tmp_path: Path) -> None:
+    async with deployed(tmp_path, ("fetcher",), {"QUOTEBUS_PROVIDERS__SYNTHETIC__ENABLED": "true"}, redis=False) as deployment:
+        await deployment.rows("INSERT INTO holdings (symbol, quantity) VALUES ('HELD', 1)")
+        await deployment.postgres.kill()
+        await deployment.bus.publish(subjects.refresh_request("live"), RefreshRequest(universe="active", dataset="quote"))
+
+        async def waits() -> bool:
+            return "universe active cannot be read" in deployment.log("fetcher")
+
+        await until(waits)
+        await deployment.services["fetcher"].kill()
+        await deployment.start("fetcher")
+        await deployment.postgres.start()
+        await until(lambda: _quotes(deployment.bus, 1))
+        assert (await deployment.bus.js.stream_info(subjects.DEAD)).state.messages == 0
+
+
 async def _quotes(bus: Bus, count: int) -> bool:
     state = (await bus.js.stream_info(subjects.PRICES, subjects_filter="price.quote.>")).state
     return len(state.subjects or {}) == count
