@@ -1,5 +1,6 @@
 """The gateway's application: HTTP over the bucket of jobs, the bus, Redis and PostgreSQL."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,7 +21,7 @@ from services.runtime.gateway_settings import GatewaySettings
 from services.runtime.health import Health
 from services.runtime.job_bucket import open_job_bucket
 from services.runtime.job_entries import JOBS_STREAM
-from services.runtime.main import Service, light_broker, watched
+from services.runtime.main import Service, StartRefusedError, light_broker, watched
 from services.runtime.postgres import open_pool
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.read_redis import DocumentCache, open_redis
@@ -46,6 +47,8 @@ def build(settings: Settings) -> FastStream:
             open_redis(settings.redis) as client,
         ):
             health.ready("streams", False, "waiting for the streams: run `quotebus migrate`")
+            # Said before the streams are there: else it would be ready between the two, and answer nobody.
+            health.ready("http", False, "it does not listen yet")
             await wait_until_provisioned(bus.js, [subjects.REFRESH, subjects.PRICES, JOBS_STREAM, SESSIONS_STREAM])
             health.ready("streams", True)
             store = Store(pool, settings.postgres.pool_size)
@@ -97,7 +100,14 @@ async def _serving(gateway: Gateway, settings: GatewaySettings) -> AsyncIterator
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            # asyncio says the address once more; an unknown name has a number below 0, and a text of its own.
+            number = error.errno or 0
+            why = os.strerror(number) if number > 0 else error.strerror
+            what = f"cannot listen on {settings.host} port {settings.port}: {why}"
+            raise StartRefusedError(f"{what}: set `host` and `port` of [gateway] to what is free here") from None
         gateway.health.ready("http", True)
         yield runner.addresses[0][1]
     finally:

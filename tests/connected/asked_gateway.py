@@ -1,12 +1,10 @@
 """Gateways of a deployment, and one who asks them over HTTP."""
 
-import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from quotebus.embedded import free_port
-from tests.connected.deployment import Deployment, deployed, until
+from tests.connected.deployment import Deployment, deployed
 
 OPERATOR, READER = "token-of-ann", "token-of-bob"
 TOKENS = {
@@ -82,13 +80,5 @@ async def with_gateways(
             port = free_port()
             service = await deployment.start(f"gateway{number}", "gateway", QUOTEBUS_GATEWAY__PORT=str(port))
             assert service.running
-            await until(partial(_listens, port))
             asking.append(Http(session, f"http://127.0.0.1:{port}"))
         yield deployment, asking
-
-
-async def _listens(port: int) -> bool:
-    _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.close()
-    await writer.wait_closed()
-    return True
