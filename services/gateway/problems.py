@@ -49,7 +49,7 @@ class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class Problem(Exception):  # noqa: N818  (the name that RFC 9457 gives it)
-    """Ends a request with an error."""
+    """Ends a request with an error. `closes`: and the connection, as nobody knows where the next request would begin."""
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Problem(Exception):  # noqa: N818  (the name that RFC 9457 gives it)
         *,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
+        closes: bool = False,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -66,13 +67,17 @@ class Problem(Exception):  # noqa: N818  (the name that RFC 9457 gives it)
             type=f"urn:quotebus:{kind}", title=HTTPStatus(status).phrase, status=status, detail=detail, errors=list(errors)
         )
         self._headers = dict(headers or {})
+        self._closes = closes
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             self._headers.setdefault("Retry-After", RETRY_S)
 
     def response(self) -> web.Response:
         """The answer."""
         headers = {**self._headers, "Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
-        return web.Response(status=self.status, body=msgspec.json.encode(self.document), headers=headers)
+        answer = web.Response(status=self.status, body=msgspec.json.encode(self.document), headers=headers)
+        if self._closes:
+            answer.force_close()
+        return answer
 
 
 def field_problem(status: int, field: str, message: str) -> Problem:
@@ -117,7 +122,5 @@ def problem_of(error: Exception) -> Problem | None:
 
 def _of_aiohttp(error: web.HTTPException) -> Problem:
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return Problem(
-            413, "too_large", f"{error.text}; `max_body_bytes` of [gateway] says how much", headers={"Connection": "close"}
-        )
+        return Problem(413, "too_large", f"{error.text}; `max_body_bytes` of [gateway] says how much", closes=True)
     return Problem(error.status, "refused", error.text or error.reason)

@@ -108,7 +108,11 @@ async def body_of(request: web.Request) -> dict[str, Any]:
         async with asyncio.timeout(_BODY_WITHIN_S):
             body = await request.read()
     except TimeoutError:
-        raise Problem(408, "too_slow", f"the body did not come within {_BODY_WITHIN_S:.0f} s") from None
+        raise Problem(408, "too_slow", f"the body did not come within {_BODY_WITHIN_S:.0f} s", closes=True) from None
+    except (web.RequestPayloadError, OSError) as error:
+        what = f"the body did not come whole, or is not packed as Content-Encoding says: {str(error) or type(error).__name__}"
+        raise Problem(400, "not_readable", what, closes=True) from None
+    request["body"] = body
     if not body:
         return {}
     if request.content_type not in _JSON:
@@ -145,7 +149,7 @@ def expected_revision(request: web.Request) -> int | None:
     value = request.headers.get("If-Match", "*").strip()
     if value == "*":
         return None
-    digits = value.removeprefix("W/").strip('"')
+    digits = value.removeprefix("W/").strip('"').partition("-")[0]
     if not (digits.isascii() and digits.isdecimal()):
         raise Problem(412, "conflict", f"If-Match: {value[:80]!r} is no ETag of a job: take the one that GET gives")
     return int(digits)
