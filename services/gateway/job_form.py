@@ -1,6 +1,7 @@
 """A job as people send it: with a job's own fields, or in short: a name, the stocks, a time of day."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -47,7 +48,9 @@ def check_universe(name: object, defined: Iterable[str]) -> None:
 
 
 def _id_of(name: object) -> str:
-    made = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:_LONGEST_ID].rstrip("-") if isinstance(name, str) else ""
+    # Letters with something above or below them become those without.
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower() if isinstance(name, str) else ""
+    made = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:_LONGEST_ID].rstrip("-")
     if not made:
         raise field_problem(422, "name", f"{str(name)[:80]!r} has no letter or digit to make an id of")
     return made
@@ -59,6 +62,12 @@ def _symbol(text: object, field: str) -> str:
     return checked_symbol(text, field, 422)
 
 
+def _stocks(stocks: object) -> list[object]:
+    if not isinstance(stocks, list):
+        raise field_problem(422, "stock_ids", f'{str(stocks)[:80]!r} is no list; give one such as ["AAPL"]')
+    return stocks
+
+
 def _at(time: object) -> list[str]:
     times = time if isinstance(time, list) else [time]
     try:
@@ -67,4 +76,4 @@ def _at(time: object) -> list[str]:
         raise field_problem(422, "schedule_time", f"{str(time)[:80]!r} is no time of day; give one such as 17:00") from None
 
 
-_SPELLED: Mapping[str, Callable[[Any], object]] = {"name": _id_of, "stock_ids": lambda stocks: stocks, "schedule_time": _at}
+_SPELLED: Mapping[str, Callable[[Any], object]] = {"name": _id_of, "stock_ids": _stocks, "schedule_time": _at}

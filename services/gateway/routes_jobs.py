@@ -11,7 +11,7 @@ import nats.errors
 from aiohttp import web
 
 from contracts.job import Job
-from services.gateway.answering import json_answer
+from services.gateway.answering import document_answer, etag_of, json_answer
 from services.gateway.job_form import check_universe, job_fields
 from services.gateway.job_view import job_views, next_slot
 from services.gateway.problems import field_problem
@@ -65,7 +65,7 @@ async def create_job(gateway: Gateway, request: web.Request) -> web.StreamRespon
 
 
 async def get_job(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    """One job; its revision is the ETag."""
+    """One job; its ETag begins with its revision."""
     return await _shown(gateway, request, request.match_info["id"])
 
 
@@ -150,7 +150,10 @@ async def _shown(
             plan = await costs(gateway, job, _COSTS_WITHIN_S)
             view["cost"] = next((cost for cost in plan.jobs if cost.job == job.id), None)
             view["too_small"] = [limit for limit in plan.limits if not limit.fits]
-    return json_answer(request, view, status=status, etag=f'"{revision}"', headers=headers)
+    # The revision, to change it by; and what is shown, of which `next_at` moves on without a change.
+    body = msgspec.json.encode(view)
+    etag = f'"{revision}-{etag_of(body)[1:]}'
+    return document_answer(request, body, status=status, etag=etag, headers=headers)
 
 
 async def _clocks(gateway: Gateway) -> list[bool]:
@@ -177,7 +180,7 @@ _ETAG = ("If-Match",)
 ROUTES = (
     Route("GET", _JOBS, list_jobs, "Every job by id.", "read", {200: "JobList"}),
     Route("POST", _JOBS, create_job, "Make a job.", "operate", {201: "JobView"}, body="JobForm", problems=(409, 422)),
-    Route("GET", _JOB, get_job, "One job; its ETag is its revision.", "read", {200: "JobView"}, problems=(404,)),
+    Route("GET", _JOB, get_job, "One job; its ETag begins with its revision.", "read", {200: "JobView"}, problems=(404,)),
     Route(
         "PUT", _JOB, replace_job, "Define a job anew.", "operate", {200: "JobView"}, body="JobForm",
         problems=(*_CHANGED, 422), headers=_ETAG,

@@ -67,7 +67,7 @@ class AcceptedAll(msgspec.Struct, frozen=True):
 
 
 async def refresh(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    """Ask for fresh data. A repeated `Idempotency-Key` within two minutes gives the ids of the first time."""
+    """Ask for fresh data. The same body under the same `Idempotency-Key` within two minutes gives the ids of the first time."""
     form = converted(await body_of(request), RefreshForm)
     accepted = await _publish(gateway, request, _wish(gateway, form), form.lane)
     return json_answer(request, accepted, status=202, headers={"Location": accepted.run})
@@ -151,8 +151,9 @@ def _identity(request: web.Request, wish: RefreshRequest) -> str:
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return uuid.uuid4().hex
-    text = f"{request.path}\n{key}\n{wish.job}".encode(errors="surrogateescape")
-    return hashlib.sha256(text).hexdigest()[:32]
+    text = f"{request.path}\n{key}\n{wish.job}\n".encode(errors="surrogateescape")
+    # With another body it is another wish, whatever its key: to answer it with the first one's ids would be to lose it.
+    return hashlib.sha256(text + request.get("body", b"")).hexdigest()[:32]
 
 
 ROUTES = (

@@ -64,6 +64,28 @@ async def test_a_name_stocks_and_a_time_of_day_are_enough_for_a_job(http: Http, 
     assert (again.status, again.json["type"]) == (409, "urn:quotebus:exists")
 
 
+async def test_an_id_is_made_of_a_name_in_any_spelling(http: Http) -> None:
+    made = [(await http.post("/scheduler/jobs", {**SHORT, "name": name})).json["id"] for name in ("Äpfel & Öl", "ﬁve  PM")]
+    assert made == ["apfel-ol", "five-pm"]
+
+
+async def test_a_job_that_has_not_changed_is_shown_anew_when_its_next_slot_has(http: Http) -> None:
+    path = (await http.post("/scheduler/jobs", {"id": "often", "symbols": ["AAPL"], "every_s": 1})).headers["Location"]
+    first = await http.get(path)
+
+    async def moved() -> bool:
+        return (await http.get(path, If_None_Match=first.headers["ETag"])).status == 200
+
+    await until(moved)
+    again = await http.get(path)
+    assert (again.json["revision"], again.json["next_at"] > first.json["next_at"]) == (first.json["revision"], True)
+    # To change it, any ETag of its revision will do, and the revision alone.
+    changed = await http.ask("PUT", path, {"symbols": ["MSFT"], "every_s": 1}, {"If-Match": first.headers["ETag"]})
+    assert changed.status == 200
+    assert (await http.post(f"{path}/stop", If_Match=f'"{first.json["revision"]}"')).status == 412
+    assert (await http.post(f"{path}/stop", If_Match=f'"{changed.json["revision"]}"')).status == 200
+
+
 async def test_what_was_shown_can_be_sent_back_changed(http: Http) -> None:
     made = await http.post("/scheduler/jobs", {"id": "j", "symbols": ["AAPL"], "every_s": 3600, "lane": "backfill"})
     changed = await http.ask("PUT", "/scheduler/jobs/j", {**made.json, "symbols": ["MSFT"]}, {"If-Match": made.headers["ETag"]})
@@ -155,6 +177,11 @@ async def test_a_refresh_is_on_the_bus_when_it_is_answered_and_once_for_a_key(
     assert (wish.symbols, wish.dataset, wish.max_age_s) == (["AAPL", "^GSPC"], "quote", 5)
     assert (await other.post("/refresh", body, Idempotency_Key="k1")).json == first.json
     assert (await other.post("/refresh", body)).json["run_id"] != first.json["run_id"]
+    another = await http.post("/refresh", {**body, "symbols": ["MSFT"]}, Idempotency_Key="k1")
+    assert another.json["run_id"] != first.json["run_id"], "a key that is used again for something else loses nothing"
+    wish = await asked(deployment, "refresh.request.manual")
+    assert wish is not None
+    assert wish.symbols == ["MSFT"]
 
 
 async def test_the_admin_path_asks_for_symbols_or_runs_every_job(http: Http, deployment: Deployment) -> None:
@@ -213,6 +240,7 @@ GOOD: dict[str, object] = {"id": "a", "symbols": ["A"], "every_s": 60}
         ({**GOOD, "dataset": "quote", "timeframe": "1d"}, 422, ["timeframe"]),
         ({**SHORT, "schedule_time": "25:00"}, 422, ["schedule_time"]),
         ({**SHORT, "stock_ids": [17]}, 422, ["stock_ids[0]"]),
+        ({**SHORT, "stock_ids": "AAPL"}, 422, ["stock_ids"]),
         ({**SHORT, "name": "!!"}, 422, ["name"]),
         ({**SHORT, "id": "a"}, 422, ["name"]),
     ],
