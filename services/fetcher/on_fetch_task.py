@@ -1,7 +1,6 @@
 """The work with one provider key: pace, tasks, permit, call, events, results, acks; in this order nothing is lost or paid twice."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,8 +13,8 @@ from services.fetcher.accounts import Account
 from services.fetcher.chooser import Chooser
 from services.fetcher.lanes import Held, Lanes, send_back
 from services.fetcher.ledger import QuotaSpentError
-from services.fetcher.make_call import Answered, Caller
-from services.fetcher.provider import Call, ProviderError, Verdict
+from services.fetcher.make_call import Caller
+from services.fetcher.provider import Call
 from services.fetcher.reports import bury
 from services.fetcher.rest_of_all import RestOfAll
 from services.fetcher.served import last_served
@@ -183,29 +182,7 @@ class Worker:
         called_at = datetime.now(UTC)
         answered = await self._work.caller.call(call, lane, called_at)
         CALLS.labels(self._name).inc(answered.permits)
-        await self._settle_all(chosen, answered, called_at)
-
-    async def _settle_all(self, chosen: Sequence[Held], answered: Answered, called_at: datetime) -> None:
-        error, share = answered.error, answered.permits
-        if error is not None:
-            # A call that several symbols shared is counted with the first.
-            first, *others = chosen
-            shared = bool(others)
-            failing = [self._settle.fail(held, error, called_at, shared=shared) for held in others]
-            await asyncio.gather(self._settle.fail(first, error, called_at, share, shared=shared), *failing)
-            return
-        events = defaultdict(list)
-        for event in answered.answer.events:
-            events[event.symbol].append(event)
-        missing = ProviderError(Verdict.NOT_FOUND, f"{self._name} left it out of its answer")
-        async with asyncio.TaskGroup() as group:
-            for held in chosen:
-                symbol = held.task.symbol
-                if symbol in events:
-                    group.create_task(self._settle.publish(held, events[symbol], called_at, share))
-                else:
-                    group.create_task(self._settle.fail(held, answered.answer.failed.get(symbol, missing), called_at, share))
-                share = 0
+        await self._settle.settle(chosen, answered, called_at)
 
     async def _finish_calls(self) -> None:
         if not self._calls:

@@ -1,6 +1,7 @@
 """How a task ends: published, sent back, handed over or given up on; reported first, acknowledged last."""
 
-from collections import Counter
+import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,7 @@ from contracts.run_events import Outcome
 from contracts.symbol_health import SymbolHealth
 from services.fetcher.chooser import Chooser
 from services.fetcher.lanes import Held
+from services.fetcher.make_call import Answered
 from services.fetcher.permits import WINDOW_FULL
 from services.fetcher.provider import Profile, ProviderError, Verdict
 from services.fetcher.publish_events import empty_answer, publish_answer
@@ -38,6 +40,28 @@ class Settlement:
         self._chooser = chooser
         self._states = states
         self._attempts: Counter[tuple[str, str]] = Counter()
+
+    async def settle(self, chosen: Sequence[Held], answered: Answered, called_at: datetime) -> None:
+        """End the tasks that shared a call, each by itself. The call's permits are counted with the first."""
+        error, share = answered.error, answered.permits
+        if error is not None:
+            first, *others = chosen
+            shared = bool(others)
+            failing = [self.fail(held, error, called_at, shared=shared) for held in others]
+            await asyncio.gather(self.fail(first, error, called_at, share, shared=shared), *failing)
+            return
+        events = defaultdict(list)
+        for event in answered.answer.events:
+            events[event.symbol].append(event)
+        missing = ProviderError(Verdict.NOT_FOUND, f"{self._name} left it out of its answer")
+        async with asyncio.TaskGroup() as group:
+            for held in chosen:
+                symbol = held.task.symbol
+                if symbol in events:
+                    group.create_task(self.publish(held, events[symbol], called_at, share))
+                else:
+                    group.create_task(self.fail(held, answered.answer.failed.get(symbol, missing), called_at, share))
+                share = 0
 
     async def publish(self, held: Held, events: Sequence[PriceEvent], called_at: datetime, calls: int) -> None:
         """Publish the answer, report it, acknowledge; an answer without rows is one too, one that cannot be published none."""

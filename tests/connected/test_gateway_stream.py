@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,9 +143,8 @@ async def test_a_reader_who_takes_nothing_is_cut_off_and_costs_the_others_nothin
             await quick.until(40)
             await until(lambda: holds(deployment, 1))
         slow.close()
-        with pytest.raises(ConnectionError):
+        with suppress(ConnectionError):
             await slow.wait_closed()
-            raise ConnectionResetError
 
 
 async def test_no_more_streams_are_open_than_the_settings_allow(tmp_path: Path) -> None:
