@@ -123,6 +123,34 @@ class PriceActions(_Provenance, frozen=True, kw_only=True, tag="price_actions.v1
     amount: Column
 
 
+class PriceIv(_Provenance, frozen=True, kw_only=True, tag="price_iv.v1"):
+    """Implied volatility of an underlying, made of its newest stored option chain; no rows means that there was none of use.
+
+    Sent by the fetcher on `price.iv.<SYMBOL>`; received by the cacher and by anybody. `feed`, `observed_at` and `currency` are the
+    chain's, `chain_provider` is whose it was, `at` of when its newest quote is. Volatilities are of a year, as fractions (0.25 is
+    25 %). `iv_30d`: at the money (the option whose delta is a half), 30 days ahead. `skew_25d`: likewise, of the 25-delta put less
+    that of the 25-delta call. `iv_rank`: where `iv_30d` stands between the least (0) and the greatest (1) of the year, one a day,
+    up to itself; `iv_percentile`: the share of the earlier days on which it was lower; both null while too few days are known, and
+    `history_days` says how many are. Columns, one row an expiration: `forward`, the price that puts and calls agree on; `iv` at
+    the money; `contracts`, how many told it.
+    """
+
+    chain_provider: str | None = None
+    at: UtcInstant | None = None
+    iv_30d: float | None = None
+    skew_25d: float | None = None
+    iv_rank: float | None = None
+    iv_percentile: float | None = None
+    history_days: int = 0
+    expiry: list[date]
+    forward: Column
+    iv: Column
+    contracts: list[int]
+
+    def __post_init__(self) -> None:
+        _same_length(self, "forward", "iv", "contracts")
+
+
 class PriceCorrected(Message, frozen=True, kw_only=True, tag="price_corrected.v1"):
     """A final bar changed after the fact. Sent by the cacher on `price.corrected.<timeframe>.<SYMBOL>`.
 
@@ -154,13 +182,14 @@ class PriceQuarantined(_Provenance, frozen=True, kw_only=True, tag="price_quaran
     row: list[str]
 
 
-PriceEvent = PriceBars | PriceQuote | PriceChain | PriceActions
+PriceEvent = PriceBars | PriceQuote | PriceChain | PriceActions | PriceIv
 
 
-def _same_length(event: PriceBars | PriceChain | PriceActions, *columns: str) -> None:
-    rows = len(event.date if isinstance(event, PriceActions) else event.at)
+def _same_length(event: PriceBars | PriceChain | PriceIv, *columns: str) -> None:
+    index = "expiry" if isinstance(event, PriceIv) else "at"
+    rows = len(getattr(event, index))
     if rows > MAX_ROWS:
-        raise ValueError(f"at: {rows} rows, at most {MAX_ROWS} an event")
+        raise ValueError(f"{index}: {rows} rows, at most {MAX_ROWS} an event")
     for name in columns:
         column = getattr(event, name)
         if column is not None and len(column) != rows:

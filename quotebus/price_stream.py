@@ -8,14 +8,15 @@ import msgspec
 
 from contracts import subjects
 from contracts.message import DATASETS, decode
-from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceQuarantined, PriceQuote
+from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceIv, PriceQuarantined, PriceQuote
 
-AnyPrice = PriceBars | PriceQuote | PriceChain | PriceActions | PriceCorrected | PriceQuarantined
+AnyPrice = PriceBars | PriceQuote | PriceChain | PriceActions | PriceIv | PriceCorrected | PriceQuarantined
 KINDS: dict[str, type[AnyPrice]] = {
     "bars": PriceBars,
     "quote": PriceQuote,
     "chain": PriceChain,
     "actions": PriceActions,
+    "iv": PriceIv,
     "corrected": PriceCorrected,
     "quarantined": PriceQuarantined,
 }

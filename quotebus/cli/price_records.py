@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuote
+from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceIv, PriceQuote
 from quotebus.cli.output import Row
 
 _CONTRACT = ("contract", "expiry", "strike", "right", "bid", "ask", "last", "mark", "volume", "open_interest", "iv")
@@ -21,6 +21,8 @@ def records_of(event: PriceEvent) -> Iterator[Row]:
             return _contracts(event)
         case PriceActions():
             return _actions(event)
+        case PriceIv():
+            return _volatilities(event)
 
 
 def _bars(event: PriceBars) -> Iterator[Row]:
@@ -53,3 +55,8 @@ def _contracts(event: PriceChain) -> Iterator[Row]:
 def _actions(event: PriceActions) -> Iterator[Row]:
     for day, kind, ratio, amount in zip(event.date, event.kind, event.ratio, event.amount, strict=True):
         yield {"symbol": event.symbol, "date": day, "kind": kind, "ratio": ratio, "amount": amount}
+
+
+def _volatilities(event: PriceIv) -> Iterator[Row]:
+    for expiry, forward, iv, contracts in zip(event.expiry, event.forward, event.iv, event.contracts, strict=True):
+        yield {"underlying": event.symbol, "expiry": expiry, "forward": forward, "iv": iv, "contracts": contracts}

@@ -35,7 +35,9 @@ def providers(place: Place, *, output: str) -> int:
 async def _collected(here: "Here") -> list[Row]:
     from contracts import subjects
     from services.fetcher.accounts import account_of, incomplete_keys
+    from services.fetcher.derived import PROFILE
     from services.fetcher.provider import providers as adapters
+    from services.runtime.key_settings import FIRST_KEY
 
     rows: list[Row] = []
     async with nats_of(here) as qb:
@@ -51,6 +53,8 @@ async def _collected(here: "Here") -> list[Row]:
             for own in account_of(name, settings).keys:
                 state = await _state(bucket, name, own.name)
                 rows += [row async for row in _windows(qb.js, state, own.windows)]
+        # It rests like any other while PostgreSQL does not answer it.
+        rows += [row async for row in _windows(qb.js, await _state(bucket, PROFILE.name, FIRST_KEY), ())]
     return rows
 
 

@@ -87,7 +87,7 @@ async def _show_table(here: "Here", pattern: str, count: int | None) -> None:
 
 def row_of(event: "AnyPrice") -> Row:
     """What the table shows of an event: its newest price, and where it comes from."""
-    from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceQuarantined, PriceQuote
+    from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceIv, PriceQuarantined, PriceQuote
 
     at: datetime | None = None
     price: float | None = None
@@ -104,6 +104,8 @@ def row_of(event: "AnyPrice") -> Row:
             what, at, price, note = f"{event.timeframe} corrected", event.at, event.after[3], f"was {text_of(event.before[3])}"
         case PriceChain():
             what, note = "chain", f"{len(event.contract)} contracts"
+        case PriceIv():
+            what, at, note = "iv", event.at, "" if event.iv_30d is None else f"{event.iv_30d:.1%} in 30 days"
         case PriceActions():
             what, note = "actions", f"{len(event.date)} actions"
         case PriceQuarantined():

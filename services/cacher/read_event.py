@@ -9,13 +9,14 @@ from typing import NamedTuple
 import msgspec
 
 from contracts.message import Dataset
-from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuarantined, PriceQuote
+from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceIv, PriceQuarantined, PriceQuote
 from contracts.subjects import symbol_token
 from services.cacher.copy_rows import BarColumns, Instants, bar_columns
 
 # A wrong clock must not give a series an observation that nothing true can be newer than.
 FUTURE_TOLERANCE = timedelta(days=1)
 MAX_NAME_CHARACTERS = 64
+_MOST_COUNTED = 2**31 - 1
 _EARLIEST, _LATEST = datetime(1700, 1, 1, tzinfo=UTC), datetime(2250, 1, 1, tzinfo=UTC)
 _PERIOD = {
     "1m": timedelta(minutes=1),
@@ -64,6 +65,7 @@ class EventReader:
             "quote": PriceQuote,
             "chain": PriceChain,
             "actions": PriceActions,
+            "iv": PriceIv,
             "quarantined": PriceQuarantined,
         }
         self._decoders = {kind: msgspec.json.Decoder(contract) for kind, contract in kinds.items()}
@@ -104,6 +106,9 @@ class EventReader:
         if isinstance(event, PriceActions):
             low, high = event.asked_from or at, event.asked_to or at
             return Observed(event, SeriesKey(event.symbol, "actions", "", "", event.feed), low, max(low, high), len(event.date))
+        if isinstance(event, PriceIv):
+            _check_volatility(event)
+            return Observed(event, SeriesKey(event.symbol, "iv", "", "", event.feed), at, at, len(event.expiry))
         _check_chain(event)
         return Observed(event, SeriesKey(event.symbol, "chain", "", "", event.feed), at, at, len(event.contract))
 
@@ -122,8 +127,8 @@ def _observed_bars(event: PriceBars, bars: BarColumns) -> Observed:
 def _check_provenance(event: PriceEvent | PriceQuarantined, token: str) -> None:
     if symbol_token(event.symbol) != token:
         raise ValueError(f"symbol: {event.symbol!r} on a subject of {token}")
-    for name in ("feed", "provider", "currency"):
-        value = getattr(event, name)
+    for name in ("feed", "provider", "currency", "chain_provider"):
+        value = getattr(event, name, None)
         if value is not None and (not 0 < len(value) <= MAX_NAME_CHARACTERS or "\0" in value):
             raise ValueError(f"{name}: {value[:80]!r}; give 1 to {MAX_NAME_CHARACTERS} characters")
     if "\0" in event.symbol:
@@ -155,7 +160,17 @@ def _check_chain(event: PriceChain) -> None:
     _check_instants("at", [instant for instant in event.at if instant])
 
 
-def _check_numbers(event: PriceQuote, *names: str) -> None:
+def _check_volatility(event: PriceIv) -> None:
+    _check_instants("at", [event.at] if event.at else [])
+    _check_numbers(event, "iv_30d", "iv_rank", "iv_percentile", "history_days")
+    for name in ("iv_rank", "iv_percentile"):
+        if (getattr(event, name) or 0) > 1:
+            raise ValueError(f"{name}: {getattr(event, name)} is more than 1, the whole")
+    if max(event.history_days, *event.contracts, 0) > _MOST_COUNTED:
+        raise ValueError(f"history_days, contracts: more than {_MOST_COUNTED} are not to be counted")
+
+
+def _check_numbers(event: PriceQuote | PriceIv, *names: str) -> None:
     for name in names:
         value = getattr(event, name)
         if value is not None and value < 0:

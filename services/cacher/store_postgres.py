@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import asyncpg
 
-from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceQuarantined, PriceQuote
+from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceIv, PriceQuarantined, PriceQuote
 from services.cacher.bar_slices import KnownBars
 from services.cacher.read_event import Observed, SeriesKey
 from services.cacher.store_postgres_bars import BarsWriter
-from services.cacher.store_postgres_facts import write_actions, write_chain, write_quarantined, write_quote
+from services.cacher.store_postgres_facts import write_actions, write_chain, write_quarantined, write_quote, write_volatility
 from services.runtime.read_postgres import Connection
 
 _LOCK_SPACE = 0x71620001
@@ -133,6 +133,8 @@ class PostgresStore:
                     await write_chain(connection, one.instrument, each.event)
                 case PriceActions():
                     await write_actions(connection, one.instrument, each.event)
+                case PriceIv():
+                    await write_volatility(connection, one.instrument, each.event)
         outcome = await self._bars.write(connection, bars)
         written.changed_bars, written.corrections = outcome.rows, outcome.corrections
         await _observe(connection, observed, series)

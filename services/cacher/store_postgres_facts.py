@@ -1,8 +1,9 @@
-"""Quotes, actions, chains and quarantined rows in Postgres. The newer replaces the older; the same twice changes nothing."""
+"""All but bars in Postgres. The newer replaces the older; the same twice changes nothing."""
 
 from collections import Counter
+from datetime import UTC
 
-from contracts.price_events import PriceActions, PriceChain, PriceQuarantined, PriceQuote
+from contracts.price_events import PriceActions, PriceChain, PriceIv, PriceQuarantined, PriceQuote
 from services.runtime.read_postgres import Connection
 
 _QUOTE = """
@@ -34,6 +35,16 @@ ON CONFLICT (instrument, feed, contract) DO UPDATE SET expiry = excluded.expiry,
     volume = excluded.volume, open_interest = excluded.open_interest, iv = excluded.iv, delta = excluded.delta,
     gamma = excluded.gamma, theta = excluded.theta, vega = excluded.vega, at = excluded.at, observed_at = excluded.observed_at
 WHERE c.observed_at < excluded.observed_at"""
+_VOLATILITY = """
+INSERT INTO implied_volatilities AS v (instrument, feed, provider, date, at, chain_provider, iv_30d, skew_25d, iv_rank,
+    iv_percentile, history_days, expiry, forward, iv, contracts, observed_at, fetched_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+ON CONFLICT (instrument, feed, date) DO UPDATE
+SET provider = excluded.provider, at = excluded.at, chain_provider = excluded.chain_provider, iv_30d = excluded.iv_30d,
+    skew_25d = excluded.skew_25d, iv_rank = excluded.iv_rank, iv_percentile = excluded.iv_percentile,
+    history_days = excluded.history_days, expiry = excluded.expiry, forward = excluded.forward, iv = excluded.iv,
+    contracts = excluded.contracts, observed_at = excluded.observed_at, fetched_at = excluded.fetched_at
+WHERE v.observed_at < excluded.observed_at"""
 _QUARANTINE = """
 INSERT INTO quarantine (symbol, dataset, timeframe, provider, feed, fetched_at, request_id, run_id, ordinal, at, rule, row)
 SELECT $1, $2, $3, $4, $5, $6, $7, $8, ordinal, at, rule, row
@@ -67,6 +78,19 @@ async def write_chain(connection: Connection, instrument: int, event: PriceChain
     greeks = (event.iv, event.delta, event.gamma, event.theta, event.vega)
     columns = (event.contract, event.expiry, event.strike, event.right, *prices, *greeks, event.at)
     await connection.execute(_CONTRACTS, instrument, event.feed, event.observed_at, *columns)
+
+
+async def write_volatility(connection: Connection, instrument: int, event: PriceIv) -> None:
+    """Keep the newest of each day. One without rows says nothing about the day."""
+    if not event.expiry:
+        return
+    day = (event.at or event.observed_at).astimezone(UTC).date()
+    told = (event.iv_30d, event.skew_25d, event.iv_rank, event.iv_percentile, event.history_days)
+    columns = (event.expiry, event.forward, event.iv, event.contracts)
+    await connection.execute(
+        _VOLATILITY, instrument, event.feed, event.provider, day, event.at, event.chain_provider, *told, *columns,
+        event.observed_at, event.fetched_at,
+    )  # fmt: skip
 
 
 async def write_quarantined(connection: Connection, event: PriceQuarantined) -> None:

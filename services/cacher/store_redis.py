@@ -22,7 +22,7 @@ from services.runtime.price_document import (
     ending,
     ttl_s,
 )
-from services.runtime.read_postgres import read_bars, read_chains, read_quotes
+from services.runtime.read_postgres import READERS, read_bars
 from services.runtime.read_redis import MANY_TIMEOUTS, SET_NEWER
 from services.runtime.settings import RedisSettings
 
@@ -71,16 +71,15 @@ class RedisStore:
 
     async def _read(self, keys: Sequence[SeriesKey]) -> list[Document]:
         bars = {(key.symbol, key.timeframe) for key in keys if key.dataset == "bars"}
-        quotes = [key.symbol for key in keys if key.dataset == "quote"]
-        chains = [key.symbol for key in keys if key.dataset == "chain"]
+        others = {dataset: symbols for dataset in READERS if (symbols := [k.symbol for k in keys if k.dataset == dataset])}
         documents: list[Document] = []
-        if not (bars or quotes or chains):
+        if not (bars or others):
             return documents
         try:
             async with self._pool.acquire(timeout=5) as connection:
                 documents += await read_bars(connection, sorted(bars), self._settings.lookback) if bars else []
-                documents += await read_quotes(connection, quotes) if quotes else []
-                documents += await read_chains(connection, chains) if chains else []
+                for dataset, symbols in others.items():
+                    documents += await READERS[dataset](connection, symbols)
         except POSTGRES_TROUBLE as error:
             # Not Redis's fault; the rows are stored, and whoever misses a document builds it himself.
             log.info("documents_not_read", error=str(error) or type(error).__name__)

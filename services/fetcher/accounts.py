@@ -7,6 +7,7 @@ from functools import cached_property
 from pydantic import SecretStr
 
 from contracts.message import Basis, Dataset, Timeframe
+from services.fetcher.derived import PROFILE as DERIVED
 from services.fetcher.origin import Trust, trust_of
 from services.fetcher.provider import Access, Profile, Provider, TokenStore, providers
 from services.runtime.key_settings import FIRST_KEY, KeySettings
@@ -74,13 +75,17 @@ class Account:
 
 
 def accounts(settings: Settings) -> dict[str, Account]:
-    """Every provider that works, by name: one that the settings name, do not disable, and give what keys it needs."""
+    """Every provider that works, by name: one that the settings name, do not disable, and give what keys it needs.
+
+    What is derived is always there; whoever works with it has to give it a key.
+    """
     known = providers()
-    return {
+    asked = {
         name: account_of(name, given)
         for name, given in settings.providers.items()
         if name in known and given.enabled is not False and complete_keys(name, given)
     }
+    return asked | {DERIVED.name: Account(DERIVED, ProviderSettings(), ())}
 
 
 def account_of(name: str, settings: ProviderSettings) -> Account:

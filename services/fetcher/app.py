@@ -4,6 +4,7 @@ import asyncio
 import difflib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import structlog
@@ -13,8 +14,10 @@ from faststream.nats.annotations import NatsMessage
 
 from contracts import subjects
 from contracts.message import encode
-from services.fetcher.accounts import Account, accounts
+from services.fetcher.accounts import Account, Key, accounts
 from services.fetcher.chooser import Chooser
+from services.fetcher.derived import PROFILE as DERIVED
+from services.fetcher.derived import Derived
 from services.fetcher.http import MeteredHttp, open_session
 from services.fetcher.key_state import KeyStates
 from services.fetcher.logins import TOKENS_STREAM, LoginWatch, token_stores, with_logins
@@ -31,6 +34,7 @@ from services.fetcher.universe import Universe
 from services.fetcher.workers import Shop, rest_of_all
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
+from services.runtime.key_settings import FIRST_KEY
 from services.runtime.main import Service, StartRefusedError, light_broker, watched
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.settings import Settings
@@ -104,6 +108,7 @@ async def working(
     bucket = await bus.js.key_value(subjects.STATE_BUCKET)
     stores = await token_stores(bus.js, known)
     known = {name: account.sharing(stores) for name, account in known.items()}
+    known[DERIVED.name] = _deriving(settings, known[DERIVED.name], bus)
     stop = asyncio.Event()
     terms = settings.fetcher
     keys = KeyStates(bus, bucket)
@@ -126,6 +131,12 @@ async def working(
 async def _until_ready(bus: Bus, known: Mapping[str, Account]) -> None:
     await wait_until_provisioned(bus.js, [*STREAMS, TOKENS_STREAM] if with_logins(known) else STREAMS)
     await refuse_skewed_clock(bus)
+
+
+def _deriving(settings: Settings, account: Account, bus: Bus) -> Account:
+    """The account of what is derived; its one key opens nothing and has no limit."""
+    provider = Derived(bus, settings.postgres.dsn.get_secret_value(), settings.fetcher.risk_free_rate)
+    return replace(account, keys=(Key(FIRST_KEY, provider, ()),))
 
 
 def _http_of(session: aiohttp.ClientSession, account: Account) -> Clients:

@@ -42,6 +42,8 @@ class _Costed:
     def calls_for(self, symbols: int) -> int:
         """Permits that a run for so many symbols takes."""
         profile = self.account.profile
+        if profile.asks_nobody:
+            return 0
         return symbols if profile.every_symbol_counts else math.ceil(symbols / self.account.symbols_per_call(self.job.dataset))
 
     def calls(self, first: int, hours: int) -> int:

@@ -13,7 +13,7 @@ SETTLES_IN_S = 900.0
 DAY_SETTLES_IN_S = 12 * 3600.0
 OF_DAYS: tuple[Timeframe | None, ...] = ("1d", "1wk", "1mo")
 # Actions and the like come whenever somebody announces them.
-_TRADED: tuple[Dataset, ...] = ("bars", "quote", "chain")
+_TRADED: tuple[Dataset, ...] = ("bars", "quote", "chain", "iv")
 NothingNew = Literal["closed", "holiday"]
 
 

@@ -72,6 +72,7 @@ class Profile:
     `every_symbol_counts`: each symbol of a call takes a permit. `limits`: its free
     plan's. `secrets`: settings it cannot work without. `real`: false for a made-up market, which never stands in for a real one.
     `login_lasts`: how long a person's login serves where access hangs on one; its tokens are then shared by all replicas.
+    `asks_nobody`: it makes what it gives of what is stored, at no call.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Profile:
     secrets: tuple[str, ...] = ("api_key",)
     real: bool = True
     login_lasts: timedelta | None = None
+    asks_nobody: bool = False
 
     def offers_series(self, dataset: Dataset, timeframe: Timeframe | None) -> bool:
         """Whether it has this dataset, and for bars this timeframe."""

@@ -8,9 +8,9 @@ import msgspec
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
-from contracts.price_events import Delay, PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuarantined, PriceQuote
+from contracts.price_events import Delay, PriceActions, PriceBars, PriceChain, PriceEvent, PriceIv, PriceQuarantined, PriceQuote
 from services.fetcher.asked import Asked
-from services.fetcher.provider import Call, Profile, ProviderError, Verdict
+from services.fetcher.provider import Call, Profile, ProviderError, Verdict, providers
 from services.fetcher.rows import Spot
 from services.fetcher.validate import Broken, validate
 from services.fetcher.validate_facts import validate_facts
@@ -66,10 +66,17 @@ def empty_answer(profile: Profile, task: FetchTask, called_at: datetime) -> Sequ
             return [asked.quote(Spot())]
 
 
-def _delay(profile: Profile, event: PriceEvent) -> Delay:
-    if event.feed == "eod":
+def _delay(profile: Profile, event: PriceEvent) -> Delay | None:
+    if isinstance(event, PriceIv):
+        source = providers().get(event.chain_provider or "")
+        return _delay_of(source.profile, event.feed) if source else None
+    return _delay_of(profile, event.feed)
+
+
+def _delay_of(profile: Profile, feed: str) -> Delay:
+    if feed == "eod":
         return "end_of_day"
-    return "delayed" if profile.delay_s or event.feed == "delayed" else "real_time"
+    return "delayed" if profile.delay_s or feed == "delayed" else "real_time"
 
 
 def _quarantined(task: FetchTask, event: PriceEvent, broken: Sequence[Broken]) -> PriceQuarantined:
@@ -98,5 +105,7 @@ def _count(event: PriceEvent) -> int:
             return len(event.date)
         case PriceChain():
             return len(event.contract)
+        case PriceIv():
+            return len(event.expiry)
         case _:
             return 1 if event.price is not None or event.bid is not None or event.ask is not None else 0

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 import msgspec
 
-from contracts.price_events import PriceActions, PriceChain, PriceQuote
+from contracts.price_events import PriceActions, PriceChain, PriceIv, PriceQuote
 from services.fetcher.asked import DAY_SLACK
 from services.fetcher.validate import HIGHEST_PRICE, LARGEST_VOLUME, Broken, may_be_negative
 
-Facts = PriceQuote | PriceChain | PriceActions
+Facts = PriceQuote | PriceChain | PriceActions | PriceIv
 E = TypeVar("E", PriceChain, PriceActions)
 
 LONGEST_NAME = 64
@@ -34,6 +34,8 @@ def validate_facts(event: Facts, now: datetime) -> tuple[Facts, list[Broken]]:
             return _kept(event, _CHAIN, lambda i: _contract_rule(event, i, now))
         case PriceActions():
             return _kept(event, _ACTIONS, lambda i: _action_rule(event, i))
+        case PriceIv():
+            return event, []  # made here, of what was validated
         case _:
             rule = _quote_rule(event, now)
             nothing = msgspec.structs.replace(event, **dict.fromkeys(_QUOTE))

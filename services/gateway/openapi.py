@@ -15,7 +15,7 @@ from services.gateway.routes import Route
 from services.gateway.routes_jobs import JobList, PauseForm
 from services.gateway.routes_prices import PriceList
 from services.gateway.routes_refresh import BackfillForm, RefreshForm
-from services.runtime.price_document import BarsDocument, ChainDocument, QuoteDocument
+from services.runtime.price_document import BarsDocument, ChainDocument, IvDocument, QuoteDocument
 
 _REF = "#/components/schemas/{name}"
 _FURTHER = (
@@ -29,6 +29,7 @@ _FURTHER = (
     BarsDocument,
     QuoteDocument,
     ChainDocument,
+    IvDocument,
 )
 _INSTANT = {"type": "string", "format": "date-time"}
 _HEADERS = {

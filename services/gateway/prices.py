@@ -12,13 +12,13 @@ from services.gateway.answering import etag_of
 from services.gateway.read_postgres import Store
 from services.gateway.together import Together
 from services.runtime.price_document import Document, bars_key, dataset_key, encode_document, ttl_s
-from services.runtime.read_postgres import Connection, read_bars, read_chains, read_quotes
+from services.runtime.read_postgres import READERS, Connection, read_bars
 from services.runtime.read_redis import DocumentCache
 from services.runtime.settings import RedisSettings
 
-Kind = Literal["quote", "chain"] | Timeframe
+Kind = Literal["quote", "chain", "iv"] | Timeframe
 Source = Literal["redis", "postgres"]
-_KINDS: tuple[Kind, ...] = ("quote", "chain", *TIMEFRAMES)
+_KINDS: tuple[Kind, ...] = ("quote", "chain", "iv", *TIMEFRAMES)
 # Read again within so long, a document is passed on once more without asking Redis.
 HELD_S = 0.25
 _END = re.compile(rb'"as_of":"([0-9T:.Z-]{27})"\}$')
@@ -76,9 +76,7 @@ class Prices:
         return found
 
     def _key(self, kind: Kind, symbol: str) -> str:
-        if kind in ("quote", "chain"):
-            return dataset_key(self._settings, "quote" if kind == "quote" else "chain", symbol)
-        return bars_key(self._settings, symbol, kind)
+        return dataset_key(self._settings, kind, symbol) if kind in READERS else bars_key(self._settings, symbol, kind)
 
     def _look(self, kind: Kind) -> Callable[[Sequence[str]], Awaitable[Mapping[str, bytes]]]:
         async def look(symbols: Sequence[str]) -> Mapping[str, bytes]:
@@ -90,10 +88,8 @@ class Prices:
         return look
 
     async def _read(self, connection: Connection, kind: Kind, symbols: Sequence[str]) -> Sequence[Document]:
-        if kind == "quote":
-            return await read_quotes(connection, symbols)
-        if kind == "chain":
-            return await read_chains(connection, symbols)
+        if kind in READERS:
+            return await READERS[kind](connection, symbols)
         return await read_bars(connection, [(symbol, kind) for symbol in symbols], self._settings.lookback)
 
 

@@ -14,6 +14,7 @@ from services.gateway.prices import Found, Kind
 from services.gateway.problems import Problem
 from services.gateway.reading import query_of, symbol_of_path, symbols_of
 from services.gateway.routes import Gateway, Route
+from services.runtime.read_postgres import READERS
 
 SOURCE, STALE, REFRESH = "Quotebus-Source", "Quotebus-Stale", "Quotebus-Refresh"
 # Without a timeframe the quote is meant, or of what is never quoted its daily bars.
@@ -57,6 +58,12 @@ async def get_chain(gateway: Gateway, request: web.Request) -> web.StreamRespons
     return await _document(gateway, request, symbol_of_path(request), ("chain",))
 
 
+async def get_volatility(gateway: Gateway, request: web.Request) -> web.StreamResponse:
+    """The newest implied volatility of one underlying, as it is stored."""
+    query_of(request, NoQuery)
+    return await _document(gateway, request, symbol_of_path(request), ("iv",))
+
+
 async def list_prices(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """The newest documents of several symbols; those that are not known are named."""
     query = query_of(request, PricesQuery)
@@ -80,7 +87,7 @@ async def list_prices(gateway: Gateway, request: web.Request) -> web.StreamRespo
 async def _document(gateway: Gateway, request: web.Request, symbol: str, kinds: tuple[Kind, ...]) -> web.Response:
     kind, found = await _find(gateway, symbol, kinds)
     if found is None:
-        what = "quote and no 1d bars" if kinds is _NEWEST else "chain" if kind == "chain" else f"{kind} bars"
+        what = "quote and no 1d bars" if kinds is _NEWEST else kind if kind in READERS else f"{kind} bars"
         raise Problem(404, "not_found", f"no {what} of {symbol} in store: POST /refresh asks for it")
     SERVED.prices[found.source] += 1
     now = time.time()
@@ -106,6 +113,10 @@ ROUTES = (
     ),
     Route(
         "GET", "/chains/{symbol}", get_chain, "The newest option chain of a symbol.", "read", {200: "ChainDocument"},
+        query=NoQuery, problems=(404,),
+    ),
+    Route(
+        "GET", "/iv/{symbol}", get_volatility, "The newest implied volatility of a symbol's options.", "read", {200: "IvDocument"},
         query=NoQuery, problems=(404,),
     ),
 )  # fmt: skip

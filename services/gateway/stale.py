@@ -7,7 +7,7 @@ import structlog
 from aiolimiter import AsyncLimiter
 
 from contracts import subjects
-from contracts.message import TIMEFRAMES
+from contracts.message import DATASETS, TIMEFRAMES
 from contracts.refresh_request import RefreshRequest
 from services.gateway.prices import Kind
 from services.gateway.problems import NATS_TROUBLE
@@ -69,7 +69,7 @@ class StalePrices:
         timeframe = next((each for each in TIMEFRAMES if each == kind), None)
         request = RefreshRequest(
             symbols=symbols,
-            dataset="bars" if timeframe else "quote" if kind == "quote" else "chain",
+            dataset=next((each for each in DATASETS if each == kind), "bars"),
             timeframe=timeframe,
             # Somebody else may have asked, or another gateway.
             max_age_s=ttl_s(self._settings, kind),

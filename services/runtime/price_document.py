@@ -6,7 +6,7 @@ skippable frame after the data, which every zstd reader passes over; the one the
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Literal
 
 import msgspec
@@ -100,14 +100,34 @@ class ChainDocument(PriceDocument, kw_only=True):
     as_of: str
 
 
-Document = BarsDocument | QuoteDocument | ChainDocument
+class IvDocument(PriceDocument, kw_only=True):
+    """Implied volatility as the newest option chain tells it; the columns are its expirations. `symbol` is the underlying."""
+
+    chain_provider: str | None
+    at: datetime | None
+    iv_30d: float | None
+    skew_25d: float | None
+    iv_rank: float | None
+    iv_percentile: float | None
+    history_days: int
+    expiry: list[date]
+    forward: list[float | None]
+    iv: list[float | None]
+    contracts: list[int]
+    feed: str
+    real: Literal[0, 1]
+    as_of: str
+
+
+Document = BarsDocument | QuoteDocument | ChainDocument | IvDocument
+_DATASETS: Mapping[type[Document], str] = {QuoteDocument: "quote", ChainDocument: "chain", IvDocument: "iv"}
 
 
 def document_key(settings: RedisSettings, document: Document) -> str:
     """Where Redis holds this document."""
     if isinstance(document, BarsDocument):
         return bars_key(settings, document.symbol, document.timeframe)
-    return dataset_key(settings, "quote" if isinstance(document, QuoteDocument) else "chain", document.symbol)
+    return dataset_key(settings, _DATASETS[type(document)], document.symbol)
 
 
 def bars_key(settings: RedisSettings, symbol: str, timeframe: str) -> str:
@@ -115,7 +135,7 @@ def bars_key(settings: RedisSettings, symbol: str, timeframe: str) -> str:
     return f"{settings.prefix}:price:{symbol}:{timeframe}:{settings.lookback}"
 
 
-def dataset_key(settings: RedisSettings, dataset: Literal["quote", "chain", "iv"], symbol: str) -> str:
+def dataset_key(settings: RedisSettings, dataset: str, symbol: str) -> str:
     """Where Redis holds a symbol's quote, chain or implied volatility."""
     return f"{settings.prefix}:{dataset}:{symbol}"
 
@@ -129,7 +149,7 @@ def document_kind(document: Document) -> str:
     """The timeframe of bars, else the dataset."""
     if isinstance(document, BarsDocument):
         return document.timeframe
-    return "quote" if isinstance(document, QuoteDocument) else "chain"
+    return _DATASETS[type(document)]
 
 
 def as_of_text(instant: datetime) -> str:

@@ -1,7 +1,7 @@
 """Price documents built from Postgres: the cacher fills Redis with them, and whoever finds Redis empty builds the same."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -9,7 +9,15 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from services.runtime.binary_arrays import read_booleans, read_floats, read_instants, read_nullable_floats
-from services.runtime.price_document import BarsDocument, ChainDocument, QuoteDocument, as_of_text, real
+from services.runtime.price_document import (
+    BarsDocument,
+    ChainDocument,
+    Document,
+    IvDocument,
+    QuoteDocument,
+    as_of_text,
+    real,
+)
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
@@ -84,6 +92,16 @@ CROSS JOIN LATERAL (
 ) k
 WHERE k.contract IS NOT NULL"""
 
+_IV_COLUMNS = ("chain_provider", "at", "iv_30d", "skew_25d", "iv_rank", "iv_percentile", "history_days")
+_TERM_COLUMNS = ("expiry", "forward", "iv", "contracts")
+_IV = """
+SELECT DISTINCT ON (i.symbol) i.symbol, v.*, s.currency
+FROM unnest($1::text[]) AS w (symbol)
+JOIN instruments i ON i.symbol = w.symbol
+JOIN implied_volatilities v ON v.instrument = i.id
+LEFT JOIN series s ON s.instrument = i.id AND s.dataset = 'iv' AND s.timeframe = '' AND s.basis = '' AND s.feed = v.feed
+ORDER BY i.symbol, v.feed = 'synthetic', v.observed_at DESC, v.feed"""
+
 
 async def read_bars(connection: Connection, wanted: Iterable[tuple[str, str]], lookback: int) -> list[BarsDocument]:
     """The newest `lookback` bars of each (symbol, timeframe) that has any, oldest first, of the one series that speaks for it."""
@@ -124,6 +142,25 @@ async def read_chains(connection: Connection, symbols: Sequence[str]) -> list[Ch
         )
         for row in await connection.fetch(_CHAINS, symbols)
     ]
+
+
+async def read_volatilities(connection: Connection, symbols: Sequence[str]) -> list[IvDocument]:
+    """The newest implied volatility of each underlying that has one; a real one if there is any."""
+    return [
+        IvDocument(
+            **{name: row[name] for name in ("symbol", "provider", "currency", *_IV_COLUMNS, *_TERM_COLUMNS)},
+            **_end(row["feed"], row["observed_at"]),
+        )
+        for row in await connection.fetch(_IV, symbols)
+    ]
+
+
+# How the documents of each dataset are read, bars apart.
+READERS: Mapping[str, Callable[[Connection, Sequence[str]], Awaitable[Sequence[Document]]]] = {
+    "quote": read_quotes,
+    "chain": read_chains,
+    "iv": read_volatilities,
+}
 
 
 def _bars_statement(timeframe: str, series: Sequence[asyncpg.Record]) -> str:

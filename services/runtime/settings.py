@@ -92,7 +92,8 @@ class FetcherSettings(Section):
     `breaker_failures`: so many failures in a row and the provider rests for `breaker_pause_s`, doubling. `probe_after_s`: how
     long a symbol that was not found is left alone, after the first failure, the second …, the last one for ever after;
     `restricted_probe_after_s`: likewise one that the account's plan does not include. `dead_after`: not found so many times in a
-    row, and it is no more suspected but taken for dead.
+    row, and it is no more suspected but taken for dead. `risk_free_rate`: interest without risk, a year's as a fraction, for
+    implied volatility.
     """
 
     expires_after_s: PositiveFloat = 3600.0
@@ -103,6 +104,7 @@ class FetcherSettings(Section):
     probe_after_s: Intervals = [3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0]
     restricted_probe_after_s: Intervals = [86400.0, 7 * 86400.0]
     dead_after: PositiveInt = 3
+    risk_free_rate: Annotated[float, Field(ge=-0.1, le=1.0)] = 0.04
 
 
 class CacherSettings(Section):

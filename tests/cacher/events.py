@@ -6,7 +6,7 @@ import msgspec
 
 from contracts import subjects
 from contracts.message import Message, encode
-from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceQuarantined, PriceQuote
+from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceIv, PriceQuarantined, PriceQuote
 from services.cacher.read_event import EventReader, Observed
 
 DAY = timedelta(days=1)
@@ -92,6 +92,26 @@ def actions(symbol: str = "AAPL", amount: float = 0.24, *, minute: float = 0) ->
     )
 
 
+def volatility(symbol: str = "AAPL", at: datetime = NOON, iv_30d: float | None = 0.25, **other: object) -> PriceIv:
+    """The volatility as of then, of one expiration a month later."""
+    event = PriceIv(
+        symbol=symbol,
+        provider="derived",
+        chain_provider="cboe",
+        feed="delayed",
+        observed_at=at,
+        fetched_at=at,
+        currency="USD",
+        at=at,
+        iv_30d=iv_30d,
+        expiry=[(at + 30 * DAY).date()],
+        forward=[100.0],
+        iv=[iv_30d],
+        contracts=[20],
+    )
+    return msgspec.structs.replace(event, **other)
+
+
 def quarantined(symbol: str = "AAPL") -> PriceQuarantined:
     """Two rows that were not good enough."""
     return PriceQuarantined(
@@ -119,6 +139,8 @@ def subject(event: Message) -> str:
             return subjects.price("chain", None, event.symbol)
         case PriceActions():
             return subjects.price("actions", None, event.symbol)
+        case PriceIv():
+            return subjects.price("iv", None, event.symbol)
         case PriceQuarantined():
             return subjects.price_quarantined(event.symbol)
         case _:

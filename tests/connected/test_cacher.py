@@ -27,7 +27,7 @@ from services.runtime.provision import provision
 from services.runtime.read_redis import open_redis
 from services.runtime.settings import CacherSettings, NatsSettings, PostgresSettings, RedisSettings, Settings
 from services.runtime.topology import CACHER, CACHER_RUNS, topology
-from tests.cacher.events import bars, chain, quote, read, subject
+from tests.cacher.events import bars, chain, quote, read, subject, volatility
 from tests.connected.test_cacher_runs import planned, result
 
 
@@ -151,7 +151,16 @@ def malformed() -> list[tuple[str, bytes, str]]:
         (daily, body(provider=""), "provider"),
         (daily, body(observed_at="2999-01-01T00:00:00Z"), "observed_at"),
         (daily, b'{"type":"price_bars.v1","close":1e999}', "out of range"),
-        (subjects.price("iv", None, "AAPL"), b"{}", "price.iv"),
+        (subjects.price("iv", None, "AAPL"), encode(volatility(iv_30d=-1.0)), "iv_30d: -1.0 is negative"),
+        (subjects.price("iv", None, "AAPL"), encode(volatility(iv_30d=0.0)), "iv_30d"),
+        (subjects.price("iv", None, "AAPL"), encode(volatility(iv_rank=42.0)), "iv_rank: 42.0 is more than 1"),
+        (subjects.price("iv", None, "AAPL"), encode(volatility(contracts=[2**40])), "contracts"),
+        (subjects.price("iv", None, "AAPL"), encode(volatility(chain_provider="")), "chain_provider"),
+        (
+            subjects.price("iv", None, "AAPL"),
+            encode(volatility()).replace(b'"forward":[100.0]', b'"forward":[]'),
+            "forward: 0 values",
+        ),
         (subjects.price("quote", None, "AAPL"), b'{"type":"price_quote.v1"}', "symbol"),
         (subjects.price("chain", None, "AAPL"), encode(chain(strikes=(-1.0,))), "strike"),
     ]

@@ -23,7 +23,7 @@ from services.runtime.postgres import open_pool
 from services.runtime.price_document import document_json
 from services.runtime.read_redis import open_redis
 from services.runtime.settings import PostgresSettings, RedisSettings
-from tests.cacher.events import NOON, bars, chain, quote, read
+from tests.cacher.events import DAY, NOON, bars, chain, quote, read, volatility
 
 KEY = "quotebus:price:AAPL:1d:500"
 
@@ -115,14 +115,18 @@ async def test_a_series_that_was_left_behind_gives_way_to_a_fresh_one(cache: Cac
     assert (await cache.document())["close"] == [2.0]
 
 
-async def test_quotes_and_chains_are_documents_too(cache: Cache) -> None:
-    await cache.write(quote(price=11.0), quote(price=12.0, minute=1), chain())
+async def test_quotes_chains_and_volatilities_are_documents_too(cache: Cache) -> None:
+    await cache.write(quote(price=11.0), quote(price=12.0, minute=1), chain(), volatility(iv_30d=0.2), volatility(at=NOON - DAY))
     document = await cache.document("quotebus:quote:AAPL")
     assert (document["price"], document["bid"], document["as_of"]) == (12.0, None, "2024-03-04T12:01:00.000000Z")
     document = await cache.document("quotebus:chain:AAPL")
     assert (document["strike"], document["expiry"], document["right"]) == ([100.0, 110.0], ["2024-06-21"] * 2, ["call", "call"])
     assert 55 <= await cache.client.ttl("quotebus:quote:AAPL") <= 60
     assert 895 <= await cache.client.ttl("quotebus:chain:AAPL") <= 900
+    document = await cache.document("quotebus:iv:AAPL")
+    assert (document["iv_30d"], document["expiry"], document["iv"]) == (0.2, ["2024-04-03"], [0.2])
+    assert (document["as_of"], document["chain_provider"]) == ("2024-03-04T12:00:00.000000Z", "cboe")
+    assert 1795 <= await cache.client.ttl("quotebus:iv:AAPL") <= 1800
 
 
 async def test_minutes_are_found_across_the_turn_of_a_month(cache: Cache) -> None:

@@ -16,7 +16,7 @@ from services.cacher.read_event import SeriesKey
 from services.cacher.store_postgres import SESSION, PostgresStore, Written
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings
-from tests.cacher.events import DAY, FIRST, NOON, actions, bars, chain, quarantined, quote, read
+from tests.cacher.events import DAY, FIRST, NOON, actions, bars, chain, quarantined, quote, read, volatility
 
 
 class Database:
@@ -258,6 +258,19 @@ async def test_a_contract_that_left_the_chain_is_no_longer_shown(db: Database) -
     await db.write(chain(strikes=(100.0, 110.0)))
     await db.write(chain(strikes=(110.0, 120.0), minute=1))
     assert [row["strike"] for row in await db.pool.fetch("SELECT strike FROM price_chains ORDER BY strike")] == [110.0, 120.0]
+
+
+async def test_of_volatility_the_last_of_each_day_stays(db: Database) -> None:
+    hour = timedelta(hours=1)
+    await db.write(volatility(at=NOON, iv_30d=0.2), volatility(at=NOON + hour, iv_30d=0.3), volatility(at=NOON - DAY, iv_30d=0.1))
+    await db.write(volatility(at=NOON + hour / 2, iv_30d=0.9), volatility(at=NOON + DAY, iv_30d=0.4, iv_rank=0.5, history_days=30))
+    # On a Saturday the quotes are still Friday's.
+    await db.write(volatility(at=NOON + DAY, iv_30d=0.5, observed_at=NOON + 3 * DAY))
+    # Nothing of use was known: the day keeps what it had.
+    await db.write(volatility(at=NOON + 4 * DAY, expiry=[], forward=[], iv=[], contracts=[], iv_30d=None))
+    rows = await db.pool.fetch("SELECT date - $1::date AS day, iv_30d, iv_rank, forward FROM price_iv ORDER BY date", NOON.date())
+    assert [tuple(row) for row in rows] == [(-1, 0.1, None, [100.0]), (0, 0.3, None, [100.0]), (1, 0.5, None, [100.0])]
+    assert await db.count("observations") == 7
 
 
 async def test_a_series_tells_its_newest_observation_before_and_after(db: Database) -> None:

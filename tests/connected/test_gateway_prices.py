@@ -16,7 +16,7 @@ from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunPlanned, RunResult
 from services.runtime.price_document import QuoteDocument, as_of_text, dataset_key, document_json, encode_document
 from services.runtime.settings import RedisSettings
-from tests.cacher.events import DAY, FIRST, bars, chain, quote, subject
+from tests.cacher.events import DAY, FIRST, bars, chain, quote, subject, volatility
 from tests.connected.asked_gateway import Http, with_gateways
 from tests.connected.deployment import Deployment, until
 
@@ -45,11 +45,12 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
             deployment,
             bars("BRK.B", long), bars("BRK.B", (1.0, 2.0), feed="synthetic", provider="synthetic", basis="raw"),
             bars("DAILY"), quote("QUOTED", 12.5), chain("AAPL"), bars("^GSPC", (5000.0,)),
+            volatility("AAPL"),
         )  # fmt: skip
 
         async def stored() -> bool:
             rows = await deployment.rows("SELECT count(*) AS n FROM price_observations")
-            return bool(rows[0]["n"] == 6)
+            return bool(rows[0]["n"] == 7)
 
         await until(stored)
         yield deployment, http
@@ -100,6 +101,10 @@ async def test_what_redis_has_not_comes_from_postgres_and_is_put_into_redis(http
         assert (await http.get(path)).json["close"] == [10.0, 11.0, 12.0], "never quoted: its daily bars"
     assert (await http.get("/prices/%5EGSPC?timeframe=1d")).json["close"] == [5000.0]
     assert (await http.get("/chains/AAPL")).json["strike"] == [100.0, 110.0]
+    answer = await http.get("/iv/AAPL")
+    assert (answer.json["iv_30d"], answer.json["feed"], answer.headers["Quotebus-Source"]) == (0.25, "delayed", "postgres")
+    assert answer.headers["Quotebus-Stale"] == "true", "its chain is of long ago"
+    assert await redis.get("quotebus:iv:AAPL") == answer.body
 
 
 async def test_something_foreign_under_the_key_is_passed_over(http: Http, redis: Redis) -> None:
@@ -139,7 +144,9 @@ async def test_several_prices_come_at_once_and_missing_ones_are_named(http: Http
     assert answer.json["missing"] == ["NOPE"]
 
 
-@pytest.mark.parametrize("path", ["/prices/NOPE", "/prices/NOPE?timeframe=1d", "/chains/NOPE", "/history/NOPE", "/runs/999999"])
+@pytest.mark.parametrize(
+    "path", ["/prices/NOPE", "/prices/NOPE?timeframe=1d", "/chains/NOPE", "/iv/NOPE", "/history/NOPE", "/runs/999999"]
+)
 async def test_what_is_not_known_is_a_problem_that_says_what_to_do(http: Http, path: str) -> None:
     answer = await http.get(path)
     assert (answer.status, answer.json["type"]) == (404, "urn:quotebus:not_found")

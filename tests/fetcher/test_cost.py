@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from contracts.cost_plan import CostPlan, JobCost, LimitUse
 from contracts.job import Job
 from contracts.trading_sessions import TradingSessions
-from services.fetcher.accounts import account_of
+from services.fetcher.accounts import account_of, accounts
 from services.fetcher.cost import cost_plan
 from services.runtime.sessions import Calendar
-from services.runtime.settings import ProviderSettings
+from services.runtime.settings import ProviderSettings, Settings
 
 MONDAY = datetime(2026, 1, 5, 15, tzinfo=UTC)
 NAMES = [f"S{n}" for n in range(40)]
@@ -41,6 +41,13 @@ def test_a_daily_job_costs_a_call_a_symbol_or_a_call_for_as_many_as_share_one() 
     assert (quotes.runs, quotes.calls) == (24, 24)
     [by_credit] = planned(job(at=["22:15"]), provider="twelvedata").jobs
     assert by_credit.calls == 40
+
+
+def test_what_is_derived_costs_no_call() -> None:
+    [cost] = cost_plan(
+        [Job(id="iv", symbols=["A"], every_s=60, dataset="iv")], {"iv": NAMES}, accounts(Settings()), {}, MONDAY
+    ).jobs
+    assert (cost.provider, cost.symbols, cost.runs, cost.calls) == ("derived", 40, 1440, 0)
 
 
 def test_windows_count_what_falls_into_the_fullest_of_them_and_only_the_lanes_they_are_for() -> None:

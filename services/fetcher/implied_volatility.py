@@ -1,0 +1,172 @@
+"""Implied volatility out of an option chain. Pure: it reads no store and no clock.
+
+Each option's volatility is the one that makes Black's formula give the middle of its bid and ask, or where it has no two-sided
+quote its mark, with the forward that puts and calls agree on; of each strike the option that is out of the money counts, which an
+early exercise concerns least. What has no price of use has the volatility and delta that the vendor tells, if it tells one.
+"""
+
+import math
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from lets_be_rational import implied_volatility_from_a_transformed_rational_guess as black_volatility
+from lets_be_rational import norm_cdf
+from lets_be_rational.exceptions import VolatilityValueException
+
+from services.fetcher.rows import Contract
+
+HORIZON_DAYS = 30
+# Where no two expirations lie around the horizon, one so near to it speaks for it alone.
+NEAR_DAYS = 7
+MIN_HISTORY_DAYS = 20
+_LOWEST, _HIGHEST = 0.005, 10.0
+# Of further distance than this, two options say nothing about the one between them.
+_WIDEST_DELTA = 0.4
+_NEW_YORK = ZoneInfo("America/New_York")
+_CLOSE = time(16)
+_YEAR = timedelta(days=365)
+_HORIZON = timedelta(days=HORIZON_DAYS)
+
+
+class Smile(NamedTuple):
+    """One expiration: `years` until then, the volatility at the money and of the 25-delta put and call. None: not to be told."""
+
+    expiry: date
+    years: float
+    forward: float | None
+    iv: float | None
+    put_25d: float | None
+    call_25d: float | None
+    contracts: int
+
+
+class Standing(NamedTuple):
+    """How a volatility stands among those of the days before it; None while they are too few."""
+
+    rank: float | None
+    percentile: float | None
+
+
+class _Told(NamedTuple):
+    """What one option tells: `delta` is a call's (of a put, that of the call of its strike)."""
+
+    delta: float
+    iv: float
+
+
+def smiles(contracts: Iterable[Contract], at: datetime, rate: float) -> list[Smile]:
+    """Each expiration that lies after `at`, in order. `rate`: interest without risk, a year's, continuous."""
+    chain: dict[date, list[Contract]] = defaultdict(list)
+    for contract in contracts:
+        chain[contract.expiry].append(contract)
+    found = []
+    for expiry in sorted(chain):
+        years = (datetime.combine(expiry, _CLOSE, _NEW_YORK).astimezone(UTC) - at) / _YEAR
+        if years > 0:
+            found.append(_smile(expiry, chain[expiry], years, rate))
+    return found
+
+
+def ahead(points: Sequence[tuple[float, float | None]]) -> float | None:
+    """The volatility at the horizon out of those of several expirations, (years, volatility) in order of time.
+
+    Between the two around it the variance grows evenly. None where there are none around it and none near it.
+    """
+    known = [(years, iv) for years, iv in points if iv is not None]
+    horizon = _HORIZON / _YEAR
+    for (years, iv), (later, then) in pairwise(known):
+        if years <= horizon <= later:
+            share = (horizon - years) / (later - years)
+            return math.sqrt((iv * iv * years * (1 - share) + then * then * later * share) / horizon)
+    nearest = min(known, key=lambda point: abs(point[0] - horizon), default=None)
+    near = timedelta(days=NEAR_DAYS) / _YEAR
+    return nearest[1] if nearest is not None and abs(nearest[0] - horizon) <= near else None
+
+
+def standing(iv: float | None, before: Sequence[float]) -> Standing:
+    """The rank and percentile of a volatility among those of the days before, one a day."""
+    if iv is None or len(before) < MIN_HISTORY_DAYS:
+        return Standing(None, None)
+    least, most = min(*before, iv), max(*before, iv)
+    rank = (iv - least) / (most - least) if most > least else None
+    return Standing(rank, sum(each < iv for each in before) / len(before))
+
+
+def _smile(expiry: date, contracts: Sequence[Contract], years: float, rate: float) -> Smile:
+    # Of two of one strike and right, a class that was adjusted for a merger, say, the one that people hold.
+    held = sorted(contracts, key=lambda contract: contract.open_interest or 0)
+    calls = {contract.strike: contract for contract in held if contract.right == "call"}
+    puts = {contract.strike: contract for contract in held if contract.right == "put"}
+    growth = math.exp(rate * years)
+    forward = _forward(calls, puts, growth)
+    told = sorted(_told(calls, puts, forward, growth, years))
+    return Smile(expiry, years, forward, _at(told, 0.5), _at(told, 0.75), _at(told, 0.25), len(told))
+
+
+def _forward(calls: Mapping[float, Contract], puts: Mapping[float, Contract], growth: float) -> float | None:
+    """The forward price by put and call of the strike where they are worth most alike."""
+    worth = [(strike, _worth(calls[strike]), _worth(puts[strike])) for strike in calls.keys() & puts.keys()]
+    gaps = [(abs(call - put), strike, call - put) for strike, call, put in worth if call is not None and put is not None]
+    if not gaps:
+        return None
+    _, strike, gap = min(gaps)
+    forward = strike + growth * gap
+    return forward if forward > 0 else None
+
+
+def _told(
+    calls: Mapping[float, Contract], puts: Mapping[float, Contract], forward: float | None, growth: float, years: float
+) -> Iterator[_Told]:
+    for side, sign in ((calls, 1), (puts, -1)):
+        for contract in side.values():
+            if forward is None:
+                yield from _by_vendor(contract, sign)
+            elif sign * (contract.strike - forward) >= 0:
+                yield from _solved(contract, sign, forward, growth, years) or _by_vendor(contract, sign)
+
+
+def _solved(contract: Contract, sign: int, forward: float, growth: float, years: float) -> list[_Told]:
+    worth = _worth(contract)
+    if worth is None:
+        return []
+    try:
+        iv = black_volatility(worth * growth, forward, contract.strike, years, sign)
+    except (VolatilityValueException, ArithmeticError, ValueError):
+        return []  # no volatility gives this price
+    if not _LOWEST <= iv <= _HIGHEST:
+        return []
+    d1 = math.log(forward / contract.strike) / (iv * math.sqrt(years)) + iv * math.sqrt(years) / 2
+    return [_Told(norm_cdf(d1), iv)]
+
+
+def _by_vendor(contract: Contract, sign: int) -> list[_Told]:
+    iv, delta = contract.iv, contract.delta
+    if iv is None or delta is None or not _LOWEST <= iv <= _HIGHEST or not 0 < abs(delta) < 1:
+        return []
+    return [_Told(delta if sign > 0 else 1 + delta, iv)] if abs(delta) <= 0.5 else []
+
+
+def _worth(contract: Contract) -> float | None:
+    bid, ask = contract.bid, contract.ask
+    if bid and ask and 0 < bid <= ask:
+        return (bid + ask) / 2
+    return contract.mark if contract.mark and contract.mark > 0 else None
+
+
+def _at(told: Sequence[_Told], delta: float) -> float | None:
+    """The volatility at a call's delta, on the line between the two options around it."""
+    right = bisect_left(told, delta, key=lambda each: each.delta)
+    if right < len(told) and told[right].delta == delta:
+        return told[right].iv
+    if not 0 < right < len(told):
+        return None
+    below, above = told[right - 1], told[right]
+    width = above.delta - below.delta
+    if width > _WIDEST_DELTA:
+        return None
+    return below.iv + (above.iv - below.iv) * (delta - below.delta) / width
