@@ -65,11 +65,18 @@ def build(settings: Settings) -> FastStream:
         ):
             desk.open(bus)
             plans.open(bus)
-            health.ready("fetcher", True)
+            health.ready("asks", False, "it does not listen for asks yet")
             log.info("fetcher_ready", providers=sorted(known))
             yield
 
-    return Service(broker, lifespan=lifespan, logger=None)
+    async def listening() -> None:
+        # Whoever asks as soon as it is ready must find somebody: the server has to know of the subscriptions.
+        await (await broker.connect()).flush()
+        health.ready("asks", True)
+
+    service = Service(broker, lifespan=lifespan, logger=None)
+    service.after_startup(listening)
+    return service
 
 
 def _refuse_unknown(settings: Settings) -> None:

@@ -48,8 +48,16 @@ async def test_a_chain_becomes_volatility_in_every_store_at_no_call(deployment: 
     [event] = await told(deployment, "AAPL")
     [row] = await deployment.rows("SELECT max(observed_at), max(at) AS at FROM price_chains WHERE underlying = 'AAPL'")
     assert (event.observed_at, event.at, event.feed, event.chain_provider) == (*row.values(), "synthetic", "synthetic")
-    # What the made-up market priced its options with.
-    assert event.iv_30d is not None and 0.2 < event.iv_30d < 0.35
+    # What the made-up market priced its options with, of the call that is nearest to the money.
+    for expiry, forward, iv in list(zip(event.expiry, event.forward, event.iv, strict=True))[2:]:
+        [nearest] = await deployment.rows(
+            """SELECT iv FROM price_chains WHERE underlying = 'AAPL' AND "right" = 'call' AND expiry = $1 AND iv IS NOT NULL
+            ORDER BY abs(strike - $2) LIMIT 1""",
+            expiry,
+            forward,
+        )
+        assert iv == pytest.approx(nearest["iv"], abs=0.015)
+    assert event.iv_30d is not None and min(filter(None, event.iv)) <= event.iv_30d <= max(filter(None, event.iv))
     assert (event.iv_rank, event.history_days) == (None, 0)
 
     async def is_stored() -> bool:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from services.fetcher.providers.synthetic.noise import chance
 from services.fetcher.rows import Contract, Spot
@@ -16,21 +16,32 @@ DEAD_SHARE = 0.05  # so many contracts have no quote
 _DAY = timedelta(days=1)
 
 
+class _Share(NamedTuple):
+    symbol: str
+    key: int
+    price: float
+    at: datetime
+
+
 def chain_of(symbol: str, spot: Spot, key: int) -> list[Contract]:
     """The contracts in order of expiration, strike and right. Greeks: theta a day, vega a percent of volatility."""
     if spot.price is None or spot.at is None:
         return []
+    share = _Share(symbol, key, spot.price, spot.at)
     today = spot.at.astimezone(UTC).date()
     friday = today + (4 - today.weekday()) % 7 * _DAY
     step = _step(spot.price)
     middle = round(spot.price / step)
-    strikes = [step * n for n in range(max(1, middle - STRIKES), middle + STRIKES + 1)]
-    return [
-        contract
-        for weeks in WEEKS
-        for strike in strikes
-        for contract in _pair(symbol, spot.price, spot.at, friday + 7 * weeks * _DAY, round(strike, 3), key)
-    ]
+    strikes = [round(step * n, 3) for n in range(max(1, middle - STRIKES), middle + STRIKES + 1)]
+    # A share has its own volatility, another one each day and for each expiration; a put and a call have the same.
+    level = 0.18 + 0.2 * chance(f"{key} volatility") + 0.06 * chance(f"{key} volatility {today}")
+    found: list[Contract] = []
+    for expiry in (friday + 7 * weeks * _DAY for weeks in WEEKS):
+        own = level + 0.03 * chance(f"{key} volatility {today} {expiry}")
+        for strike in strikes:
+            away = math.log(strike / spot.price)
+            found += _pair(share, expiry, strike, round(own - 0.15 * away + 0.8 * away * away, 4))
+    return found
 
 
 def option_name(symbol: str, expiry: date, right: str, strike: float) -> str:
@@ -45,20 +56,19 @@ def _step(price: float) -> float:
     return next(size * n for n in (1, 2.5, 5, 10) if size * n >= rough)
 
 
-def _pair(symbol: str, price: float, at: datetime, expiry: date, strike: float, key: int) -> Iterator[Contract]:
+def _pair(share: _Share, expiry: date, strike: float, iv: float) -> Iterator[Contract]:
     sides: tuple[Literal["call", "put"], ...] = ("call", "put")
     for right in sides:
-        name = option_name(symbol, expiry, right, strike)
+        name = option_name(share.symbol, expiry, right, strike)
         empty = Contract(name, expiry, strike, right, volume=0.0, open_interest=0.0)
-        drawn = chance(f"{key} {name}")
-        priced = None if drawn < DEAD_SHARE else _priced(empty, price, at, drawn)
-        yield priced or empty
+        drawn = chance(f"{share.key} {name}")
+        yield empty if drawn < DEAD_SHARE else _priced(empty, share, iv, drawn) or empty
 
 
-def _priced(contract: Contract, price: float, at: datetime, drawn: float) -> Contract | None:
+def _priced(contract: Contract, share: _Share, iv: float, drawn: float) -> Contract | None:
     """None for what is worth less than a cent."""
-    years = max((contract.expiry - at.astimezone(UTC).date()).days, 0.5) / YEAR
-    iv = round(0.22 + 0.1 * drawn + 0.8 * math.log(contract.strike / price) ** 2, 4)
+    price = share.price
+    years = max((contract.expiry - share.at.astimezone(UTC).date()).days, 0.5) / YEAR
     sign, spread = (1, 0.02) if contract.right == "call" else (-1, 0.02)
     deviation = iv * math.sqrt(years)
     d1 = (math.log(price / contract.strike) + (RATE + iv * iv / 2) * years) / deviation
@@ -81,7 +91,7 @@ def _priced(contract: Contract, price: float, at: datetime, drawn: float) -> Con
         gamma=round(density / (price * deviation), 6),
         theta=round(decay / YEAR, 5),
         vega=round(price * density * math.sqrt(years) / 100, 5),
-        at=at,
+        at=share.at,
     )
 
 
