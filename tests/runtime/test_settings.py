@@ -235,11 +235,12 @@ def test_the_jobs_the_shipped_file_shows_are_good_ones() -> None:
     tables = uncommented()["job"]
     jobs = Settings(job=tables).jobs()  # type: ignore[arg-type]
     assert [job.id for job in jobs] == [
-        "quotes", "prices_1m", "prices_5m", "hourly_bars", "options_refresh", "eod_sync", "daily_refresh", "weekly_bars",
-        "historical_backfill",
+        "quotes", "prices_1m", "prices_5m", "hourly_bars", "options_refresh", "iv_metrics", "eod_sync", "daily_refresh",
+        "weekly_bars", "historical_backfill",
     ]  # fmt: skip
     calendars = {"XNYS": new_york(date(2026, 1, 1), date(2026, 12, 31))}
-    assert all(schedule_of(job, calendars).following(datetime(2026, 3, 4, tzinfo=UTC)) for job in jobs)
+    assert all(schedule_of(job, calendars).following(datetime(2026, 3, 4, tzinfo=UTC)) for job in jobs if job.after is None)
+    assert [(job.id, job.after, job.dataset) for job in jobs if job.after] == [("iv_metrics", "options_refresh", "iv")]
 
 
 def test_jobs_that_follow_one_another_in_a_circle_are_an_error() -> None:
