@@ -1,10 +1,13 @@
-"""What is derived from what is stored, at no call: implied volatility from option chains. For the planner and its tasks a provider
-like any other, so that jobs, lanes, runs and readers have it as they have the rest; but it asks PostgreSQL instead of a vendor."""
+"""What is derived from what is stored, at no call: implied volatility from option chains, longer bars from shorter ones.
+
+For the planner and its tasks a provider like any other, so that jobs, lanes, runs and readers have it as they have the rest; but
+it asks PostgreSQL instead of a vendor. Why so, and how each is reckoned: decision 22.
+"""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 import asyncpg
@@ -13,36 +16,51 @@ import nats.errors
 from nats.js.errors import APIError
 
 from contracts import subjects
-from contracts.price_events import PriceIv
-from services.fetcher.implied_volatility import ahead, smiles, standing
+from contracts.message import Timeframe
+from contracts.price_events import PriceBars, PriceEvent, PriceIv
+from services.fetcher.asked import Asked
+from services.fetcher.iv_event import day_of, iv_of, ranked
+from services.fetcher.longer_bars import SOURCES, Span, end_of, longer, start_of
+from services.fetcher.normalise import LENGTHS, Unit, day_start
 from services.fetcher.provider import Answer, Call, Http, Profile, ProviderError, Verdict, refuse_unoffered
-from services.fetcher.rows import Contract
+from services.fetcher.rows import Row
 from services.runtime.bus import Bus
 from services.runtime.postgres import POSTGRES_TROUBLE
-from services.runtime.price_document import ChainDocument
-from services.runtime.read_postgres import Connection, read_chains
+from services.runtime.price_document import real
+from services.runtime.read_postgres import Connection, read_chains, speaking_series
 from services.runtime.topology import CACHER
 
 PROFILE = Profile(
     name="derived",
     base_url="https://derived.invalid",
-    offers={"iv": ()},
+    offers={"iv": (), "bars": tuple(SOURCES)},
     basis="raw",
     feed="derived",
-    symbols_per_call={"iv": 20},
+    symbols_per_call={"iv": 20, "bars": 20},
     secrets=(),
     asks_nobody=True,
+    by_name=frozenset({"bars"}),
 )
+# Without a range, so many of the newest bars are made, and of what lies this far back at most.
+LATEST = 60
+REACH = {"1wk": timedelta(days=7 * (LATEST + 1)), "1mo": timedelta(days=31 * (LATEST + 1))}
+INTRADAY_REACH = timedelta(days=14)
 STORED_WITHIN_S = 10.0
 _LOOK_AGAIN_S = 0.05
 _CONNECT_S, _STATEMENT_S = 5, 30
-_COLUMNS = Contract._fields
 _HISTORY = """
 SELECT w.symbol, v.iv_30d
 FROM unnest($1::text[], $2::text[], $3::date[]) AS w (symbol, feed, day)
 JOIN instruments i ON i.symbol = w.symbol
 JOIN implied_volatilities v ON v.instrument = i.id AND v.feed = w.feed AND v.date < w.day AND v.date >= w.day - 365
 WHERE v.iv_30d IS NOT NULL"""
+# The bounds stand in the text, so that the planner leaves out the tables of other months.
+_BARS = """
+SELECT at, open, high, low, close, volume, adjusted_close FROM bars
+WHERE instrument = $1 AND timeframe = '{timeframe}' AND basis = $2 AND feed = $3 AND at >= '{start}' AND at < '{end}' ORDER BY at"""
+_SEEN = """
+SELECT range_agg(tstzrange(at_from, at_to)) FROM observations
+WHERE series = $1 AND at_from < at_to AND at_to > $2 AND at_from < $3"""
 
 
 class Derived:
@@ -60,29 +78,30 @@ class Derived:
         return symbol
 
     async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:  # noqa: ARG002  (there is nobody to call)
-        """See `Provider.fetch`. A symbol's event is as of its newest chain and of the chain's feed; empty where there is none."""
+        """See `Provider.fetch`. Events are as of what they are made of, and of its feed; what it cannot be made of is empty."""
         refuse_unoffered(PROFILE, call)
         try:
             await self._all_is_stored()
             connection = await asyncpg.connect(self._dsn, timeout=_CONNECT_S, command_timeout=_STATEMENT_S)
             try:
-                events = await self._derive(connection, call.symbols, now)
+                events = await (_bars(connection, call, now) if call.timeframe else self._volatilities(connection, call, now))
             finally:
                 await connection.close(timeout=2)
         except POSTGRES_TROUBLE as error:
             why = (str(error) or type(error).__name__).splitlines()[0]
             raise ProviderError(Verdict.SERVER_ERROR, f"derived: PostgreSQL cannot be read: {why}") from error
-        missing = set(call.symbols) - {event.symbol for event in events}
-        return Answer([*events, *(_nothing(symbol, now) for symbol in sorted(missing))])
+        source = " or ".join(f"{each} bars" for each in SOURCES[call.timeframe]) if call.timeframe else "option chain"
+        nothing = ProviderError(Verdict.EMPTY, f"derived: no {source} to make it of is stored")
+        return Answer(events, dict.fromkeys(set(call.symbols) - {event.symbol for event in events}, nothing))
 
-    async def _derive(self, connection: Connection, symbols: Sequence[str], now: datetime) -> list[PriceIv]:
+    async def _volatilities(self, connection: Connection, call: Call, now: datetime) -> Sequence[PriceEvent]:
         events = []
-        for chain in await read_chains(connection, symbols):
-            events.append(_volatility(chain, self._rate, now))
+        for chain in await read_chains(connection, call.symbols):
+            events.append(iv_of(chain, PROFILE.name, self._rate, now))
             # Two thousand contracts are a while's work: others want the loop too.
             await asyncio.sleep(0)
         before = await _history(connection, events)
-        return [_ranked(event, before[event.symbol]) for event in events]
+        return [ranked(event, before[event.symbol]) for event in events]
 
     async def _all_is_stored(self) -> None:
         """Return when the cacher has stored what is on the bus by now: a job that follows another comes sooner than its rows."""
@@ -105,51 +124,6 @@ class Derived:
         return 0 if floor >= last else waiting
 
 
-def day_of(event: PriceIv) -> date:
-    """The day whose volatility it tells, UTC: that of its newest quote."""
-    return (event.at or event.observed_at).date()
-
-
-def _volatility(chain: ChainDocument, rate: float, now: datetime) -> PriceIv:
-    as_of = datetime.fromisoformat(chain.as_of)
-    # On a Sunday the quotes are Friday's, with two days more to live.
-    at = max(filter(None, chain.at), default=None)
-    rows = [dict(zip(_COLUMNS, row, strict=True)) for row in zip(*(getattr(chain, name) for name in _COLUMNS), strict=True)]
-    found = smiles((Contract(**{**row, "expiry": date.fromisoformat(row["expiry"])}) for row in rows), at or as_of, rate)
-    puts, calls = (ahead([(s.years, getattr(s, side)) for s in found]) for side in ("put_25d", "call_25d"))
-    told = [smile for smile in found if smile.contracts]
-    return PriceIv(
-        symbol=chain.symbol,
-        provider=PROFILE.name,
-        chain_provider=chain.provider,
-        feed=chain.feed,
-        currency=chain.currency,
-        observed_at=as_of,
-        fetched_at=now,
-        at=at,
-        iv_30d=ahead([(smile.years, smile.iv) for smile in found]),
-        skew_25d=None if puts is None or calls is None else puts - calls,
-        expiry=[smile.expiry for smile in told],
-        forward=[smile.forward for smile in told],
-        iv=[smile.iv for smile in told],
-        contracts=[smile.contracts for smile in told],
-    )
-
-
-def _nothing(symbol: str, now: datetime) -> PriceIv:
-    return PriceIv(
-        symbol=symbol,
-        provider=PROFILE.name,
-        feed=PROFILE.feed,
-        observed_at=now,
-        fetched_at=now,
-        expiry=[],
-        forward=[],
-        iv=[],
-        contracts=[],
-    )
-
-
 async def _history(connection: Connection, events: Sequence[PriceIv]) -> dict[str, list[float]]:
     """By symbol, the volatility of each day in the year before that of its event."""
     columns = [[event.symbol for event in events], [event.feed for event in events], [day_of(event) for event in events]]
@@ -159,6 +133,37 @@ async def _history(connection: Connection, events: Sequence[PriceIv]) -> dict[st
     return before
 
 
-def _ranked(event: PriceIv, before: Sequence[float]) -> PriceIv:
-    place = standing(event.iv_30d, before)
-    return msgspec.structs.replace(event, iv_rank=place.rank, iv_percentile=place.percentile, history_days=len(before))
+async def _bars(connection: Connection, call: Call, now: datetime) -> Sequence[PriceEvent]:
+    timeframe = call.timeframe or "1d"
+    there = await speaking_series(connection, [(symbol, source) for symbol in call.symbols for source in SOURCES[timeframe]])
+    # Of several that it could be made of a real one, the freshest, the one with the fewest bars.
+    there.sort(key=lambda each: (real(each["feed"]), each["as_of"], -SOURCES[timeframe].index(each["timeframe"])))
+    events: list[PriceEvent] = []
+    for series in {each["symbol"]: each for each in there}.values():
+        events += await _made_of(connection, series, call, now)
+    return events
+
+
+async def _made_of(connection: Connection, series: asyncpg.Record, call: Call, now: datetime) -> list[PriceBars]:
+    timeframe = call.timeframe or "1d"
+    span = _span(call, timeframe, series["as_of"])
+    query = _BARS.format(timeframe=series["timeframe"], start=span.start.isoformat(), end=span.end.isoformat())
+    rows = [Row(*row) for row in await connection.fetch(query, series["instrument"], series["basis"], series["feed"])]
+    ranges = await connection.fetchval(_SEEN, series["series"], *span) or []
+    seen = [Span(each.lower, each.upper) for each in ranges]
+    made = longer(rows, timeframe, seen)
+    asked = Asked(
+        PROFILE, call, series["symbol"], now, Unit(series["currency"]), feed=series["feed"], basis=series["basis"],
+        complete_until=min(seen[-1].end, series["as_of"]) if seen else None,
+    )  # fmt: skip
+    latest = made if call.start else made[-LATEST:]
+    return [msgspec.structs.replace(event, observed_at=series["as_of"]) for event in asked.bars(latest)]
+
+
+def _span(call: Call, timeframe: Timeframe, as_of: datetime) -> Span:
+    """From when to when shorter bars are wanted: whole longer ones, also at the ends of the range."""
+    if call.start is not None and call.end is not None:
+        last = day_start(call.end) - timedelta(microseconds=1)
+        return Span(start_of(day_start(call.start), timeframe), end_of(start_of(last, timeframe), timeframe))
+    reach = INTRADAY_REACH if timeframe in LENGTHS else REACH[timeframe]
+    return Span(start_of(as_of - reach, timeframe), end_of(start_of(as_of, timeframe), timeframe))

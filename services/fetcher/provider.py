@@ -72,7 +72,7 @@ class Profile:
     `every_symbol_counts`: each symbol of a call takes a permit. `limits`: its free
     plan's. `secrets`: settings it cannot work without. `real`: false for a made-up market, which never stands in for a real one.
     `login_lasts`: how long a person's login serves where access hangs on one; its tokens are then shared by all replicas.
-    `asks_nobody`: it makes what it gives of what is stored, at no call.
+    `asks_nobody`: it makes what it gives of what is stored, at no call. `by_name`: datasets it gives only where it is named.
     """
 
     name: str
@@ -88,6 +88,7 @@ class Profile:
     real: bool = True
     login_lasts: timedelta | None = None
     asks_nobody: bool = False
+    by_name: frozenset[Dataset] = frozenset()
 
     def offers_series(self, dataset: Dataset, timeframe: Timeframe | None) -> bool:
         """Whether it has this dataset, and for bars this timeframe."""

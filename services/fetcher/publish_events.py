@@ -10,6 +10,7 @@ from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.price_events import Delay, PriceActions, PriceBars, PriceChain, PriceEvent, PriceIv, PriceQuarantined, PriceQuote
 from services.fetcher.asked import Asked
+from services.fetcher.iv_event import no_iv
 from services.fetcher.provider import Call, Profile, ProviderError, Verdict, providers
 from services.fetcher.rows import Spot
 from services.fetcher.validate import Broken, validate
@@ -62,6 +63,8 @@ def empty_answer(profile: Profile, task: FetchTask, called_at: datetime) -> Sequ
             return asked.chain([])
         case "actions":
             return [asked.actions([])]
+        case "iv":
+            return [no_iv(task.symbol, profile.name, called_at)]
         case _:
             return [asked.quote(Spot())]
 

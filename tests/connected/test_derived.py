@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from contracts import subjects
 from contracts.job import Job
 from contracts.message import decode
-from contracts.price_events import PriceIv
+from contracts.price_events import PriceBars, PriceIv
 from contracts.refresh_request import RefreshAsk, RefreshRequest
 from contracts.run_events import RunFinished
 from services.runtime.topology import CACHER
@@ -30,8 +30,8 @@ async def deployment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         yield deployment
 
 
-async def ask(deployment: Deployment, dataset: str, *symbols: str) -> dict[str, Any]:
-    wish = RefreshAsk(symbols=list(symbols), dataset=dataset, timeout_s=20)  # type: ignore[arg-type]
+async def ask(deployment: Deployment, dataset: str, *symbols: str, **wanted: Any) -> dict[str, Any]:
+    wish = RefreshAsk(symbols=list(symbols), dataset=dataset, timeout_s=20, **wanted)  # type: ignore[arg-type]
     reply = await deployment.bus.nc.request(subjects.REFRESH_ASK, msgspec.json.encode(wish), timeout=25)
     answer = msgspec.json.decode(reply.data)
     return {result["symbol"]: result for result in answer["outcomes"]}
@@ -147,3 +147,42 @@ async def publish(deployment: Deployment, event: Any) -> None:
 async def has_chain(deployment: Deployment, bid: float) -> bool:
     rows = await deployment.rows("SELECT bid FROM price_chains WHERE underlying = 'LATE'")
     return bool(rows) and rows[0]["bid"] == bid
+
+
+async def test_minutes_and_days_become_the_longer_bars_that_the_market_itself_has(deployment: Deployment) -> None:
+    today = datetime.now(UTC).date()
+    days = {"start": today - timedelta(days=40), "end": today - timedelta(days=1)}
+    minutes = {"start": today - timedelta(days=3), "end": today - timedelta(days=1)}
+    for shorter, longer_one, span in (("1m", "5m", minutes), ("1m", "1h", minutes), ("1d", "1wk", days), ("1d", "1mo", days)):
+        await ask(deployment, "bars", "BTC-USD", timeframe=shorter, **span)
+        outcome = (await ask(deployment, "bars", "BTC-USD", timeframe=longer_one, provider="derived", **span))["BTC-USD"]
+        assert (outcome["outcome"], outcome["provider"]) == ("refreshed", "derived")
+        await ask(deployment, "bars", "BTC-USD", timeframe=longer_one, **span)
+        subject = subjects.price("bars", longer_one, "BTC-USD")  # type: ignore[arg-type]
+        made, own = [decode(body, PriceBars) for body in await stored(deployment.bus, subjects.PRICES, subject)]
+        assert (made.provider, own.provider) == ("derived", "synthetic")
+        assert (made.feed, made.basis, made.currency, made.asked_from, made.asked_to) == (
+            own.feed, own.basis, own.currency, own.asked_from, own.asked_to,
+        )  # fmt: skip
+        known = dict(zip(own.at, zip(own.open, own.high, own.low, own.close, own.volume, strict=True), strict=True))
+        assert made.at == [at for at in own.at if at in made.at] != []
+        for at, *values in zip(made.at, made.open, made.high, made.low, made.close, made.volume, strict=True):
+            # The last week and month are not over in what was asked for.
+            assert tuple(values) == known[at] or at == own.at[-1], (longer_one, at)
+        if longer_one in ("5m", "1h"):
+            assert (made.at, made.final) == (own.at, [True] * len(own.at))
+
+
+async def test_bars_are_derived_for_whoever_asks_for_it_by_name_and_from_what_is_there(deployment: Deployment) -> None:
+    assert (await ask(deployment, "bars", "NOMINUTES", timeframe="5m"))["NOMINUTES"]["provider"] == "synthetic"
+    outcome = (await ask(deployment, "bars", "NODAYS", timeframe="1wk", provider="derived"))["NODAYS"]
+    assert (outcome["outcome"], outcome["rows"]) == ("empty", 0)
+    await ask(deployment, "bars", "BTC-USD", timeframe="1m")
+    outcome = (await ask(deployment, "bars", "BTC-USD", timeframe="30m", provider="derived"))["BTC-USD"]
+    assert outcome["outcome"] == "refreshed"
+    bars = await deployment.rows("SELECT at, final FROM price_bars WHERE symbol = 'BTC-USD' AND timeframe = '30m' ORDER BY at")
+    # Of the newest 500 minutes, and of the days that were asked for before.
+    assert 16 <= len(bars) <= 60
+    assert [row["final"] for row in bars[:-2]] == [True] * (len(bars) - 2)
+    refused = (await ask(deployment, "bars", "BTC-USD", timeframe="1d", provider="derived"))["BTC-USD"]
+    assert (refused["outcome"], refused["reason"]) == ("failed", "provider: derived has no 1d bars")

@@ -1,0 +1,71 @@
+"""Longer bars out of shorter ones. Pure: it reads no store and no clock."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import NamedTuple
+
+from contracts.message import Timeframe
+from services.fetcher.normalise import EPOCH, LENGTHS, day_start, period_end, period_start
+from services.fetcher.rows import Row
+
+# What each may be made of, the longest first, as that is the least to read. A day is its session's, which minutes do not tell.
+SOURCES: Mapping[Timeframe, tuple[Timeframe, ...]] = {
+    "5m": ("1m",),
+    "15m": ("5m", "1m"),
+    "30m": ("15m", "5m", "1m"),
+    "1h": ("30m", "15m", "5m", "1m"),
+    "1wk": ("1d",),
+    "1mo": ("1d",),
+}
+
+
+class Span(NamedTuple):
+    """A time for which bars were asked and seen, `end` not included."""
+
+    start: datetime
+    end: datetime
+
+
+def start_of(at: datetime, timeframe: Timeframe) -> datetime:
+    """The start of the bar that an instant lies in: full hours and parts of them in UTC, Mondays, firsts of the month."""
+    if timeframe in LENGTHS:
+        return at - (at - EPOCH) % LENGTHS[timeframe]
+    return day_start(period_start(at.astimezone(UTC).date(), timeframe))
+
+
+def end_of(start: datetime, timeframe: Timeframe) -> datetime:
+    """The end of the bar that starts there."""
+    return start + LENGTHS[timeframe] if timeframe in LENGTHS else day_start(period_end(start.date(), timeframe))
+
+
+def longer(rows: Sequence[Row], timeframe: Timeframe, seen: Sequence[Span]) -> list[Row]:
+    """The bars that these make, in order of time like them. One of which a part was never asked for is left out.
+
+    `seen`: in order, without overlap. The newest bar may lack what lies after all of it: it is not over.
+    """
+    return [
+        _joined(start, list(parts))
+        for start, parts in groupby(rows, lambda row: start_of(row.at, timeframe))
+        if _is_seen(start, end_of(start, timeframe), seen)
+    ]
+
+
+def _is_seen(start: datetime, end: datetime, seen: Sequence[Span]) -> bool:
+    place = bisect_right(seen, start, key=lambda span: span.start) - 1
+    return place >= 0 and (seen[place].end >= end or (place == len(seen) - 1 and seen[place].end > start))
+
+
+def _joined(start: datetime, parts: Sequence[Row]) -> Row:
+    volumes = [part.volume for part in parts]
+    return Row(
+        start,
+        parts[0].open,
+        max((part.high for part in parts if part.high is not None), default=None),
+        min((part.low for part in parts if part.low is not None), default=None),
+        parts[-1].close,
+        # The sum without one that is unknown would be too small.
+        None if None in volumes else sum(filter(None, volumes)),
+        parts[-1].adjusted,
+    )
