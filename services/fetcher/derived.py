@@ -25,13 +25,14 @@ from services.fetcher.normalise import LENGTHS, Unit, day_start
 from services.fetcher.provider import Answer, Call, Http, Profile, ProviderError, Verdict, refuse_unoffered
 from services.fetcher.rows import Row
 from services.runtime.bus import Bus
+from services.runtime.job_tables import DERIVED
 from services.runtime.postgres import POSTGRES_TROUBLE
 from services.runtime.price_document import real
 from services.runtime.read_postgres import Connection, read_chains, speaking_series
 from services.runtime.topology import CACHER
 
 PROFILE = Profile(
-    name="derived",
+    name=DERIVED,
     base_url="https://derived.invalid",
     offers={"iv": (), "bars": tuple(SOURCES)},
     basis="raw",

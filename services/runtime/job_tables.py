@@ -13,6 +13,8 @@ from services.runtime.key_settings import KeySettings
 
 # The value of `enabled` of a job that waits for a provider.
 AUTO = "auto"
+# The provider that asks nobody, and so needs no table and no key.
+DERIVED = "derived"
 
 
 def checked_job(table: dict[str, object]) -> dict[str, object]:

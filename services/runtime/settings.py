@@ -12,7 +12,7 @@ from typing_extensions import override
 from contracts.job import Job
 from services.runtime.gateway_settings import GatewaySettings
 from services.runtime.job_chain import chain_fault
-from services.runtime.job_tables import JobTable, is_set_up, job_of
+from services.runtime.job_tables import DERIVED, JobTable, is_set_up, job_of
 from services.runtime.key_settings import KeyName, KeySettings, Section
 from services.runtime.notify_settings import NotifySettings
 from services.runtime.universe_settings import NamedUniverse, UniverseSettings, unknown_universe
@@ -205,8 +205,9 @@ class Settings(BaseSettings):
         return [job_of(table, works=self._works(table.get("provider"))) for table in self.job]
 
     def _works(self, provider: object) -> bool:
-        """Whether this provider is set up; without a name, whether any is."""
-        named = self.providers.items() if provider is None else [(provider, self.providers.get(str(provider)))]
+        """Whether this provider is set up; without a name, or where it makes its own of what others bring, whether any is."""
+        anybody = provider in (None, DERIVED)
+        named = self.providers.items() if anybody else [(provider, self.providers.get(str(provider)))]
         return any(given is not None and is_set_up(given, given.keys, enabled=given.enabled) for _, given in named)
 
 

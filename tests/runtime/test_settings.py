@@ -229,6 +229,8 @@ def test_a_job_that_waits_begins_when_its_provider_is_set_up() -> None:
     assert not enabled('[providers.tiingo]\napi_key = "k"\nenabled = false')
     assert not enabled('[providers.tiingo]\napi_key = "k"', provider="fmp")
     assert enabled('[providers.tiingo]\napi_key = "k"', provider="tiingo")
+    assert enabled('[providers.tiingo]\napi_key = "k"', provider="derived"), "it makes its own of what tiingo brings"
+    assert not enabled("", provider="derived")
 
 
 def test_the_jobs_the_shipped_file_shows_are_good_ones() -> None:
