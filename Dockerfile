@@ -5,12 +5,12 @@ RUN python -m pip install --no-cache-dir --disable-pip-version-check uv==0.13.9
 WORKDIR /build
 # What others wrote comes first: this layer is made anew only when the lock file changes. All of it comes as wheels.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --frozen --no-dev --extra fast --no-install-project --no-build
+RUN uv sync --frozen --no-dev --extra fast --extra notify --no-install-project --no-build
 COPY README.md LICENSE ./
 COPY contracts contracts
 COPY services services
 COPY quotebus quotebus
-RUN uv sync --frozen --no-dev --extra fast --no-editable
+RUN uv sync --frozen --no-dev --extra fast --extra notify --no-editable
 
 FROM python:3.11.14-slim-bookworm
 LABEL org.opencontainers.image.title="quotebus" \

@@ -33,8 +33,7 @@ user quotebus on >$(cat redis_password) ~* &* +@all -@admin -@dangerous"
 keep gateway_token "$(password)"
 keep QUOTEBUS_GATEWAY__TOKENS__OPERATOR__SHA256 "$(tr -d '\n' < gateway_token | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)"
 
-# Keys of providers: empty until you write yours into them.
-for provider in TIINGO ALPHA_VANTAGE; do
-    key=QUOTEBUS_PROVIDERS__${provider}__API_KEY
-    test -e "$key" || { : > "$key" && chmod 644 "$key"; }
+# Keys of providers, and who is to be notified: empty until you write yours into them.
+for name in QUOTEBUS_PROVIDERS__TIINGO__API_KEY QUOTEBUS_PROVIDERS__ALPHA_VANTAGE__API_KEY QUOTEBUS_NOTIFY; do
+    test -e "$name" || { : > "$name" && chmod 644 "$name"; }
 done

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-OURS = ("migrate", "scheduler", "fetcher", "cacher", "gateway")
+OURS = ("migrate", "scheduler", "fetcher", "cacher", "gateway", "notifier")
 SERVERS = ("nats", "postgres", "redis")
 PLAYED = "simulate"
 _VARIABLE = re.compile(r"\$\{(\w+):-([^{}]*)\}")

@@ -91,6 +91,7 @@ def test_a_service_starts_when_what_it_needs_is_there() -> None:
     assert needs["fetcher"] == {"migrate": done, "nats": healthy, "postgres": healthy}
     assert needs["cacher"] == {"migrate": done, "nats": healthy, "postgres": healthy, "redis": "service_started"}
     assert needs["gateway"] == needs["cacher"]
+    assert needs["notifier"] == {"migrate": done, "nats": healthy}
 
 
 @EVERY
@@ -157,6 +158,7 @@ def test_a_secret_is_given_to_whoever_needs_it_and_nobody_else() -> None:
     assert {name for name in has if "QUOTEBUS_POSTGRES__DSN" in has[name]} == {"migrate", "fetcher", "cacher", "gateway"}
     assert {name for name in has if "QUOTEBUS_REDIS__URL" in has[name]} == {"cacher", "gateway"}
     assert {name for name in has if any("__TOKENS__" in secret for secret in has[name])} == {"gateway"}
+    assert {name for name in has if "QUOTEBUS_NOTIFY" in has[name]} == {"migrate", "notifier"}
     assert {name for name in has if "postgres_superuser_password" in has[name]} == {"postgres"}
 
 
@@ -184,6 +186,15 @@ def test_every_variable_and_secret_of_ours_is_a_setting(name: str, tmp_path: Pat
         # Though somebody's .env may hold another one, for the command line on this machine.
         assert SERVICES[name]["environment"]["QUOTEBUS_POSTGRES__DSN"] == ""
         assert settings.postgres.dsn.get_secret_value().endswith("@postgres:5432/quotebus")
+
+
+@pytest.mark.parametrize("name", ["migrate", "notifier"])
+def test_whoever_is_to_be_notified_stands_in_a_secret_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_secrets(tmp_path / "made")
+    assert settings_of(name, made, tmp_path / "before", monkeypatch).notify == []
+    made["QUOTEBUS_NOTIFY"] = '[{"id": "ops", "url": "slack://a/b/c"}]'
+    [receiver] = settings_of(name, made, tmp_path / "after", monkeypatch).notify
+    assert (receiver.id, receiver.webhook) == ("ops", False)
 
 
 @pytest.mark.parametrize("name", ["migrate", "scheduler", "fetcher"])

@@ -34,7 +34,7 @@ def test_it_is_installed_from_the_lock_file_by_a_pinned_uv_without_servers_and_t
     assert len(syncs) == 2
     for words in syncs:
         assert {"--frozen", "--no-dev"} <= set(words)
-        assert [words[at + 1] for at, word in enumerate(words) if word == "--extra"] == ["fast"]
+        assert [words[at + 1] for at, word in enumerate(words) if word == "--extra"] == ["fast", "notify"]
     assert "--no-editable" in syncs[-1]
 
 
