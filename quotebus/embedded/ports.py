@@ -44,7 +44,8 @@ async def reply(port: int, question: bytes, size: int) -> bytes:
         return b""
     try:
         writer.write(question)
-        return await asyncio.wait_for(reader.readexactly(size), 1.0)
+        async with asyncio.timeout(1.0):
+            return await reader.readexactly(size)
     except (OSError, EOFError, TimeoutError):
         return b""
     finally:

@@ -64,7 +64,8 @@ class ChildProcess(ABC):
         if self.running and self._process is not None:
             self._signal(self.stop_signal)
             try:
-                await asyncio.wait_for(self._process.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._process.wait()
             except TimeoutError:
                 await self.kill()
 

@@ -55,7 +55,8 @@ class Patience:
                 self._available()
                 return written
             try:
-                await asyncio.wait_for(self._stop.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._stop.wait()
             except TimeoutError:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:

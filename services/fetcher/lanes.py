@@ -119,7 +119,8 @@ class Lanes:
     async def _wait_for_a_call(self, wait_s: float) -> None:
         self._call_ended.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._call_ended.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await self._call_ended.wait()
 
     async def _first(self, wait_s: float, lanes: Sequence[Lane]) -> bool:
         """Wait on these lanes at once. A cancelled pull loses nothing: what it would have brought is there for the next one."""

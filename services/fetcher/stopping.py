@@ -24,4 +24,5 @@ async def or_stop(stop: asyncio.Event, waiting: Coroutine[Any, Any, T]) -> T | N
 async def sleep_or_stop(stop: asyncio.Event, seconds: float) -> None:
     """Return after so many seconds, or when stopped."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await stop.wait()

@@ -44,7 +44,8 @@ class Sweeper:
             except (APIError, nats.errors.Error) as error:
                 log.debug("sweep_failed", error=str(error))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._paused.wait(), SWEEP_EVERY_S)
+                async with asyncio.timeout(SWEEP_EVERY_S):
+                    await self._paused.wait()
                 # What was under way when the pause began ends by itself, for the most part by now.
                 await asyncio.sleep(SETTLE_S)
             self._paused.clear()

@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ from services.runtime.settings import Settings, secrets_of
 EXIT_BAD_SETTINGS = 78
 EXIT_PART_FAILED = 1
 STOP_WITHIN_S = 3.5
+CANCEL_AGAIN_S = 0.5
 GARBAGE_THRESHOLD = 50_000
 
 log = structlog.get_logger()
@@ -77,11 +78,19 @@ async def watched(
         if stop is not None:
             stop.set()
             await asyncio.wait(running.values(), timeout=STOP_WITHIN_S)
-        for task in running.values():
-            task.cancel()
+        await _cancel(running.values())
         ends = await asyncio.gather(*running.values(), return_exceptions=True)
         if faults := [end for end in ends if isinstance(end, Exception)]:
             raise PartFailedError from faults[0]
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and return when all have ended. Again and again, as libraries that use `asyncio.wait_for` may swallow one."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 class Service(FastStream):

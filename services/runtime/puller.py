@@ -77,7 +77,8 @@ class Puller:
         if self._subscription is not None and not self._bus.nc.is_closed:
             # Draining tells the server to send no more, then waits for what is already under way.
             with suppress(nats.errors.Error, asyncio.TimeoutError):
-                await asyncio.wait_for(self._subscription.drain(), 2)
+                async with asyncio.timeout(2):
+                    await self._subscription.drain()
             self._subscription = None
         while self._buffer:
             with suppress(nats.errors.Error):
@@ -173,7 +174,8 @@ class Puller:
         timeout = until - asyncio.get_running_loop().time()
         if timeout > 0:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
 
 
 @asynccontextmanager

@@ -150,7 +150,7 @@ async def test_what_is_fresh_enough_is_skipped_with_its_reason(bus: Bus, nats_ur
         ("refresh.request.manual", b'{"symbols":["AAPL"],"wanted_at":"2024-01-01T00:00:00"}', "wanted_at"),
         ("refresh.request.urgent", b'{"symbols":["AAPL"]}', "lane"),
         ("refresh.request.manual", b'{"symbols":["AAPL"],"provider":"yahooo"}', "yahoo"),
-        ("refresh.request.manual", b'{"symbols":["AAPL"],"dataset":"iv"}', "iv"),
+        ("refresh.request.manual", b'{"symbols":["AAPL"],"provider":"derived"}', "derived has no 1d bars"),
         ("refresh.request.manual", b'{"symbols":["' + "é".encode() * 60 + b'"]}', "symbol"),
         ("refresh.request.manual", b"\xff\xfe", "malformed"),
     ],

@@ -1,0 +1,48 @@
+"""Whoever waits ends when he is cancelled, also where what he waited for comes at the same moment."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from services.fetcher.stopping import or_stop, sleep_or_stop
+from services.fetcher.sweep import Sweeper
+from services.runtime.bus import Bus
+
+WAITS: dict[str, Callable[[asyncio.Event], Awaitable[Any]]] = {
+    "sleep_or_stop": lambda event: sleep_or_stop(event, 60),
+    "or_stop": lambda event: or_stop(event, asyncio.sleep(60)),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+async def test_a_cancellation_is_not_lost_as_the_event_comes(wait: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
+    async def forever() -> None:
+        while True:
+            await wait(event)
+            event.clear()
+
+    event = asyncio.Event()
+    await ended_as(asyncio.create_task(forever()), event)
+
+
+async def test_a_sweeper_that_is_stopped_as_a_provider_begins_to_rest_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(_: Sweeper) -> int:
+        return 0
+
+    monkeypatch.setattr(Sweeper, "sweep", nothing)
+    sweeper = Sweeper(Bus(None, None), {}, None)  # type: ignore[arg-type]
+    await ended_as(asyncio.create_task(sweeper.run()), sweeper._paused)
+
+
+async def ended_as(task: asyncio.Task[None], event: asyncio.Event) -> None:
+    """Cancel a task in the moment in which its event comes; it has to end."""
+    await asyncio.sleep(0.05)
+    event.set()
+    # The event wakes a waiter that is a turn away from the task itself.
+    await asyncio.sleep(0)
+    task.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([task])
+    assert task.cancelled()
