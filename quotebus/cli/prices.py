@@ -63,6 +63,9 @@ def history(place: Place, symbol: str, *, output: str, **wanted: str | datetime 
         instant = wanted[name]
         if isinstance(instant, datetime) and instant.tzinfo is None:
             wanted[name] = instant.replace(tzinfo=UTC)
+    match wanted:
+        case {"start": datetime() as start, "end": datetime() as end} if start >= end:
+            raise CommandError("usage", f"--end: {end:%Y-%m-%d %H:%M:%S} is not after --start")
     count = run_async(_print_bars(place.here(), symbol, wanted, output))
     return 0 if count else 2
 

@@ -11,7 +11,7 @@ from contracts.message import Dataset
 from contracts.symbol_health import SymbolHealth
 from services.fetcher.accounts import Account
 
-BUDGET_SPENT = "budget_spent"
+SPENT = "quota_spent"
 # The health of a symbol with a provider, if it is not worth a call now.
 AsleepWith = Callable[[str, str], SymbolHealth | None]
 
@@ -134,7 +134,7 @@ class Choice:
             return health.verdict or health.state
         if rests := self._standings[account.name].rests:
             return rests
-        return BUDGET_SPENT if self._is_spent(account) else None
+        return SPENT if self._is_spent(account) else None
 
     def _is_spent(self, account: Account) -> bool:
         left = self._standings[account.name].calls_left

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from contracts.message import Basis, Dataset, Text, Timeframe
 from services.gateway.answering import document_answer, json_answer
-from services.gateway.problems import Problem
+from services.gateway.problems import Problem, field_problem
 from services.gateway.read_postgres import EVER, BarsWanted, Row
 from services.gateway.reading import Instant, instant_of, query_of, symbol_of_path, symbols_of
 from services.gateway.routes import Gateway, Route
@@ -87,6 +87,8 @@ async def get_history(gateway: Gateway, request: web.Request) -> web.StreamRespo
     """The bars of one series, oldest first."""
     symbol, query = symbol_of_path(request), query_of(request, HistoryQuery)
     start, end = instant_of("start", query.start), instant_of("end", query.end)
+    if start and end and start >= end:
+        raise field_problem(400, "end", f"{query.end!r} is not after start, {query.start!r}: nothing lies between them")
     there = await gateway.store.series(symbol, query.timeframe)
     fitting = [each for each in there if query.basis in (None, each[0]) and query.feed in (None, each[1])]
     if not fitting:

@@ -81,9 +81,10 @@ async def replace_job(gateway: Gateway, request: web.Request) -> web.StreamRespo
 
 
 async def delete_job(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    """Delete the job; what it has asked for already goes on."""
-    job, expected = await _meant(gateway, request)
-    await gateway.jobs.remove(job.id, expected)
+    """Delete the job, though it be malformed; what it has asked for already goes on."""
+    job_id = request.match_info["id"]
+    await gateway.jobs.entry(job_id)
+    await gateway.jobs.remove(job_id, expected_revision(request))
     return web.Response(status=204)
 
 

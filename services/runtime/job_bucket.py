@@ -112,12 +112,13 @@ class JobBucket:
         return await self.change(job_id, life, expected, life_only=True)
 
     async def remove(self, job_id: str, expected: int | None = None) -> None:
-        """Delete a job that a person made."""
-        job, revision = await self.find(job_id, expected)
-        if job.origin == "settings":
-            raise JobError("refused", f"job {job_id} comes from the settings: remove it there, or pause it")
+        """Delete a job that a person made, also one that is malformed."""
+        entry = await self.entry(job_id, expected)
+        with suppress(msgspec.MsgspecError):
+            if decode(entry.value or b"", Job).origin == "settings":
+                raise JobError("refused", f"job {job_id} comes from the settings: remove it there, or pause it")
         with _nobody_quicker(job_id):
-            await self._bucket.delete(job_id, last=revision)
+            await self._bucket.delete(job_id, last=entry.revision)
 
     async def get(self, job_id: str) -> Job:
         """One job."""
@@ -126,16 +127,21 @@ class JobBucket:
 
     async def find(self, job_id: str, expected: int | None = None) -> tuple[Job, int]:
         """One job and its revision."""
+        entry = await self.entry(job_id, expected)
+        try:
+            return decode(entry.value or b"", Job), entry.revision or 0
+        except msgspec.MsgspecError as error:
+            raise JobError("malformed", f"job {job_id} is malformed: {error}; delete it and make it anew") from None
+
+    async def entry(self, job_id: str, expected: int | None = None) -> KeyValue.Entry:
+        """What is kept under this name, though it may be no job."""
         try:
             entry = await self._bucket.get(job_id)
-            revision = entry.revision or 0
-            if expected not in (None, revision):
-                raise JobError("conflict", f"job {job_id} has revision {revision}, not {expected}: look again and repeat")
-            return decode(entry.value or b"", Job), revision
         except (NotFoundError, InvalidKeyError):
             raise JobError("not_found", f"there is no job {job_id}: `quotebus jobs` lists all") from None
-        except msgspec.MsgspecError as error:
-            raise JobError("malformed", f"job {job_id} is malformed: {error}") from None
+        if expected not in (None, entry.revision):
+            raise JobError("conflict", f"job {job_id} has revision {entry.revision}, not {expected}: look again and repeat")
+        return entry
 
     async def calendars(self, jobs: Iterable[Job]) -> Calendars:
         """What is known of the sessions that these jobs go by."""

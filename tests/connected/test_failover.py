@@ -143,7 +143,7 @@ async def test_what_is_left_of_the_day_goes_to_the_first_and_the_rest_to_the_sec
         again = await run(bus, "A")
     assert {r.outcome for r in outcomes + again} == {"refreshed"}
     assert pair.calls == {"tiingo": 3, "alpha_vantage": 6}
-    assert await provenance(bus, "H") == [("alpha_vantage", ["tiingo"], "budget_spent", "end_of_day")]
+    assert await provenance(bus, "H") == [("alpha_vantage", ["tiingo"], "quota_spent", "end_of_day")]
 
 
 async def test_an_open_breaker_lets_one_call_through_when_its_pause_is_over_however_many_fetchers_wait(

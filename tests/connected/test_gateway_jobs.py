@@ -113,6 +113,15 @@ async def test_of_two_changes_of_one_revision_at_two_gateways_one_is_made(http: 
     assert (await other.get(path)).status == 404
 
 
+async def test_a_malformed_job_is_told_and_can_be_deleted(http: Http, deployment: Deployment) -> None:
+    await (await deployment.bus.js.key_value(subjects.JOBS_BUCKET)).put("broken", b'{"id":"broken"}')
+    answer = await http.get("/scheduler/jobs/broken")
+    assert (answer.status, answer.json["type"]) == (409, "urn:quotebus:malformed")
+    assert "delete it" in answer.json["detail"]
+    assert (await http.ask("DELETE", "/scheduler/jobs/broken")).status == 204
+    assert (await http.get("/scheduler/jobs/broken")).status == 404
+
+
 async def test_a_job_is_stopped_with_a_reason_started_and_run(http: Http, deployment: Deployment) -> None:
     path = (await http.post("/scheduler/jobs", SHORT)).headers["Location"]
     stopped = await http.post(f"{path}/stop")

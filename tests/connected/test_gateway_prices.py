@@ -167,6 +167,7 @@ async def test_what_is_not_known_is_a_problem_that_says_what_to_do(http: Http, p
         ("/prices?symbols=" + ",".join(f"S{n}" for n in range(101)), "symbols"),
         ("/history/A?start=yesterday", "start"),
         ("/history/A?limit=0", "limit"),
+        ("/history/A?start=2026-01-02&end=2026-01-02", "end"),
         ("/history/A?limit=x", "limit"),
         ("/history/A?format=xml", "format"),
         ("/coverage", "symbols"),

@@ -104,7 +104,7 @@ def test_when_all_rest_the_task_waits_for_the_first():
 def test_what_is_left_of_a_day_is_given_away_once_and_then_the_next_one_is_asked():
     shared_out = choice(account("a", per_call=2), account("b"), standings={"a": Standing(calls_left=2)})
     given = [chosen(shared_out.of(symbol)) for symbol in "VWXYZ"]
-    assert given == [("a", [], None)] * 4 + [("b", ["a"], "budget_spent")]
+    assert given == [("a", [], None)] * 4 + [("b", ["a"], "quota_spent")]
 
 
 def test_a_symbol_that_one_does_not_have_is_asked_of_the_other_and_only_that_symbol():

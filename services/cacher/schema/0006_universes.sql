@@ -26,4 +26,4 @@ CREATE TABLE IF NOT EXISTS transactions (
 
 -- migrate:down
 
-DROP TABLE tickers, holdings, transactions;
+-- They stay: whether they were somebody's before is not known.

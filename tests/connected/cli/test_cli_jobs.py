@@ -107,3 +107,5 @@ async def test_a_malformed_job_in_the_bucket_hides_no_other(quotebus: Any, qb: C
     assert [row["id"] for row in (await quotebus("jobs", "list", "-o", "ndjson")).rows] == ["good"]
     ended = await quotebus("jobs", "run", "bad")
     assert (ended.code, ended.err.startswith("quotebus: job bad is malformed:")) == (2, True)
+    assert (await quotebus("jobs", "rm", "bad")).code == 0
+    assert "there is no job bad" in (await quotebus("jobs", "run", "bad")).err

@@ -105,6 +105,7 @@ async def test_history_says_what_there_is_when_there_is_no_such_series(quotebus:
         (["AAPL", "--feed", "sip"], "no such 1d bars of AAPL are stored: there is raw eod"),
         (["MSFT"], "no 1d bars of MSFT are stored: `quotebus refresh MSFT --timeframe 1d --wait` asks for them"),
         (["AAPL", "--start", "2025-01-01"], "no 1d bars of AAPL are stored in that time"),
+        (["AAPL", "--start", "2025-01-02", "--end", "2025-01-02"], "--end: 2025-01-02 00:00:00 is not after --start"),
     ):
         ended = await quotebus("history", *options)
         assert (ended.code, ended.out, ended.err) == (2, "", f"quotebus: {said}\n")
