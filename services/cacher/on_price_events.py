@@ -10,6 +10,7 @@ from prometheus_client import Counter, Histogram
 from contracts.price_events import PriceQuarantined
 from services.cacher.corrections import publish_corrections
 from services.cacher.dead_letters import Undertaker
+from services.cacher.linger import linger
 from services.cacher.patience import Patience, StoppedError, give_back
 from services.cacher.read_event import EventReader, MalformedEventError, Observed
 from services.cacher.store_postgres import PostgresStore, Written
@@ -21,6 +22,8 @@ from services.runtime.settings import CacherSettings
 BATCHES_AT_ONCE = 3
 WRITERS = 1
 PULL_S = 0.5
+HISTORY_BYTES = 8 * 1024
+LINGER_S, LINGER_STEP_S = 0.2, 0.04
 LAST_CHANCE_S = 1.2
 REDELIVER_S = 5.0
 EVENTS = Counter("quotebus_cacher_events_total", "Price events stored.")
@@ -52,7 +55,7 @@ class PriceEvents:
         try:
             while not stop.is_set():
                 await self._room.acquire()
-                messages = [] if stop.is_set() else await puller.pull(self._settings.batch_events, PULL_S)
+                messages = [] if stop.is_set() else await self._next(puller)
                 if messages:
                     batch = asyncio.create_task(self._handle(messages, patience))
                     self._batches[batch] = messages
@@ -62,6 +65,14 @@ class PriceEvents:
         finally:
             await self._end()
             await puller.close()
+
+    async def _next(self, puller: Puller) -> list[Msg]:
+        """The next batch: news at once, history when no more of it comes for now."""
+        batch = self._settings.batch_events
+        if not await puller.wait(PULL_S, batch):
+            return []
+        await linger(puller, batch, LINGER_STEP_S, LINGER_S, _is_history)
+        return await puller.pull(batch, 0)
 
     async def _end(self) -> None:
         if self._batches:
@@ -122,3 +133,8 @@ class PriceEvents:
             if not msg.is_acked:
                 await msg.ack()
                 EVENTS.inc()
+
+
+def _is_history(msg: Msg) -> bool:
+    """Whether it is so long that it must hold many bars, for which nobody waits as for a quote."""
+    return len(msg.data) > HISTORY_BYTES

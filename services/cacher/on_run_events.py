@@ -10,6 +10,7 @@ from nats.aio.msg import Msg
 from contracts import subjects
 from contracts.run_events import RunFinished, RunMissed, RunPlanned, RunResult
 from services.cacher.dead_letters import Undertaker
+from services.cacher.linger import linger
 from services.cacher.patience import Patience, StoppedError, give_back
 from services.cacher.run_log import say_event, say_finished, say_missed
 from services.cacher.store_postgres_history import HistoryStore
@@ -19,7 +20,8 @@ from services.runtime.puller import Puller, kept_alive
 
 BATCH_EVENTS = 256
 PULL_S = 0.5
-LINGER_S = 0.05  # results come one by one, and a transaction for each would cost more than the prices they tell of
+# Results come one by one, and a transaction for each would cost more than the prices they tell of.
+LINGER_S, LINGER_STEP_S = 0.5, 0.05
 SWEEP_S = 2.0
 REDELIVER_S = 5.0
 Event = RunPlanned | RunResult | RunMissed
@@ -46,9 +48,9 @@ class RunEvents:
         """Store run events until stopped; what is in hand then goes back to the stream."""
         try:
             while not stop.is_set():
-                if await puller.wait(PULL_S):
-                    await asyncio.sleep(LINGER_S)
-                    await self._handle(await puller.pull(BATCH_EVENTS, PULL_S), patience)
+                if await puller.wait(PULL_S, BATCH_EVENTS):
+                    await linger(puller, BATCH_EVENTS, LINGER_STEP_S, LINGER_S)
+                    await self._handle(await puller.pull(BATCH_EVENTS, 0), patience)
         finally:
             await puller.close()
 

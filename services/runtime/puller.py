@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -60,15 +60,15 @@ class Puller:
         await self._collect(batch)
         return [self._buffer.popleft() for _ in range(min(batch, len(self._buffer)))]
 
-    async def wait(self, wait_s: float) -> bool:
-        """Whether a message came within `wait_s`; it stays for the next `pull`. Keeps a request for one message open meanwhile."""
-        await self._until_some(1, wait_s, no_wait=False)
+    async def wait(self, wait_s: float, batch: int = 1) -> bool:
+        """Whether a message came within `wait_s`; it stays for the next `pull`. Keeps a request for so many open meanwhile."""
+        await self._until_some(batch, wait_s, no_wait=False)
         return bool(self._buffer)
 
     @property
-    def waiting(self) -> int:
+    def waiting(self) -> Sequence[Msg]:
         """Messages delivered and not yet handed out."""
-        return len(self._buffer)
+        return self._buffer
 
     async def close(self) -> None:
         """Stop: what was delivered and not handed out goes back to the server at once."""
