@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import repeat
 from operator import attrgetter
 from typing import NamedTuple, TypedDict
 from zoneinfo import ZoneInfo
@@ -68,8 +69,10 @@ class Asked:
         Rows outside the range or without a price are left out; of two for one bar the later counts. Without a range the
         newest LATEST_BARS are given.
         """
-        priced = sorted((row for row in rows if _has_prices(row)), key=_row_at)
-        found = dict(zip(map(self.label, map(_row_at, priced)), priced, strict=True))
+        # A close of 0 is a vendor's "no trade". Another price of 0 beside it is wrong, not unknown: validation names it.
+        priced = [row for row in rows if row.close and row.open is not None and row.high is not None and row.low is not None]
+        priced.sort(key=_row_at)
+        found = dict(zip(self._labels(map(_row_at, priced)), priced, strict=True))
         if self.call.start is not None:
             found = {at: row for at, row in found.items() if self._wanted(at)}
         bars = self._columns(found)
@@ -146,9 +149,13 @@ class Asked:
 
     def label(self, at: datetime) -> datetime:
         """The instant that stands for the bar which a vendor's instant lies in; a bar shorter than a day keeps its start."""
+        [label] = self._labels([at])
+        return label
+
+    def _labels(self, instants: Iterable[datetime]) -> Iterable[datetime]:
         if self.call.timeframe is None or self.call.timeframe in LENGTHS:
-            return at
-        return _period_at(at, self.zone, self.call.timeframe)
+            return instants
+        return map(_period_at, instants, repeat(self.zone), repeat(self.call.timeframe))
 
     def _wanted(self, at: datetime) -> bool:
         start, end, timeframe = self.call.start, self.call.end, self.call.timeframe
@@ -207,11 +214,6 @@ class Asked:
 
 
 _row_at = attrgetter("at")
-
-
-def _has_prices(row: Row) -> bool:
-    # A close of 0 is a vendor's "no trade". Another price of 0 beside it is wrong, not unknown: validation names it.
-    return bool(row.close) and row.open is not None and row.high is not None and row.low is not None
 
 
 @lru_cache(maxsize=65536)

@@ -60,8 +60,8 @@ def _is_sound(bars: PriceBars, now: datetime) -> bool:
         and all(map(ge, bars.high, bars.open))
         and all(map(ge, bars.high, bars.close))
         and max(map(truediv, bars.high, bars.low)) < HUNDREDFOLD[0]
-        and max(map(truediv, bars.close[1:], bars.close), default=1.0) < LEAST_JUMP
-        and max(map(truediv, bars.close, bars.close[1:]), default=1.0) < LEAST_JUMP
+        and max(moves := list(map(truediv, bars.close[1:], bars.close)), default=1.0) < LEAST_JUMP
+        and min(moves, default=1.0) > 1 / LEAST_JUMP
         and all(map(le, repeat(0.0), volumes := _known(bars.volume)))
         and max(volumes, default=0.0) < LARGEST_VOLUME
         and all(map(isfinite, adjusted := _known(bars.adjusted_close or [])))

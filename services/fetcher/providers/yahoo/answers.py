@@ -126,7 +126,7 @@ def parse_rows(chart: Chart) -> list[Row]:
     opens, high, low, close, adjusted = map(_exact_column, (*exact, adjusted))
     volume = [_volume(value, kind) for value in volume] if kind in VOLUMELESS else volume
     instants = list(map(_instant, chart.timestamp))
-    rows = list(map(Row, instants, opens, high, low, close, volume, adjusted))
+    rows = list(map(Row._make, zip(instants, opens, high, low, close, volume, adjusted, strict=True)))
     return [row for row in rows if row.at != EPOCH] if EPOCH in instants else rows
 
 
