@@ -43,15 +43,19 @@ class Held:
 
 
 class Lanes:
-    """Manual before live before backfill. What does not fit the next call is held, kept alive, and never sent back while we run."""
+    """Manual before live before backfill. What does not fit the next call is held, kept alive, and never sent back while we run.
 
-    def __init__(self, bus: Bus, provider: str, ack_wait_s: float) -> None:
+    `at_once`: so many tasks may be pulled together even if a call takes fewer.
+    """
+
+    def __init__(self, bus: Bus, provider: str, ack_wait_s: float, at_once: int = 1) -> None:
         self._bus = bus
         self._pullers = {lane: Puller(bus, subjects.TASKS, subjects.lane_consumer(provider, lane)) for lane in LANES}
         self._held: list[Held] = []
         self._under_way: set[tuple[object, ...]] = set()
         self._call_ended = asyncio.Event()
         self._ack_wait_s = ack_wait_s
+        self._at_once = at_once
 
     async def next_call(
         self, limit: Callable[[Dataset], int], wait_s: float, lanes: Sequence[Lane] = LANES, linger_s: float = 0.0
@@ -138,14 +142,15 @@ class Lanes:
 
     async def _top_up(self, limit: Callable[[Dataset], int], lanes: Sequence[Lane]) -> None:
         if not self._held and (puller := next((self._pullers[lane] for lane in lanes if self._pullers[lane].waiting), None)):
-            await self._take(await puller.pull(1, 0))
+            await self._take(await puller.pull(self._at_once, 0))
         # What is in hand no other replica can take: no more of it than a call or two of its kind.
         size = limit(_first_of(self._held).task.dataset) if self._held else 1
+        most = max(size, self._at_once)
         for lane in lanes:
-            room = size - len(self._held) if self._held else size
+            room = most - len(self._held) if len(self._held) < size else 0
             # A lane above may always add, up to twice a call; a lane below only fills what is missing.
             room = max(room, 1 if lane == LANES[0] else 0)
-            room = min(room, 2 * size - len(self._held))
+            room = min(room, 2 * most - len(self._held))
             if room > 0:
                 await self._take(await self._pullers[lane].pull(room, 0.5, no_wait=True))
 

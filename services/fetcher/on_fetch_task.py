@@ -63,7 +63,9 @@ class Worker:
         self.name = self._name if self.key == FIRST_KEY else f"{self._name} {self.key}"
         self.others: Mapping[str, Worker] = {}
         self._settle = Settlement(work.bus, work.account.profile, work.rest, work.chooser, work.states)
-        self._lanes = Lanes(work.bus, self._name, work.ack_wait_s)
+        # Where nothing spaces the calls out, going to the server for one task at a time would.
+        at_once = 1 if work.caller.pace.interval_s else work.calls_at_once
+        self._lanes = Lanes(work.bus, self._name, work.ack_wait_s, at_once)
         self._calls: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
