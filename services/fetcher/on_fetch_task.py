@@ -17,7 +17,7 @@ from services.fetcher.make_call import Caller
 from services.fetcher.provider import Call
 from services.fetcher.reports import bury
 from services.fetcher.rest_of_all import RestOfAll
-from services.fetcher.served import last_served
+from services.fetcher.served import serving
 from services.fetcher.settle import Settlement
 from services.fetcher.stopping import or_stop, sleep_or_stop
 from services.fetcher.symbol_health import series_of
@@ -140,18 +140,17 @@ class Worker:
 
     async def _still_wanted(self, chosen: Sequence[Held]) -> list[Held]:
         """Those whose time is not up and that no call since `wanted_at` has answered; the others end here, at no call."""
-        first = chosen[0].task
         states = self._work.states
         # Before a probe all must be known that others know: they may have made it just now.
         await states.refresh(0.0 if any(states.doubted(series_of(held.task)) for held in chosen) else STATES_AGE_S)
-        served = await last_served(self._bus, first.dataset, first.timeframe, [held.task.symbol for held in chosen])
+        served = await serving(self._bus, [held.task for held in chosen])
         wanted = []
         for held in chosen:
             task, event = held.task, served.get(held.task.symbol)
             if task.expires_at <= datetime.now(UTC):
                 await bury(self._bus, held.msg, "expired", f"not fetched before {task.expires_at.isoformat()}", task)
                 await self._settle.end(held, "expired", reason="expired")
-            elif event and event.serves(task):
+            elif event:
                 await self._settle.end(held, "merged", reason="served", called_at=event.fetched_at)
             elif task.lane != "manual" and (health := states.asleep(series_of(task))):
                 await self._settle.pass_over(held, health)

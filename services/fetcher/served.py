@@ -1,7 +1,8 @@
-"""What was already answered: the last event of a subject, read back so that nothing is paid for twice."""
+"""What was already answered: the events of a subject, read back so that nothing is paid for twice."""
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 
 import msgspec
@@ -11,7 +12,9 @@ from nats.js.errors import APIError, NotFoundError
 from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Timeframe, UtcInstant
+from services.fetcher.normalise import EPOCH
 from services.runtime.bus import Bus
+from services.runtime.skew import MOST as MOST_SKEW
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -42,6 +45,8 @@ class Served(msgspec.Struct, frozen=True):
         return self.provider == task.provider and new_enough and self.answers(task.start, task.end)
 
 
+ASK_S = 5.0
+_DIRECT_GET = f"$JS.API.DIRECT.GET.{subjects.PRICES}"
 _decoder = msgspec.json.Decoder(Served)
 
 
@@ -60,5 +65,36 @@ async def last_served(bus: Bus, dataset: Dataset, timeframe: Timeframe | None, s
         except (NotFoundError, APIError, nats.errors.Error, msgspec.MsgspecError):
             return None
 
-    found = await asyncio.gather(*(one(symbol) for symbol in symbols))
+    return await _by_symbol(symbols, one)
+
+
+async def serving(bus: Bus, tasks: Sequence[FetchTask]) -> dict[str, Served]:
+    """The event that serves each of these tasks of one dataset and timeframe, by symbol, of those that have one."""
+    of = {task.symbol: task for task in tasks}
+
+    async def one(symbol: str) -> Served | None:
+        task = of[symbol]
+        subject = subjects.price(task.dataset, task.timeframe, symbol)
+        # For the most part there is none so new, and the server says so without reading the one there is.
+        since = {"next_by_subj": subject, "start_time": (max(task.wanted_at, EPOCH) - MOST_SKEW).isoformat()}
+        for wish in (since, {"last_by_subj": subject}):
+            found = await _direct(bus, wish)
+            if found is None or found.serves(task):
+                return found
+        return None
+
+    return await _by_symbol(list(of), one)
+
+
+async def _direct(bus: Bus, wish: Mapping[str, str]) -> Served | None:
+    # The client's own way to ask knows no start_time.
+    try:
+        reply = await bus.nc.request(_DIRECT_GET, json.dumps(wish).encode(), timeout=ASK_S)
+        return None if reply.headers and "Status" in reply.headers else _decoder.decode(reply.data)
+    except (nats.errors.Error, msgspec.MsgspecError):
+        return None
+
+
+async def _by_symbol(symbols: Sequence[str], one: Callable[[str], Awaitable[Served | None]]) -> dict[str, Served]:
+    found = await asyncio.gather(*map(one, symbols))
     return {symbol: served for symbol, served in zip(symbols, found, strict=True) if served is not None}
