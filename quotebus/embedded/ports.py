@@ -3,11 +3,21 @@
 import asyncio
 import random
 import socket
+from collections.abc import Iterator
+from itertools import cycle
 
 LOOPBACK = "127.0.0.1"
 # Below the range from which systems take the ports of outgoing connections: no such connection can sit on
 # a port of ours between a server's end and its restart.
-_OURS = range(20000, 32000)
+OURS = range(20000, 32000)
+
+
+def in_any_order(ports: range) -> Iterator[int]:
+    """Each of them in turn, over and over."""
+    return cycle(random.sample(ports, len(ports)))
+
+
+_turns = in_any_order(OURS)
 
 
 def is_free(port: int) -> bool:
@@ -23,12 +33,15 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Some free loopback port; nothing reserves it, so whoever takes it must be ready to ask for another."""
+    """Some free loopback port; nothing reserves it, so whoever takes it must be ready to ask for another.
+
+    This process itself is not given it again for long, so those it starts at once do not take each other's.
+    """
     for _ in range(200):
-        port = random.choice(_OURS)
+        port = next(_turns)
         if is_free(port):
             return port
-    raise OSError(f"no free port found between {_OURS.start} and {_OURS.stop} on {LOOPBACK}")
+    raise OSError(f"no free port found between {OURS.start} and {OURS.stop} on {LOOPBACK}")
 
 
 def port_or_free(preferred: int) -> int:
