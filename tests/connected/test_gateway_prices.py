@@ -123,7 +123,8 @@ async def test_a_stale_price_is_given_and_asked_for_once(running: tuple[Deployme
 
     async def wishes() -> list[RefreshRequest]:
         state = (await deployment.bus.js.stream_info(subjects.REFRESH)).state
-        messages = [await deployment.bus.js.get_msg(subjects.REFRESH, seq) for seq in range(state.first_seq, state.last_seq + 1)]
+        there = range(max(1, state.first_seq), state.last_seq + 1)
+        messages = [await deployment.bus.js.get_msg(subjects.REFRESH, sequence) for sequence in there]
         return [decode(each.data or b"", RefreshRequest) for each in messages if each.subject == "refresh.request.live"]
 
     async def asked() -> bool:
