@@ -66,9 +66,9 @@ async def composed(tmp_path_factory: pytest.TempPathFactory, postgres_server: Po
         yield composed
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def running(composed: Composed) -> AsyncIterator[dict[str, ComposedService]]:
-    """Each of our services: migrate has gone through, the others are started and healthy."""
+    """Each of our services: migrate has gone through, the others are started and healthy. The last one to use them stops them."""
     services = {name: composed.service(name) for name in ("migrate", *SERVICES)}
     async with AsyncExitStack() as stack:
         for each in services.values():
@@ -81,27 +81,6 @@ async def running(composed: Composed) -> AsyncIterator[dict[str, ComposedService
         for name in SERVICES:
             await until(services[name].healthy, 30)
         yield services
-
-
-async def test_the_services_as_compose_runs_them_store_prices_write_no_file_and_stop_in_time(
-    composed: Composed, running: dict[str, ComposedService]
-) -> None:
-    async with AsyncExitStack() as stack:
-        connection = await asyncpg.connect(composed.dsn)
-        stack.push_async_callback(connection.close)
-        redis = await stack.enter_async_context(Redis.from_url(composed.redis_url))
-
-        async def stored() -> bool:
-            rows = await connection.fetchval("SELECT count(*) FROM price_quotes WHERE feed = 'synthetic'")
-            return bool(rows and await redis.exists("quotebus:quote:AAPL"))
-
-        await until(stored, 30)
-    assert all(running[name].user != 0 or os.geteuid() != 0 for name in SERVICES)
-    assert await asyncio.gather(*(running[name].stop() for name in SERVICES)) == [0] * len(SERVICES)
-    for each in running.values():
-        assert "read-only file system" not in each.log
-        assert composed.secret("QUOTEBUS_NATS__PASSWORD") not in each.log
-        assert composed.secret("postgres_password") not in each.log
 
 
 async def test_the_gateway_shows_prices_to_everybody_and_obeys_the_token_that_was_made(
@@ -129,6 +108,27 @@ async def test_the_command_line_works_in_a_container(composed: Composed, running
     for words in (("refresh", "AAPL", "--wait"), ("price", "AAPL"), ("status",), ("doctor",)):
         assert await typed.run("quotebus", *words) == 0, typed.log
     assert "read-only file system" not in typed.log
+
+
+async def test_the_services_as_compose_runs_them_store_prices_write_no_file_and_stop_in_time(
+    composed: Composed, running: dict[str, ComposedService]
+) -> None:
+    async with AsyncExitStack() as stack:
+        connection = await asyncpg.connect(composed.dsn)
+        stack.push_async_callback(connection.close)
+        redis = await stack.enter_async_context(Redis.from_url(composed.redis_url))
+
+        async def stored() -> bool:
+            rows = await connection.fetchval("SELECT count(*) FROM price_quotes WHERE feed = 'synthetic'")
+            return bool(rows and await redis.exists("quotebus:quote:AAPL"))
+
+        await until(stored, 30)
+    assert all(running[name].user != 0 or os.geteuid() != 0 for name in SERVICES)
+    assert await asyncio.gather(*(running[name].stop() for name in SERVICES)) == [0] * len(SERVICES)
+    for each in running.values():
+        assert "read-only file system" not in each.log
+        assert composed.secret("QUOTEBUS_NATS__PASSWORD") not in each.log
+        assert composed.secret("postgres_password") not in each.log
 
 
 @pytest.mark.parametrize(
