@@ -44,7 +44,7 @@ def nats_url(nats_server: NatsServer) -> str:
 async def postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
     """A fresh, empty database of this test's own."""
     name = f"test_{next(_numbers)}"
-    await _execute(postgres_server.url, f"CREATE DATABASE {name} TEMPLATE template0")
+    await _execute(postgres_server.url, f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")
     yield postgres_server.url.removesuffix("/quotebus") + f"/{name}"
     await _execute(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)")
 
