@@ -14,8 +14,9 @@ help:  ## this list
 up: $(READY)  ## NATS, Postgres, Redis and all services on this machine; Ctrl-C stops them
 	@$(BIN)/quotebus up
 
+# Each service that a test starts reads its compiled modules, also where the shell forbids to keep any: that halves its start.
 test: $(READY)  ## all tests, against real servers
-	@$(BIN)/pytest
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: lint $(if $(TESTED),,test)  ## lint and test (TESTED=1: the tests have run already)
 

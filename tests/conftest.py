@@ -1,10 +1,29 @@
-"""What holds for every test: a clean environment, and no task left behind on the loop they all share."""
+"""What holds for every test: a clean environment, and no task left behind on the loop they all share.
+
+`make test` runs them in several processes at once. Each has its own servers, folders and ports.
+"""
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
 
 import pytest
+
+from quotebus.embedded import ports
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one more than there are processors, as many a test waits for a server or for a time to come."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ports_of_its_own(request: pytest.FixtureRequest) -> None:
+    """No port of the other processes that run tests now, be it that of a server which is down for a moment."""
+    worker = getattr(request.config, "workerinput", {"workerid": "gw0", "workercount": 1})
+    share = len(ports.OURS) // worker["workercount"]
+    first = ports.OURS.start + int(worker["workerid"].removeprefix("gw")) * share
+    ports._turns = ports.in_any_order(range(first, first + share))
 
 
 @pytest.fixture(autouse=True)
