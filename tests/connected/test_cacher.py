@@ -74,13 +74,10 @@ class World:
 
     async def last(self, stream: str, pattern: str) -> list[Msg]:
         """Every message of a stream that matches."""
+        counts = (await self.bus.js.stream_info(stream, subjects_filter=pattern)).state.subjects or {}
         subscription = await self.bus.js.subscribe(pattern, stream=stream, ordered_consumer=True)
-        found = []
         try:
-            while True:
-                found.append(await subscription.next_msg(timeout=0.3))
-        except TimeoutError:
-            return found
+            return [await subscription.next_msg(timeout=20) for _ in range(sum(counts.values()))]
         finally:
             await subscription.unsubscribe()
 

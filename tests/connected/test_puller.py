@@ -92,12 +92,12 @@ async def test_an_open_pull_outlives_a_killed_server(bus: Bus, nats_server: Nats
 
 
 async def test_a_message_kept_alive_is_not_delivered_again(bus: Bus):
-    await bus.js.add_consumer("S", ConsumerConfig(durable_name="short", ack_policy=AckPolicy.EXPLICIT, ack_wait=0.6))
+    await bus.js.add_consumer("S", ConsumerConfig(durable_name="short", ack_policy=AckPolicy.EXPLICIT, ack_wait=1.5))
     await publish(bus, 1)
     puller = Puller(bus, "S", "short")
     [msg] = await puller.pull(1, 1)
-    async with kept_alive([msg], 0.6):
-        assert await puller.pull(1, 1.5) == []
+    async with kept_alive([msg], 1.5):
+        assert await puller.pull(1, 2.5) == []
     await msg.ack()
     await puller.close()
 
