@@ -173,3 +173,7 @@ async def test_a_server_stops_when_a_signal_to_end_is_ignored(tmp_path: Path) ->
 
 def test_a_free_port_is_one_nobody_listens_on() -> None:
     assert is_free(free_port())
+
+
+def test_no_free_port_is_given_again_before_many_others_are() -> None:
+    assert len({free_port() for _ in range(50)}) == 50
