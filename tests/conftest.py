@@ -13,8 +13,11 @@ from quotebus.embedded import ports
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: one more than there are processors, as many a test waits for a server or for a time to come."""
-    return (os.cpu_count() or 1) + 1
+    """`-n auto`: one more than there are processors, as many a test waits for a server or for a time to come.
+
+    Never many: a container may see far more processors than it may use.
+    """
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)
