@@ -16,6 +16,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 from zoneinfo import ZoneInfo
 
+import uvloop
 from aiohttp import web
 
 from quotebus.embedded import free_port
@@ -26,7 +27,7 @@ LAST_SESSION = date(2026, 10, 30)
 NOT_FOUND = {"chart": {"result": None, "error": {"code": "Not Found", "description": "No data found, symbol may be delisted"}}}
 
 
-def bodies(bars: int) -> list[str]:
+def bodies(bars: int) -> list[bytes]:
     """Answers with `bars` daily bars each, SYMBOL standing for the symbol."""
     days = [LAST_SESSION - timedelta(days=back) for back in range(bars * 7 // 5 + 7)]
     sessions = sorted(day for day in days if day.weekday() < 5)[-bars:]
@@ -34,7 +35,7 @@ def bodies(bars: int) -> list[str]:
     return [_body(opens, random.Random(seed)) for seed in range(MARKETS)]
 
 
-def _body(opens: list[int], chance: random.Random) -> str:
+def _body(opens: list[int], chance: random.Random) -> bytes:
     closes = [100.0]
     while len(closes) < len(opens):
         closes.append(round(closes[-1] * chance.uniform(0.98, 1.02), 4))
@@ -47,7 +48,8 @@ def _body(opens: list[int], chance: random.Random) -> str:
     }
     meta = {"currency": "USD", "symbol": "SYMBOL", "instrumentType": "EQUITY", "exchangeTimezoneName": "America/New_York"}
     indicators = {"quote": [quote], "adjclose": [{"adjclose": closes}]}
-    return json.dumps({"chart": {"result": [{"meta": meta, "timestamp": opens, "indicators": indicators}], "error": None}})
+    chart = {"result": [{"meta": meta, "timestamp": opens, "indicators": indicators}], "error": None}
+    return json.dumps({"chart": chart}).encode()
 
 
 @contextmanager
@@ -80,8 +82,8 @@ def main(port: int, bars: int) -> None:
         if symbol.startswith("DEAD"):
             return web.json_response(NOT_FOUND, status=404)
         # Not hash(): it differs from process to process, and a second refresh shall find nothing new.
-        text = answers[sum(symbol.encode()) % MARKETS].replace("SYMBOL", symbol)
-        return web.Response(text=text, content_type="application/json")
+        name = symbol.encode()
+        return web.Response(body=answers[sum(name) % MARKETS].replace(b"SYMBOL", name, 1), content_type="application/json")
 
     async def seen(_request: web.Request) -> web.Response:
         return web.json_response(arrivals)
@@ -93,7 +95,7 @@ def main(port: int, bars: int) -> None:
 
     app = web.Application()
     app.add_routes([web.get("/v8/finance/chart/{symbol}", chart), web.get("/arrivals", seen), web.get("/iex/", tops)])
-    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
+    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None, loop=uvloop.new_event_loop())
 
 
 if __name__ == "__main__":
