@@ -98,7 +98,7 @@ class FetcherSettings(Section):
 
     expires_after_s: PositiveFloat = 3600.0
     ack_wait_s: PositiveFloat = 30.0
-    calls_at_once: PositiveInt = 8
+    calls_at_once: PositiveInt = 4
     breaker_failures: PositiveInt = 5
     breaker_pause_s: PositiveFloat = 30.0
     probe_after_s: Intervals = [3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0]
