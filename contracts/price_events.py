@@ -1,6 +1,6 @@
 """`price.>`: what a provider said, one symbol an event, columnar."""
 
-from datetime import date
+from datetime import UTC, date
 from operator import ge
 from typing import Literal
 
@@ -149,6 +149,11 @@ class PriceIv(_Provenance, frozen=True, kw_only=True, tag="price_iv.v1"):
 
     def __post_init__(self) -> None:
         _same_length(self, "forward", "iv", "contracts")
+
+    @property
+    def day(self) -> date:
+        """The day whose volatility it tells, UTC: that of its newest quote, on a Sunday Friday."""
+        return (self.at or self.observed_at).astimezone(UTC).date()
 
 
 class PriceCorrected(Message, frozen=True, kw_only=True, tag="price_corrected.v1"):

@@ -1,7 +1,6 @@
 """All but bars in Postgres. The newer replaces the older; the same twice changes nothing."""
 
 from collections import Counter
-from datetime import UTC
 
 from contracts.price_events import PriceActions, PriceChain, PriceIv, PriceQuarantined, PriceQuote
 from services.runtime.read_postgres import Connection
@@ -84,11 +83,10 @@ async def write_volatility(connection: Connection, instrument: int, event: Price
     """Keep the newest of each day. One without rows says nothing about the day."""
     if not event.expiry:
         return
-    day = (event.at or event.observed_at).astimezone(UTC).date()
     told = (event.iv_30d, event.skew_25d, event.iv_rank, event.iv_percentile, event.history_days)
     columns = (event.expiry, event.forward, event.iv, event.contracts)
     await connection.execute(
-        _VOLATILITY, instrument, event.feed, event.provider, day, event.at, event.chain_provider, *told, *columns,
+        _VOLATILITY, instrument, event.feed, event.provider, event.day, event.at, event.chain_provider, *told, *columns,
         event.observed_at, event.fetched_at,
     )  # fmt: skip
 

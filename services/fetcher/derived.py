@@ -19,7 +19,7 @@ from contracts import subjects
 from contracts.message import Timeframe
 from contracts.price_events import PriceBars, PriceEvent, PriceIv
 from services.fetcher.asked import Asked
-from services.fetcher.iv_event import day_of, iv_of, ranked
+from services.fetcher.iv_event import iv_of, ranked
 from services.fetcher.longer_bars import SOURCES, Span, end_of, longer, start_of
 from services.fetcher.normalise import LENGTHS, Unit, day_start
 from services.fetcher.provider import Answer, Call, Http, Profile, ProviderError, Verdict, refuse_unoffered
@@ -91,8 +91,7 @@ class Derived:
         except POSTGRES_TROUBLE as error:
             why = (str(error) or type(error).__name__).splitlines()[0]
             raise ProviderError(Verdict.SERVER_ERROR, f"derived: PostgreSQL cannot be read: {why}") from error
-        source = " or ".join(f"{each} bars" for each in SOURCES[call.timeframe]) if call.timeframe else "option chain"
-        nothing = ProviderError(Verdict.EMPTY, f"derived: no {source} to make it of is stored")
+        nothing = ProviderError(Verdict.EMPTY, "derived: nothing is stored to make it of")
         return Answer(events, dict.fromkeys(set(call.symbols) - {event.symbol for event in events}, nothing))
 
     async def _volatilities(self, connection: Connection, call: Call, now: datetime) -> Sequence[PriceEvent]:
@@ -127,7 +126,7 @@ class Derived:
 
 async def _history(connection: Connection, events: Sequence[PriceIv]) -> dict[str, list[float]]:
     """By symbol, the volatility of each day in the year before that of its event."""
-    columns = [[event.symbol for event in events], [event.feed for event in events], [day_of(event) for event in events]]
+    columns = [[event.symbol for event in events], [event.feed for event in events], [event.day for event in events]]
     before: dict[str, list[float]] = defaultdict(list)
     for row in await connection.fetch(_HISTORY, *columns):
         before[row["symbol"]].append(row["iv_30d"])

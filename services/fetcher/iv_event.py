@@ -1,6 +1,6 @@
 """From an option chain to the event of its implied volatility."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 
 import msgspec
@@ -10,16 +10,13 @@ from services.fetcher.implied_volatility import ahead, smiles, standing
 from services.fetcher.rows import Contract
 from services.runtime.price_document import ChainDocument
 
-_COLUMNS = Contract._fields
-
 
 def iv_of(chain: ChainDocument, provider: str, rate: float, now: datetime) -> PriceIv:
     """The volatility that a chain tells, without its rank. `rate`: interest without risk, a year's."""
     as_of = datetime.fromisoformat(chain.as_of)
     # On a Sunday the quotes are Friday's, with two days more to live.
     at = max(filter(None, chain.at), default=None)
-    rows = [dict(zip(_COLUMNS, row, strict=True)) for row in zip(*(getattr(chain, name) for name in _COLUMNS), strict=True)]
-    found = smiles((Contract(**{**row, "expiry": date.fromisoformat(row["expiry"])}) for row in rows), at or as_of, rate)
+    found = smiles(_contracts(chain), at or as_of, rate)
     puts, calls = (ahead([(s.years, getattr(s, side)) for s in found]) for side in ("put_25d", "call_25d"))
     told = [smile for smile in found if smile.contracts]
     return PriceIv(
@@ -61,6 +58,7 @@ def ranked(event: PriceIv, before: Sequence[float]) -> PriceIv:
     return msgspec.structs.replace(event, iv_rank=place.rank, iv_percentile=place.percentile, history_days=len(before))
 
 
-def day_of(event: PriceIv) -> date:
-    """The day whose volatility it tells, UTC: that of its newest quote."""
-    return (event.at or event.observed_at).date()
+def _contracts(chain: ChainDocument) -> Iterator[Contract]:
+    expiries = [date.fromisoformat(expiry) for expiry in chain.expiry]
+    columns = {name: getattr(chain, name) for name in Contract._fields} | {"expiry": expiries}
+    return map(Contract._make, zip(*columns.values(), strict=True))

@@ -7,7 +7,6 @@ from datetime import UTC, date, datetime, time
 
 import msgspec
 import nats.errors
-from nats.js.errors import APIError, NotFoundError
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
@@ -59,11 +58,7 @@ async def last_served(bus: Bus, dataset: Dataset, timeframe: Timeframe | None, s
     """The last event of each symbol that has one. One that cannot be read counts as none: rather a call too many."""
 
     async def one(symbol: str) -> Served | None:
-        try:
-            raw = await bus.js.get_last_msg(subjects.PRICES, subjects.price(dataset, timeframe, symbol), direct=True)
-            return _decoder.decode(raw.data or b"")
-        except (NotFoundError, APIError, nats.errors.Error, msgspec.MsgspecError):
-            return None
+        return await _direct(bus, {"last_by_subj": subjects.price(dataset, timeframe, symbol)})
 
     return await _by_symbol(symbols, one)
 

@@ -19,7 +19,8 @@ from services.runtime.bus import EXIT_CONNECTION_CLOSED, connection_options
 from services.runtime.health import STATUS_ASK, Health
 from services.runtime.load_settings import SettingsError, load_settings
 from services.runtime.logs import configure_logging, hide
-from services.runtime.settings import Settings, secrets_of
+from services.runtime.settings import Settings
+from services.runtime.settings_secrets import secrets_of
 
 EXIT_BAD_SETTINGS = 78
 EXIT_PART_FAILED = 1
@@ -77,7 +78,8 @@ async def watched(
     finally:
         if stop is not None:
             stop.set()
-            await asyncio.wait(running.values(), timeout=STOP_WITHIN_S)
+            if running:  # there may be nobody to notify, say
+                await asyncio.wait(running.values(), timeout=STOP_WITHIN_S)
         await _cancel(running.values())
         ends = await asyncio.gather(*running.values(), return_exceptions=True)
         if faults := [end for end in ends if isinstance(end, Exception)]:

@@ -1,11 +1,8 @@
 """Every setting, with its default. Where the values come from is `load_settings.py`'s."""
 
-from collections.abc import Iterator
-from contextlib import suppress
 from typing import Annotated, Literal
-from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from typing_extensions import override
 
@@ -209,21 +206,3 @@ class Settings(BaseSettings):
         anybody = provider in (None, DERIVED)
         named = self.providers.items() if anybody else [(provider, self.providers.get(str(provider)))]
         return any(given is not None and is_set_up(given, given.keys, enabled=given.enabled) for _, given in named)
-
-
-def secrets_of(settings: BaseModel) -> Iterator[str]:
-    """Every secret text in these settings, also the passwords inside URLs, as they are written and as they are meant."""
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]:
-            if isinstance(each, BaseModel):
-                yield from secrets_of(each)
-            elif isinstance(each, SecretStr):
-                # A webhook's may be two.
-                yield from {each.get_secret_value(), *each.get_secret_value().split()}
-            text = each.get_secret_value() if isinstance(each, SecretStr) else each
-            if isinstance(text, str) and "://" in text:
-                # What is no address after all is for whoever connects to complain about.
-                with suppress(ValueError):
-                    password = urlsplit(text).password or ""
-                    yield from {password, unquote(password)} - {""}

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
 def _read_settings() -> bytes:
     from services.runtime.load_settings import SettingsError, load_settings  # noqa: PLC0415  (not for the second program)
     from services.runtime.schedules import schedule_of  # noqa: PLC0415
-    from services.runtime.settings import secrets_of  # noqa: PLC0415
+    from services.runtime.settings_secrets import secrets_of  # noqa: PLC0415
     from services.scheduler import terms as t  # noqa: PLC0415
 
     try:

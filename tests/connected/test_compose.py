@@ -24,7 +24,7 @@ from tests.connected.composed_servers import ROLE, ComposedNats, ComposedRedis, 
 from tests.connected.composed_service import ComposedService
 from tests.connected.deployment import until
 
-SERVICES = ("scheduler", "fetcher", "cacher", "gateway")
+SERVICES = ("scheduler", "fetcher", "cacher", "gateway", "notifier")
 
 
 class Composed:

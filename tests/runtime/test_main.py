@@ -7,6 +7,13 @@ from services.runtime.health import Health
 from services.runtime.main import watched
 
 
+async def test_a_service_without_a_part_stops_in_order() -> None:
+    stop = asyncio.Event()
+    async with watched(Health("test"), {}, stop):
+        assert not stop.is_set()
+    assert stop.is_set()
+
+
 async def test_a_part_that_swallows_its_cancellation_is_told_again() -> None:
     told = 0
 

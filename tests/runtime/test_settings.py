@@ -13,7 +13,8 @@ from services.runtime.key_settings import KeySettings
 from services.runtime.load_settings import SettingsError, load_settings, read_settings
 from services.runtime.notify_settings import NotifySettings
 from services.runtime.schedules import schedule_of
-from services.runtime.settings import NatsSettings, ProviderSettings, Settings, secrets_of
+from services.runtime.settings import NatsSettings, ProviderSettings, Settings
+from services.runtime.settings_secrets import secrets_of
 from tests.runtime.exchanges import new_york
 
 SHIPPED = Path(__file__).parents[2] / "quotebus.toml"
