@@ -1,5 +1,6 @@
 """The user PostgreSQL runs as: ourselves, or one of its own when we are root, which PostgreSQL refuses to serve."""
 
+import fcntl
 import os
 import pwd
 import stat
@@ -11,6 +12,7 @@ from quotebus.embedded.birth import Account
 from quotebus.embedded.process import ServerError
 
 _USER = "quotebus-postgres"
+_LOCKS = Path("/run")
 
 
 def account_for(folder: Path) -> Account | None:
@@ -28,7 +30,7 @@ def account_for(folder: Path) -> Account | None:
         return None
     if owner is not None and owner.st_uid != 0:
         return Account(owner.st_uid, owner.st_gid)
-    return _system_user()
+    return system_user()
 
 
 def may_pass(account: Account, path: Path) -> bool:
@@ -43,30 +45,73 @@ def may_pass(account: Account, path: Path) -> bool:
     return all(allowed(step) for step in (path, *path.parents))
 
 
-def _system_user() -> Account:
+def is_known(account: Account) -> bool:
+    """Tell whether the system has a name for this user: initdb serves no other."""
+    try:
+        pwd.getpwuid(account.uid)
+    except KeyError:
+        return False
+    return True
+
+
+def system_user(name: str = _USER) -> Account:
+    """System user of this name, made if there is none yet, and the same for all processes that ask at once.
+
+    Raises:
+        ServerError: there is none, and it cannot be made.
+    """
+    return _find_user(name) or _make_user_alone(name)
+
+
+def _make_user_alone(name: str) -> Account:
+    try:
+        # In a folder where root alone writes: nobody else can put a link of this name there.
+        lock = os.open(_LOCKS / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _cannot_make(name, str(error)) from error
+    try:
+        # useradd looks for the name before it locks the password file: of two at once the later replaces the user of the
+        # earlier by one of another uid, and both report success.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _find_user(name) or _make_user(name)
+    finally:
+        os.close(lock)
+
+
+def _make_user(name: str) -> Account:
+    failure = ""
     for attempt in range(20):
-        try:
-            user = pwd.getpwnam(_USER)
-        except KeyError:
-            failure = _make_user()
-            # Another process may be making it at this moment, and hold the lock on the password file.
-            time.sleep(0.1 if attempt else 0)
-        else:
-            return Account(user.pw_uid, user.pw_gid)
-    raise ServerError(
-        f"PostgreSQL does not run as root, and a user {_USER} for it could not be made ({failure}):"
-        f" run as another user, or make it with: useradd --system {_USER}"
-    )
+        # Another program, such as apt, may hold the password file's own lock at this moment.
+        time.sleep(0.1 if attempt else 0)
+        failure = _add_user(name)
+        if user := _find_user(name):
+            return user
+    raise _cannot_make(name, failure or "useradd reported success, but the system does not know it")
 
 
-def _make_user() -> str:
+def _find_user(name: str) -> Account | None:
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return Account(user.pw_uid, user.pw_gid)
+
+
+def _add_user(name: str) -> str:
     options = ["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
     try:
-        # Every argument is written above; root's own PATH says which useradd.
-        made = subprocess.run(["useradd", *options, _USER], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        # No argument comes from outside; root's own PATH says which useradd.
+        added = subprocess.run(["useradd", *options, name], capture_output=True, text=True, check=False)  # noqa: S603, S607
     except OSError as error:
         return str(error)
-    return made.stderr.strip()
+    return added.stderr.strip()
+
+
+def _cannot_make(name: str, reason: str) -> ServerError:
+    return ServerError(
+        f"PostgreSQL does not run as root, and a user {name} for it could not be made ({reason}):"
+        f" run as another user, or make it with: useradd --system {name}"
+    )
 
 
 def _name(uid: int) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from quotebus.embedded.birth import Account, capability_to_pass_closed_folders, plain_environment, tied_to_parent
 from quotebus.embedded.ports import LOOPBACK
-from quotebus.embedded.postgres_account import account_for, may_pass
+from quotebus.embedded.postgres_account import account_for, is_known, may_pass
 from quotebus.embedded.process import ServerError
 from quotebus.embedded.server import EmbeddedServer
 
@@ -93,6 +93,11 @@ class PostgresServer(EmbeddedServer):
             )
 
     async def _initialise(self) -> None:
+        if self._account is not None and not is_known(self._account):
+            raise ServerError(
+                f"{self.data} belongs to user {self._account.uid}, whom this system does not know, and PostgreSQL makes"
+                f" no database for such a user: chown root {self.data}"
+            )
         password = self._password()
         # Under its final name only when complete: a half-made one, left by a kill, is made anew.
         unfinished = self.data / "cluster.new"
