@@ -16,7 +16,7 @@ import yaml
 from quotebus.simulate.server import Simulator
 from quotebus.simulate.vendor import vendors
 from services.fetcher.accounts import accounts
-from services.fetcher.origin import origin_of
+from services.fetcher.http.egress_policy import check_base_url
 from services.fetcher.provider import providers
 from services.runtime.load_settings import load_settings
 from services.runtime.settings import Settings
@@ -223,7 +223,7 @@ async def test_the_demonstration_asks_the_vendor_that_is_played_beside_it(monkey
     assert options[0] == "tiingo"
     assert settings.providers["tiingo"].base_url == f"http://{PLAYED}:{options[options.index('--port') + 1]}"
     account = accounts(settings)["tiingo"]
-    assert origin_of(account.base_url, account.trust)[1] == PLAYED
+    assert check_base_url(account.base_url, account.egress_policy)[1] == PLAYED
     async with Simulator(vendors()["tiingo"]).serve() as played:
         assert account.keys[0].name == "k1"
         assert settings.providers["tiingo"].api_key is not None

@@ -52,7 +52,7 @@ async def _providers(here: "Here") -> AsyncIterator[Check]:
     from services.fetcher.accounts import accounts, incomplete_keys
     from services.runtime.key_settings import FIRST_KEY
 
-    working = [name for name, account in accounts(here.settings).items() if not account.profile.asks_nobody]
+    working = [name for name, account in accounts(here.settings).items() if not account.profile.is_local]
     for name, settings in here.settings.providers.items():
         for key, variables in incomplete_keys(name, settings).items() if settings.enabled is not False else ():
             state: Literal["warn", "fail"] = "fail" if settings.enabled else "warn"

@@ -16,7 +16,7 @@ from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Output, output_option
 from quotebus.cli.price_records import records_of
 from quotebus.cli.progress import steps
-from services.fetcher.provider import Access, Answer, Call, Provider, ProviderError, Verdict, providers, refuse_unoffered
+from services.fetcher.provider import Answer, Credentials, FetchCall, Provider, ProviderError, Verdict, providers, refuse_unoffered
 
 if TYPE_CHECKING:
     from services.runtime.key_settings import KeySettings
@@ -71,7 +71,7 @@ def fetch(
 
 def _call(
     dataset: Dataset, symbols: Iterable[str], timeframe: Timeframe | None, start: datetime | None, end: datetime | None
-) -> Call:
+) -> FetchCall:
     problem = ""
     if timeframe is not None and dataset != "bars":
         problem = f"--timeframe: {dataset} has none"
@@ -91,7 +91,7 @@ def _call(
     if problem:
         raise ProviderError(Verdict.BAD_REQUEST, problem)
     frame = (timeframe or "1d") if dataset == "bars" else None
-    return Call(dataset, tuple(dict.fromkeys(symbols)), frame, first, after if first else None)
+    return FetchCall(dataset, tuple(dict.fromkeys(symbols)), frame, first, after if first else None)
 
 
 def _settings(place: Place, name: str) -> "ProviderSettings":
@@ -115,18 +115,18 @@ def _adapter(name: str, settings: "ProviderSettings") -> Provider:
         variables = (f"QUOTEBUS_PROVIDERS__{name.upper()}__{key.upper()}" for key in needed if not given[0].get(key))
         raise ProviderError(Verdict.UNAUTHORIZED, f"{name} works with a key only: set {' and '.join(variables)}")
     try:
-        return providers()[name](Access(**keys, dataset=settings.dataset or "", options=settings.options))
+        return providers()[name](Credentials(**keys, dataset=settings.dataset or "", options=settings.options))
     except ValueError as error:
         raise ProviderError(Verdict.BAD_REQUEST, str(error)) from None
 
 
-async def _ask(adapter: Provider, settings: "ProviderSettings", call: Call, printed: Output) -> dict[str, ProviderError]:
+async def _ask(adapter: Provider, settings: "ProviderSettings", call: FetchCall, printed: Output) -> dict[str, ProviderError]:
     """Print what the provider has, a batch of symbols a call; give the symbols of which it has nothing, and why."""
     from services.fetcher.ask_provider import ask_provider
-    from services.fetcher.http import MeteredHttp, no_permit_needed, open_session
-    from services.fetcher.origin import trust_of
+    from services.fetcher.http.client import MeteredHttp, no_permit_needed, open_session
+    from services.fetcher.http.egress_policy import policy_for
 
-    trust = trust_of(adapter.profile, settings)
+    policy = policy_for(adapter.profile, settings)
     failed: dict[str, ProviderError] = {}
     most = adapter.profile.symbols_per_call.get(call.dataset, 1)
     size = min(most, settings.symbols_per_call or most)
@@ -140,7 +140,7 @@ async def _ask(adapter: Provider, settings: "ProviderSettings", call: Call, prin
                 settings.timeout_s,
                 settings.max_body_bytes,
                 pace=_pace(adapter, settings),
-                trust=trust,
+                policy=policy,
             )
         except ValueError as error:
             raise ProviderError(Verdict.BAD_REQUEST, f"{adapter.profile.name}: {error}") from None
@@ -149,7 +149,7 @@ async def _ask(adapter: Provider, settings: "ProviderSettings", call: Call, prin
                 failed |= dict.fromkeys(symbols, stop)
                 continue
             try:
-                answer = await ask_provider(adapter, replace(call, symbols=symbols), http, datetime.now(UTC), trust.redact)
+                answer = await ask_provider(adapter, replace(call, symbols=symbols), http, datetime.now(UTC), policy.redact)
             except ProviderError as error:
                 failed |= dict.fromkeys(symbols, error)
             else:

@@ -9,7 +9,7 @@ from quotebus.cli.checks import Check
 if TYPE_CHECKING:
     from quotebus.client import Client
     from quotebus.settings_here import Here
-    from services.fetcher.tokens import Tokens
+    from services.fetcher.auth.tokens import Tokens
 
 
 async def login_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
@@ -17,9 +17,9 @@ async def login_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
     from nats.js.errors import NotFoundError
 
     from services.fetcher.accounts import accounts
+    from services.fetcher.auth.tokens import decode_tokens
     from services.fetcher.logins import token_stores, with_logins
     from services.fetcher.provider import ProviderError
-    from services.fetcher.tokens import tokens_in
 
     known = accounts(here.settings)
     try:
@@ -28,7 +28,7 @@ async def login_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
         return  # its own line says that the bucket is missing
     for (name, key), lasts in with_logins(known).items():
         try:
-            tokens = tokens_in((await stores[name, key].read()).value)
+            tokens = decode_tokens((await stores[name, key].read()).value)
         except ProviderError as error:
             yield Check("warn", "login", error.message)
         else:
@@ -37,7 +37,7 @@ async def login_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
 
 def _login(provider: str, key: str, tokens: "Tokens | None", lasts: timedelta) -> Check:
     from services.fetcher.accounts import variable_of
-    from services.fetcher.tokens import login_state
+    from services.fetcher.auth.tokens import login_state
     from services.runtime.key_settings import FIRST_KEY
 
     name = provider if key == FIRST_KEY else f"{provider} {key}"
@@ -47,6 +47,6 @@ def _login(provider: str, key: str, tokens: "Tokens | None", lasts: timedelta) -
     state, ends = login_state(tokens, lasts, datetime.now(UTC))
     how = f"log in again and set {variable_of(provider, key, 'refresh_token')}, then restart the fetchers"
     if state == "ended":
-        return Check("fail", "login", tokens.dead or f"{name}: ended {ends:%Y-%m-%d %H:%M}Z", how)
+        return Check("fail", "login", tokens.revoked_reason or f"{name}: ended {ends:%Y-%m-%d %H:%M}Z", how)
     left = f"{name}: lasts until {ends:%Y-%m-%d %H:%M}Z at the latest"
     return Check("warn", "login", left, how) if state == "ends_soon" else Check("ok", "login", left)

@@ -8,11 +8,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from contracts.message import Timeframe
-from services.fetcher.normalise import LENGTHS, pair_of, period_end
+from services.fetcher.adapter.events import Action, Contract, Quote
+from services.fetcher.adapter.fields import LENGTHS, pair_of, period_end
 from services.fetcher.providers.synthetic.bars import bars, spot
 from services.fetcher.providers.synthetic.chain import chain_of
 from services.fetcher.providers.synthetic.market import FIRST_DAY, Instrument, instrument
-from services.fetcher.rows import Action, Contract, Spot
 
 NEW_YORK = "America/New_York"
 DEAD, PAID = "DEAD", "PAID"
@@ -90,7 +90,7 @@ class Market:
             )
         return told
 
-    def quote(self, symbol: str) -> Spot:
+    def quote(self, symbol: str) -> Quote:
         """The price of now."""
         return spot(self.instrument(symbol), self.now)
 

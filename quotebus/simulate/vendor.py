@@ -13,7 +13,7 @@ import msgspec
 
 from contracts.message import Timeframe
 from quotebus.simulate.market import Market
-from services.fetcher.normalise import EPOCH
+from services.fetcher.adapter.fields import EPOCH
 from services.fetcher.provider import Profile, Reply, providers
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from pydantic import SecretStr
 
 from contracts.message import Basis, Dataset, Timeframe
 from services.fetcher.derived import PROFILE as DERIVED
-from services.fetcher.origin import Trust, trust_of
-from services.fetcher.provider import Access, Profile, Provider, TokenStore, providers
+from services.fetcher.http.egress_policy import EgressPolicy, policy_for
+from services.fetcher.provider import Credentials, Profile, Provider, TokenStore, providers
 from services.runtime.key_settings import FIRST_KEY, KeySettings
 from services.runtime.quota_windows import SYMBOLS, WINDOW_S, QuotaWindow, shares
 from services.runtime.settings import ProviderSettings, Settings
@@ -51,9 +51,9 @@ class Account:
         return self.profile.basis, self.profile.feed
 
     @cached_property
-    def trust(self) -> Trust:
+    def egress_policy(self) -> EgressPolicy:
         """What its settings allow of the host that is asked, and its keys."""
-        return trust_of(self.profile, self.settings)
+        return policy_for(self.profile, self.settings)
 
     def offers(self, dataset: Dataset, timeframe: Timeframe | None) -> bool:
         return self.profile.offers_series(dataset, timeframe)
@@ -147,9 +147,9 @@ def windows(profile: Profile, settings: ProviderSettings, key: str) -> tuple[Quo
     return tuple(sorted([*own, *split], key=lambda window: window.length_s))
 
 
-def access(settings: ProviderSettings, key: KeySettings, tokens: TokenStore | None = None) -> Access:
+def access(settings: ProviderSettings, key: KeySettings, tokens: TokenStore | None = None) -> Credentials:
     """What an adapter is built with."""
-    return Access(
+    return Credentials(
         api_key=_plain(key.api_key),
         api_secret=_plain(key.api_secret),
         refresh_token=_plain(key.refresh_token),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
+from services.fetcher.adapter.responses import retry_after
 from services.fetcher.provider import Reply
-from services.fetcher.replies import retry_after
 from services.runtime.quota_windows import SYMBOLS, QuotaWindow
 
 # X-RateLimit-Remaining, X-Rate-Limit-Remaining-Day, X-RateLimit-Requests-Remaining, RateLimit-Remaining, and so on.

@@ -18,14 +18,14 @@ from services.fetcher.accounts import Account, Key, accounts
 from services.fetcher.chooser import Chooser
 from services.fetcher.derived import PROFILE as DERIVED
 from services.fetcher.derived import Derived
-from services.fetcher.http import MeteredHttp, open_session
+from services.fetcher.http.client import MeteredHttp, open_session
+from services.fetcher.http.egress_policy import check_base_url
 from services.fetcher.key_state import KeyStates
 from services.fetcher.logins import TOKENS_STREAM, LoginWatch, token_stores, with_logins
 from services.fetcher.make_call import Clients, Permit
 from services.fetcher.on_plan_ask import PlanDesk
 from services.fetcher.on_refresh_ask import AskDesk
 from services.fetcher.on_refresh_request import Planner, planner_puller
-from services.fetcher.origin import origin_of
 from services.fetcher.provider import Http, Reply, providers
 from services.fetcher.sweep import Sweeper
 from services.fetcher.symbol_health import ProbeRules
@@ -91,7 +91,7 @@ def _refuse_unknown(settings: Settings) -> None:
         raise StartRefusedError(f"providers: {error}") from None
     for name, account in known.items():
         try:
-            origin_of(account.base_url, account.trust)
+            check_base_url(account.base_url, account.egress_policy)
         except ValueError as error:
             raise StartRefusedError(f"providers.{name}.{error}") from None
 
@@ -157,8 +157,8 @@ def _http_of(session: aiohttp.ClientSession, account: Account) -> Clients:
             given.timeout_s,
             given.max_body_bytes,
             pace=pace,
-            heard=heard,
-            trust=account.trust,
+            on_reply=heard,
+            policy=account.egress_policy,
         )
 
     return client

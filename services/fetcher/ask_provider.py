@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from services.fetcher.provider import Answer, Call, Http, LedgerError, Provider, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.provider import Answer, FetchCall, Http, LedgerError, Provider, ProviderError, Verdict, refuse_unoffered
 from services.runtime.redact import Redactor
 
 
@@ -11,7 +11,7 @@ class AdapterFaultError(ProviderError):
     """The adapter itself failed, which no answer should bring about: the cause is the bug."""
 
 
-async def ask_provider(provider: Provider, call: Call, http: Http, now: datetime, redact: Redactor) -> Answer:
+async def ask_provider(provider: Provider, call: FetchCall, http: Http, now: datetime, redact: Redactor) -> Answer:
     """What the provider answers; its errors in one line each, without the keys that `redact` knows.
 
     Raises:

@@ -69,7 +69,7 @@ def candidates(accounts: Mapping[str, Account], task: FetchTask, asked: str | No
         if not accounts[asked].offers(task.dataset, task.timeframe):
             raise NoProviderError(f"provider: {asked} has no {what}")
         return [accounts[asked]]
-    there = [a for a in accounts.values() if task.dataset not in a.profile.by_name and a.name not in task.tried]
+    there = [a for a in accounts.values() if task.dataset not in a.profile.explicit_only and a.name not in task.tried]
     able = [account for account in there if account.offers(task.dataset, task.timeframe)]
     if not able:
         raise NoProviderError(f"no enabled provider has {what}; enable one in [providers]")

@@ -42,7 +42,7 @@ class _Costed:
     def calls_for(self, symbols: int) -> int:
         """Permits that a run for so many symbols takes."""
         profile = self.account.profile
-        if profile.asks_nobody:
+        if profile.is_local:
             return 0
         return symbols if profile.every_symbol_counts else math.ceil(symbols / self.account.symbols_per_call(self.job.dataset))
 

@@ -18,12 +18,11 @@ from nats.js.errors import APIError
 from contracts import subjects
 from contracts.message import Timeframe
 from contracts.price_events import PriceBars, PriceEvent, PriceIv
-from services.fetcher.asked import Asked
+from services.fetcher.adapter.events import Bar, EventBuilder
+from services.fetcher.adapter.fields import LENGTHS, Unit, day_start
 from services.fetcher.iv_event import iv_of, ranked
 from services.fetcher.longer_bars import SOURCES, Span, end_of, longer, start_of
-from services.fetcher.normalise import LENGTHS, Unit, day_start
-from services.fetcher.provider import Answer, Call, Http, Profile, ProviderError, Verdict, refuse_unoffered
-from services.fetcher.rows import Row
+from services.fetcher.provider import Answer, FetchCall, Http, Profile, ProviderError, Verdict, refuse_unoffered
 from services.runtime.bus import Bus
 from services.runtime.job_tables import DERIVED
 from services.runtime.postgres import POSTGRES_TROUBLE
@@ -39,8 +38,8 @@ PROFILE = Profile(
     feed="derived",
     symbols_per_call={"iv": 20, "bars": 20},
     secrets=(),
-    asks_nobody=True,
-    by_name=frozenset({"bars"}),
+    is_local=True,
+    explicit_only=frozenset({"bars"}),
 )
 # Without a range, so many of the newest bars are made, and of what lies this far back at most.
 LATEST = 60
@@ -78,7 +77,7 @@ class Derived:
         """The symbol itself."""
         return symbol
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:  # noqa: ARG002  (there is nobody to call)
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:  # noqa: ARG002  (there is nobody to call)
         """See `Provider.fetch`. Events are as of what they are made of, and of its feed; what it cannot be made of is empty."""
         refuse_unoffered(PROFILE, call)
         try:
@@ -94,7 +93,7 @@ class Derived:
         nothing = ProviderError(Verdict.EMPTY, "derived: nothing is stored to make it of")
         return Answer(events, dict.fromkeys(set(call.symbols) - {event.symbol for event in events}, nothing))
 
-    async def _volatilities(self, connection: Connection, call: Call, now: datetime) -> Sequence[PriceEvent]:
+    async def _volatilities(self, connection: Connection, call: FetchCall, now: datetime) -> Sequence[PriceEvent]:
         events = []
         for chain in await read_chains(connection, call.symbols):
             events.append(iv_of(chain, PROFILE.name, self._rate, now))
@@ -133,7 +132,7 @@ async def _history(connection: Connection, events: Sequence[PriceIv]) -> dict[st
     return before
 
 
-async def _bars(connection: Connection, call: Call, now: datetime) -> Sequence[PriceEvent]:
+async def _bars(connection: Connection, call: FetchCall, now: datetime) -> Sequence[PriceEvent]:
     timeframe = call.timeframe or "1d"
     there = await speaking_series(connection, [(symbol, source) for symbol in call.symbols for source in SOURCES[timeframe]])
     # Of several that it could be made of a real one, the freshest, the one with the fewest bars.
@@ -144,15 +143,15 @@ async def _bars(connection: Connection, call: Call, now: datetime) -> Sequence[P
     return events
 
 
-async def _made_of(connection: Connection, series: asyncpg.Record, call: Call, now: datetime) -> list[PriceBars]:
+async def _made_of(connection: Connection, series: asyncpg.Record, call: FetchCall, now: datetime) -> list[PriceBars]:
     timeframe = call.timeframe or "1d"
     span = _span(call, timeframe, series["as_of"])
     query = _BARS.format(timeframe=series["timeframe"], start=span.start.isoformat(), end=span.end.isoformat())
-    rows = [Row(*row) for row in await connection.fetch(query, series["instrument"], series["basis"], series["feed"])]
+    rows = [Bar(*row) for row in await connection.fetch(query, series["instrument"], series["basis"], series["feed"])]
     ranges = await connection.fetchval(_SEEN, series["series"], *span) or []
     seen = [Span(each.lower, each.upper) for each in ranges]
     made = longer(rows, timeframe, seen)
-    asked = Asked(
+    asked = EventBuilder(
         PROFILE, call, series["symbol"], now, Unit(series["currency"]), feed=series["feed"], basis=series["basis"],
         complete_until=min(seen[-1].end, series["as_of"]) if seen else None,
     )  # fmt: skip
@@ -160,7 +159,7 @@ async def _made_of(connection: Connection, series: asyncpg.Record, call: Call, n
     return [msgspec.structs.replace(event, observed_at=series["as_of"]) for event in asked.bars(latest)]
 
 
-def _span(call: Call, timeframe: Timeframe, as_of: datetime) -> Span:
+def _span(call: FetchCall, timeframe: Timeframe, as_of: datetime) -> Span:
     """From when to when shorter bars are wanted: whole longer ones, also at the ends of the range."""
     if call.start is not None and call.end is not None:
         last = day_start(call.end) - timedelta(microseconds=1)

@@ -18,7 +18,7 @@ from lets_be_rational import implied_volatility_from_a_transformed_rational_gues
 from lets_be_rational import norm_cdf
 from lets_be_rational.exceptions import VolatilityValueException
 
-from services.fetcher.rows import Contract
+from services.fetcher.adapter.events import Contract
 
 HORIZON_DAYS = 30
 # Where no two expirations lie around the horizon, one so near to it speaks for it alone.

@@ -6,8 +6,8 @@ from datetime import date, datetime
 import msgspec
 
 from contracts.price_events import PriceIv
+from services.fetcher.adapter.events import Contract
 from services.fetcher.implied_volatility import ahead, smiles, standing
-from services.fetcher.rows import Contract
 from services.runtime.price_document import ChainDocument
 
 

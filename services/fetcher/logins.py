@@ -14,10 +14,10 @@ from prometheus_client import Gauge
 
 from contracts import subjects
 from services.fetcher.accounts import Account, access, all_keys
-from services.fetcher.provider import Access, ProviderError, TokenStore
+from services.fetcher.auth.token_store import EncryptedTokenStore
+from services.fetcher.auth.tokens import decode_tokens, login_state
+from services.fetcher.provider import Credentials, ProviderError, TokenStore
 from services.fetcher.reports import tell_state
-from services.fetcher.token_bucket import TokenBucket
-from services.fetcher.tokens import login_state, tokens_in
 
 LOOK_EVERY_S = 300.0
 LOGIN_ENDS = Gauge("quotebus_login_ends_timestamp_seconds", "When a person must have logged in again.", ["provider", "key"])
@@ -33,7 +33,7 @@ def with_logins(known: Mapping[str, Account]) -> dict[tuple[str, str], timedelta
     }
 
 
-async def token_stores(js: JetStreamContext, known: Mapping[str, Account]) -> dict[tuple[str, str], TokenBucket]:
+async def token_stores(js: JetStreamContext, known: Mapping[str, Account]) -> dict[tuple[str, str], EncryptedTokenStore]:
     """The stores of the keys that need one, by provider and name.
 
     Raises:
@@ -43,10 +43,10 @@ async def token_stores(js: JetStreamContext, known: Mapping[str, Account]) -> di
     if not logins:
         return {}
     bucket = await js.key_value(subjects.TOKENS_BUCKET)
-    return {(name, key): TokenBucket(bucket, name, _access(known[name], key)) for name, key in logins}
+    return {(name, key): EncryptedTokenStore(bucket, name, _access(known[name], key)) for name, key in logins}
 
 
-def _access(account: Account, key: str) -> Access:
+def _access(account: Account, key: str) -> Credentials:
     return access(account.settings, all_keys(account.settings)[key])
 
 
@@ -70,11 +70,11 @@ class LoginWatch:
 
     async def look(self, name: str, key: str) -> None:
         """Look at one login, if it has been used."""
-        tokens = tokens_in((await self._stores[name, key].read()).value)
+        tokens = decode_tokens((await self._stores[name, key].read()).value)
         if tokens is None:
             return
         state, ends = login_state(tokens, self._lasts[name, key], datetime.now(UTC))
-        LOGIN_ENDS.labels(name, key).set(0 if tokens.dead else ends.timestamp())
+        LOGIN_ENDS.labels(name, key).set(0 if tokens.revoked_reason else ends.timestamp())
         told = {"state": f"login_{state}", "login": tokens.login, "until": ends.isoformat()}
         before = await self._told(name, key)
         if before == told or (state == "ok" and not before):

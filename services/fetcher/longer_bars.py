@@ -7,8 +7,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from contracts.message import Timeframe
-from services.fetcher.normalise import EPOCH, LENGTHS, day_start, period_end, period_start
-from services.fetcher.rows import Row
+from services.fetcher.adapter.events import Bar
+from services.fetcher.adapter.fields import EPOCH, LENGTHS, day_start, period_end, period_start
 
 # What each may be made of, the longest first, as that is the least to read. A day is its session's, which minutes do not tell.
 SOURCES: Mapping[Timeframe, tuple[Timeframe, ...]] = {
@@ -40,7 +40,7 @@ def end_of(start: datetime, timeframe: Timeframe) -> datetime:
     return start + LENGTHS[timeframe] if timeframe in LENGTHS else day_start(period_end(start.date(), timeframe))
 
 
-def longer(rows: Sequence[Row], timeframe: Timeframe, seen: Sequence[Span]) -> list[Row]:
+def longer(rows: Sequence[Bar], timeframe: Timeframe, seen: Sequence[Span]) -> list[Bar]:
     """The bars that these make, in order of time like them. One of which a part was never asked for is left out.
 
     `seen`: in order, without overlap. The newest bar may lack what lies after all of it: it is not over.
@@ -57,9 +57,9 @@ def _is_seen(start: datetime, end: datetime, seen: Sequence[Span]) -> bool:
     return place >= 0 and (seen[place].end >= end or (place == len(seen) - 1 and seen[place].end > start))
 
 
-def _joined(start: datetime, parts: Sequence[Row]) -> Row:
+def _joined(start: datetime, parts: Sequence[Bar]) -> Bar:
     volumes = [part.volume for part in parts]
-    return Row(
+    return Bar(
         start,
         parts[0].open,
         max((part.high for part in parts if part.high is not None), default=None),
@@ -67,5 +67,5 @@ def _joined(start: datetime, parts: Sequence[Row]) -> Row:
         parts[-1].close,
         # The sum without one that is unknown would be too small.
         None if None in volumes else sum(filter(None, volumes)),
-        parts[-1].adjusted,
+        parts[-1].adjusted_close,
     )

@@ -15,7 +15,7 @@ from services.fetcher.ask_provider import AdapterFaultError, ask_provider
 from services.fetcher.learned import Learner
 from services.fetcher.ledger import Ledger
 from services.fetcher.pace import Pace
-from services.fetcher.provider import Answer, Call, Http, LedgerError, ProviderError, Reply, Verdict
+from services.fetcher.provider import Answer, FetchCall, Http, LedgerError, ProviderError, Reply, Verdict
 from services.fetcher.rest import Rest
 
 CALL_SECONDS = Histogram("quotebus_provider_call_seconds", "Duration of a call, all its requests.", ["provider", "verdict"])
@@ -53,7 +53,7 @@ class Caller:
         self.pace.factor = self.rest.state.pace_at(datetime.now(UTC))
         await self.pace.turn()
 
-    async def call(self, call: Call, lane: Lane, called_at: datetime) -> Answered:
+    async def call(self, call: FetchCall, lane: Lane, called_at: datetime) -> Answered:
         """Make one call whose turn it is. A fault of the adapter is an error of the call too.
 
         Raises:
@@ -74,7 +74,7 @@ class Caller:
         await self.learner.learn(heard.allowances, called_at)
         return replace(answered, error=error)
 
-    async def _ask(self, call: Call, lane: Lane, called_at: datetime, heard: Heard) -> Answered:
+    async def _ask(self, call: FetchCall, lane: Lane, called_at: datetime, heard: Heard) -> Answered:
         clock = asyncio.get_running_loop().time
         started, verdict, spent, requests = clock(), "ok", 0, 0
 
@@ -92,7 +92,7 @@ class Caller:
 
         try:
             http = self.http(permit, pace, heard.reply)
-            answer = await ask_provider(self.key.provider, call, http, called_at, self.account.trust.redact)
+            answer = await ask_provider(self.key.provider, call, http, called_at, self.account.egress_policy.redact)
             return Answered(answer, None, spent)
         except ProviderError as error:
             verdict = error.verdict

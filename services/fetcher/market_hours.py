@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from contracts.message import Dataset, Timeframe
-from services.fetcher.normalise import day_start, period_start
+from services.fetcher.adapter.fields import day_start, period_start
 from services.runtime.sessions import Calendar
 
 # Trades are reported and quotes move for a while after the close; a day's bar is corrected until late at night.

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from contracts.fetch_task import FetchTask
+from services.fetcher.adapter.fields import pair_of
 from services.fetcher.choose_provider import Choice
 from services.fetcher.market_hours import OF_DAYS, MarketHours
-from services.fetcher.normalise import pair_of
 from services.fetcher.plan import Plan
 from services.fetcher.served import last_served
 from services.runtime.bus import Bus

@@ -14,7 +14,7 @@ from services.fetcher.chooser import Chooser
 from services.fetcher.lanes import Held, Lanes, send_back
 from services.fetcher.ledger import QuotaSpentError
 from services.fetcher.make_call import Caller
-from services.fetcher.provider import Call
+from services.fetcher.provider import FetchCall
 from services.fetcher.reports import bury
 from services.fetcher.rest_of_all import RestOfAll
 from services.fetcher.served import serving
@@ -177,7 +177,7 @@ class Worker:
 
     async def _call(self, chosen: Sequence[Held]) -> None:
         task = chosen[0].task
-        call = Call(task.dataset, tuple(held.task.symbol for held in chosen), task.timeframe, task.start, task.end)
+        call = FetchCall(task.dataset, tuple(held.task.symbol for held in chosen), task.timeframe, task.start, task.end)
         # The most urgent of those who share a call has it made.
         lane = min((held.task.lane for held in chosen), key=LANES.index)
         called_at = datetime.now(UTC)

@@ -72,7 +72,7 @@ class Profile:
     `every_symbol_counts`: each symbol of a call takes a permit. `limits`: its free
     plan's. `secrets`: settings it cannot work without. `real`: false for a made-up market, which never stands in for a real one.
     `login_lasts`: how long a person's login serves where access hangs on one; its tokens are then shared by all replicas.
-    `asks_nobody`: it makes what it gives of what is stored, at no call. `by_name`: datasets it gives only where it is named.
+    `is_local`: it makes what it gives of what is stored, at no call. `explicit_only`: datasets it gives only where it is named.
     """
 
     name: str
@@ -87,15 +87,15 @@ class Profile:
     secrets: tuple[str, ...] = ("api_key",)
     real: bool = True
     login_lasts: timedelta | None = None
-    asks_nobody: bool = False
-    by_name: frozenset[Dataset] = frozenset()
+    is_local: bool = False
+    explicit_only: frozenset[Dataset] = frozenset()
 
     def offers_series(self, dataset: Dataset, timeframe: Timeframe | None) -> bool:
         """Whether it has this dataset, and for bars this timeframe."""
         return dataset in self.offers and (timeframe is None or timeframe in self.offers[dataset])
 
 
-class Kept(NamedTuple):
+class StoredValue(NamedTuple):
     """What a store keeps, and its revision; nothing at all is empty."""
 
     value: bytes = b""
@@ -109,7 +109,7 @@ class TokenStore(Protocol):
         ProviderError: server_error when the store does not answer.
     """
 
-    async def read(self) -> Kept: ...
+    async def read(self) -> StoredValue: ...
 
     async def write(self, value: bytes, revision: int) -> int | None:
         """Keep a value in place of that revision and give the new one; None, and nothing kept, if another was first."""
@@ -117,7 +117,7 @@ class TokenStore(Protocol):
 
 
 @dataclass(frozen=True)
-class Access:
+class Credentials:
     """What the settings say about one provider's account. Keys never show in a repr. `tokens`: none, if nobody shares them."""
 
     api_key: str = field(default="", repr=False)
@@ -129,7 +129,7 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Call:
+class FetchCall:
     """What a provider is asked at once: canonical symbols; UTC days, `start` inclusive, `end` exclusive, both None: the latest."""
 
     dataset: Dataset
@@ -185,13 +185,13 @@ class Provider(Protocol):
 
     profile: ClassVar[Profile]
 
-    def __init__(self, access: Access) -> None: ...
+    def __init__(self, access: Credentials) -> None: ...
 
     def to_vendor(self, symbol: str) -> str:
         """The vendor's spelling of a canonical symbol; a symbol already in the vendor's spelling stays as it is."""
         ...
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """Fetch what the call asks for, following pages and windows to the end. `now` decides what can still change.
 
         Raises:
@@ -211,7 +211,7 @@ def providers() -> dict[str, type[Provider]]:
     return found
 
 
-def refuse_unoffered(profile: Profile, call: Call) -> None:
+def refuse_unoffered(profile: Profile, call: FetchCall) -> None:
     """Raise bad_request for what the provider does not have, before any call is spent."""
     if call.dataset not in profile.offers:
         have = ", ".join(profile.offers)

@@ -9,10 +9,9 @@ import msgspec
 from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.price_events import Delay, PriceActions, PriceBars, PriceChain, PriceEvent, PriceIv, PriceQuarantined, PriceQuote
-from services.fetcher.asked import Asked
+from services.fetcher.adapter.events import EventBuilder, Quote
 from services.fetcher.iv_event import no_iv
-from services.fetcher.provider import Call, Profile, ProviderError, Verdict, providers
-from services.fetcher.rows import Spot
+from services.fetcher.provider import FetchCall, Profile, ProviderError, Verdict, providers
 from services.fetcher.validate import Broken, validate
 from services.fetcher.validate_facts import validate_facts
 from services.runtime.bus import Bus
@@ -54,8 +53,8 @@ async def publish_answer(bus: Bus, profile: Profile, task: FetchTask, events: Se
 
 def empty_answer(profile: Profile, task: FetchTask, called_at: datetime) -> Sequence[PriceEvent]:
     """The event of a range that was asked for and holds nothing: it is no gap, and no made-up bar."""
-    call = Call(task.dataset, (task.symbol,), task.timeframe, task.start, task.end)
-    asked = Asked(profile, call, task.symbol, called_at)
+    call = FetchCall(task.dataset, (task.symbol,), task.timeframe, task.start, task.end)
+    asked = EventBuilder(profile, call, task.symbol, called_at)
     match task.dataset:
         case "bars":
             return asked.bars([])
@@ -66,7 +65,7 @@ def empty_answer(profile: Profile, task: FetchTask, called_at: datetime) -> Sequ
         case "iv":
             return [no_iv(task.symbol, profile.name, called_at)]
         case _:
-            return [asked.quote(Spot())]
+            return [asked.quote(Quote())]
 
 
 def _delay(profile: Profile, event: PriceEvent) -> Delay | None:

@@ -11,7 +11,7 @@ import nats.errors
 from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Timeframe, UtcInstant
-from services.fetcher.normalise import EPOCH
+from services.fetcher.adapter.fields import EPOCH
 from services.runtime.bus import Bus
 from services.runtime.skew import MOST as MOST_SKEW
 

@@ -11,8 +11,8 @@ from statistics import median
 import msgspec
 
 from contracts.price_events import Column, PriceBars
-from services.fetcher.asked import CLOCK_SLACK, DAY_SLACK
-from services.fetcher.normalise import LENGTHS, period_end
+from services.fetcher.adapter.events import CLOCK_SLACK, DAY_SLACK
+from services.fetcher.adapter.fields import LENGTHS, period_end
 
 JUMP_MULTIPLE = 25.0  # of the median move of the last bars
 LEAST_JUMP = 1.5  # as a ratio: a smaller move is never suspicious

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from contracts.price_events import PriceActions, PriceChain, PriceIv, PriceQuote
-from services.fetcher.asked import DAY_SLACK
+from services.fetcher.adapter.events import DAY_SLACK
 from services.fetcher.validate import HIGHEST_PRICE, LARGEST_VOLUME, Broken, may_be_negative
 
 Facts = PriceQuote | PriceChain | PriceActions | PriceIv

@@ -17,7 +17,7 @@ from contracts.refresh_request import RefreshAsk, RefreshRequest
 from contracts.run_events import DeadLetter, RunResult
 from services.fetcher.accounts import accounts, quotas
 from services.fetcher.app import working
-from services.fetcher.http import open_session
+from services.fetcher.http.client import open_session
 from services.fetcher.on_refresh_ask import AskDesk
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health

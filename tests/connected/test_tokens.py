@@ -23,12 +23,11 @@ from contracts.run_events import RunResult
 from quotebus.embedded import NatsServer
 from services.fetcher.accounts import accounts, quotas
 from services.fetcher.app import working
-from services.fetcher.http import open_session
+from services.fetcher.auth.token_store import EncryptedTokenStore
+from services.fetcher.auth.tokens import AccessTokenManager, Login, LoginEndedError, TokenResponse, Tokens, decode_tokens
+from services.fetcher.http.client import open_session
 from services.fetcher.logins import LOGIN_ENDS, LoginWatch, token_stores
-from services.fetcher.provider import Access, Kept, ProviderError, Verdict
-from services.fetcher.token_bucket import TokenBucket
-from services.fetcher.token_keeper import TokenKeeper
-from services.fetcher.tokens import Grant, Login, LoginEndedError, Tokens, tokens_in
+from services.fetcher.provider import Credentials, ProviderError, StoredValue, Verdict
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.provision import drift, provision
@@ -37,7 +36,7 @@ from services.runtime.topology import topology
 from tests.connected.test_fetcher import stored as messages
 from tests.fetcher.played_vendor import PlayedVendor
 
-ACCESS = Access(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
+ACCESS = Credentials(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
 HTTP = PlayedVendor({})
 
 
@@ -136,7 +135,7 @@ async def outcomes(bus: Bus, count: int) -> list[RunResult]:
 
 
 async def stored(bucket: KeyValue) -> Tokens:
-    found = tokens_in((await TokenBucket(bucket, "schwab", ACCESS).read()).value)
+    found = decode_tokens((await EncryptedTokenStore(bucket, "schwab", ACCESS).read()).value)
     assert found is not None
     return found
 
@@ -145,22 +144,22 @@ async def stored(bucket: KeyValue) -> Tokens:
 
 
 async def test_what_is_written_is_read_by_who_has_the_secret_and_by_nobody_else(bucket: KeyValue):
-    store = TokenBucket(bucket, "schwab", ACCESS)
-    assert await store.read() == Kept()
+    store = EncryptedTokenStore(bucket, "schwab", ACCESS)
+    assert await store.read() == StoredValue()
     revision = await store.write(b'{"refresh_token":"canary-7f3a"}', 0)
-    assert await store.read() == Kept(b'{"refresh_token":"canary-7f3a"}', revision)
+    assert await store.read() == StoredValue(b'{"refresh_token":"canary-7f3a"}', revision)
     [name] = await bucket.keys()
     sealed = (await bucket.get(name)).value or b""
     assert b"canary" not in sealed
     assert "app-7f3a" not in name
-    other = TokenBucket(bucket, "schwab", Access(api_key="app-7f3a", api_secret="another"))
-    assert await other.read() == Kept(b"", revision)
+    other = EncryptedTokenStore(bucket, "schwab", Credentials(api_key="app-7f3a", api_secret="another"))
+    assert await other.read() == StoredValue(b"", revision)
     assert revision is not None
     assert await other.write(b"anew", revision) is not None
 
 
 async def test_one_of_two_writers_of_a_revision_is_told_no(bucket: KeyValue):
-    stores = [TokenBucket(bucket, "schwab", ACCESS) for _ in range(8)]
+    stores = [EncryptedTokenStore(bucket, "schwab", ACCESS) for _ in range(8)]
     for _ in range(5):
         revision = (await stores[0].read()).revision
         given = await asyncio.gather(*(store.write(b"mine", revision) for store in stores))
@@ -168,7 +167,7 @@ async def test_one_of_two_writers_of_a_revision_is_told_no(bucket: KeyValue):
 
 
 async def test_a_deleted_or_damaged_entry_is_written_anew(bucket: KeyValue):
-    store = TokenBucket(bucket, "schwab", ACCESS)
+    store = EncryptedTokenStore(bucket, "schwab", ACCESS)
     await store.write(b"old", 0)
     [name] = await bucket.keys()
     await bucket.delete(name)
@@ -180,16 +179,18 @@ async def test_a_deleted_or_damaged_entry_is_written_anew(bucket: KeyValue):
 
 
 async def test_another_application_has_tokens_of_its_own(bucket: KeyValue):
-    await TokenBucket(bucket, "schwab", ACCESS).write(b"one", 0)
-    assert await TokenBucket(bucket, "schwab", Access(api_key="app-2", api_secret="secret-9b1c")).read() == Kept()
+    await EncryptedTokenStore(bucket, "schwab", ACCESS).write(b"one", 0)
+    assert (
+        await EncryptedTokenStore(bucket, "schwab", Credentials(api_key="app-2", api_secret="secret-9b1c")).read() == StoredValue()
+    )
 
 
 async def test_a_store_that_does_not_answer_is_an_error_of_the_server(bus: Bus, bucket: KeyValue):
-    store = TokenBucket(bucket, "schwab", ACCESS)
+    store = EncryptedTokenStore(bucket, "schwab", ACCESS)
     await bus.js.delete_key_value(subjects.TOKENS_BUCKET)
     for asking in (store.read(), store.write(b"x", 0)):
         try:
-            assert await asking == Kept()  # a bucket that is gone has nothing in it
+            assert await asking == StoredValue()  # a bucket that is gone has nothing in it
         except ProviderError as error:
             assert error.verdict is Verdict.SERVER_ERROR
 
@@ -200,16 +201,16 @@ async def test_a_store_that_does_not_answer_is_an_error_of_the_server(bus: Bus, 
 async def test_two_replicas_that_race_renew_once(nats_url: str, bucket: KeyValue):
     asked: list[str] = []
 
-    async def grant(_http: Any, refresh_token: str) -> Grant:
+    async def grant(_http: Any, refresh_token: str) -> TokenResponse:
         asked.append(refresh_token)
         await asyncio.sleep(0.2)
-        return Grant(f"access-{len(asked)}", timedelta(minutes=30), f"refresh-{len(asked)}")
+        return TokenResponse(f"access-{len(asked)}", timedelta(minutes=30), f"refresh-{len(asked)}")
 
     async with connect(NatsSettings(url=nats_url), "one") as one, connect(NatsSettings(url=nats_url), "other") as other:
         keepers = []
         for replica in (one, other):
-            store = TokenBucket(await replica.js.key_value(subjects.TOKENS_BUCKET), "schwab", ACCESS)
-            keepers.append(TokenKeeper(store, Login("refresh-0"), grant))
+            store = EncryptedTokenStore(await replica.js.key_value(subjects.TOKENS_BUCKET), "schwab", ACCESS)
+            keepers.append(AccessTokenManager(store, Login("refresh-0"), grant))
         first = await asyncio.gather(*(keeper.access_token(HTTP) for keeper in keepers for _ in range(5)))
         again = await asyncio.gather(*(keeper.access_token(HTTP, refused="access-1") for keeper in keepers for _ in range(5)))
     assert (set(first), set(again)) == ({"access-1"}, {"access-2"})
@@ -244,17 +245,17 @@ import asyncio, sys
 from datetime import timedelta
 from nats.aio.client import Client
 import nats
-from services.fetcher.http import MeteredHttp, open_session, no_permit_needed
-from services.fetcher.provider import Access
+from services.fetcher.http.client import MeteredHttp, open_session, no_permit_needed
+from services.fetcher.provider import Credentials
 from services.fetcher.providers.schwab.login import keeper_of
-from services.fetcher.token_bucket import TokenBucket
+from services.fetcher.auth.token_store import EncryptedTokenStore
 
 async def main():
     nats_url, schwab_url = sys.argv[1:]
     nc = await nats.connect(nats_url)
-    access = Access(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
-    store = TokenBucket(await nc.jetstream().key_value("tokens"), "schwab", access)
-    access = Access(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0", tokens=store)
+    access = Credentials(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
+    store = EncryptedTokenStore(await nc.jetstream().key_value("tokens"), "schwab", access)
+    access = Credentials(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0", tokens=store)
     async with open_session() as session:
         await keeper_of(access).access_token(MeteredHttp(session, schwab_url, no_permit_needed, 30, 10**6))
 
@@ -276,16 +277,18 @@ async def test_a_replica_that_is_killed_in_the_middle_of_a_renewal_is_succeeded_
     await process.wait()
     schwab.answers.set()
     claim = await stored(bucket)
-    assert claim.is_claimed(datetime.now(UTC))
+    assert claim.is_leased(datetime.now(UTC))
 
     late = timedelta()
     asked: list[str] = []
 
-    async def grant(_http: Any, refresh_token: str) -> Grant:
+    async def grant(_http: Any, refresh_token: str) -> TokenResponse:
         asked.append(refresh_token)
-        return Grant("access-1", timedelta(minutes=30), "refresh-1")
+        return TokenResponse("access-1", timedelta(minutes=30), "refresh-1")
 
-    successor = TokenKeeper(TokenBucket(bucket, "schwab", ACCESS), Login("refresh-0"), grant, lambda: datetime.now(UTC) + late)
+    successor = AccessTokenManager(
+        EncryptedTokenStore(bucket, "schwab", ACCESS), Login("refresh-0"), grant, lambda: datetime.now(UTC) + late
+    )
     waiting = asyncio.create_task(successor.access_token(HTTP))
     await asyncio.sleep(0.5)
     assert not asked
@@ -297,12 +300,12 @@ async def test_a_replica_that_is_killed_in_the_middle_of_a_renewal_is_succeeded_
 async def test_nats_may_be_killed_while_a_token_is_renewed(nats_server: NatsServer, bucket: KeyValue):
     renewing = asyncio.Event()
 
-    async def grant(_http: Any, _refresh_token: str) -> Grant:
+    async def grant(_http: Any, _refresh_token: str) -> TokenResponse:
         renewing.set()
         await asyncio.sleep(0.3)
-        return Grant("access-1", timedelta(minutes=30), "refresh-1")
+        return TokenResponse("access-1", timedelta(minutes=30), "refresh-1")
 
-    keeper = TokenKeeper(TokenBucket(bucket, "schwab", ACCESS), Login("refresh-0"), grant)
+    keeper = AccessTokenManager(EncryptedTokenStore(bucket, "schwab", ACCESS), Login("refresh-0"), grant)
     waiting = asyncio.create_task(keeper.access_token(HTTP))
     await renewing.wait()
     await nats_server.kill()
@@ -327,30 +330,32 @@ async def test_a_dead_login_stops_the_provider_after_one_request_of_all_replicas
     async with connect(NatsSettings(url=nats_url), "test") as bus:
         stores = await token_stores(bus.js, accounts(settings))
         kept = await stores["schwab", "k1"].read()
-        assert (tokens := tokens_in(kept.value)) is not None
-        assert tokens.dead
+        assert (tokens := decode_tokens(kept.value)) is not None
+        assert tokens.revoked_reason
         renewed = accounts(settings_for(nats_url, schwab, "refresh-of-a-new-login"))["schwab"]
         assert renewed.sharing(stores).keys[0].provider.profile.name == "schwab"
-        keeper = TokenKeeper(stores["schwab", "k1"], Login("refresh-of-a-new-login"), _granted)
+        keeper = AccessTokenManager(stores["schwab", "k1"], Login("refresh-of-a-new-login"), _granted)
         assert await keeper.access_token(HTTP) == "access-of-a-new-login"
 
 
-async def _granted(_http: Any, refresh_token: str) -> Grant:
+async def _granted(_http: Any, refresh_token: str) -> TokenResponse:
     if refresh_token != "refresh-of-a-new-login":
         raise LoginEndedError("log in again")
-    return Grant("access-of-a-new-login", timedelta(minutes=30))
+    return TokenResponse("access-of-a-new-login", timedelta(minutes=30))
 
 
 # What an operator is told
 
 
 async def keep(bucket: KeyValue, tokens: Tokens) -> None:
-    store = TokenBucket(bucket, "schwab", ACCESS)
+    store = EncryptedTokenStore(bucket, "schwab", ACCESS)
     await store.write(msgspec.json.encode(tokens), (await store.read()).revision)
 
 
 def login(ago: timedelta, dead: str = "") -> Tokens:
-    return Tokens(login=Login("refresh-0").mark, login_at=datetime.now(UTC) - ago, refresh_token="refresh-0", dead=dead)
+    return Tokens(
+        login=Login("refresh-0").fingerprint, login_at=datetime.now(UTC) - ago, refresh_token="refresh-0", revoked_reason=dead
+    )
 
 
 async def test_the_end_of_a_login_is_a_metric_and_one_state_however_many_watch(

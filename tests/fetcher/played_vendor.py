@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from services.fetcher.provider import Answer, Call, Provider, ProviderError, Reply
+from services.fetcher.provider import Answer, FetchCall, Provider, ProviderError, Reply
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,21 @@ class Asking:
     now: datetime
 
     async def answered(
-        self, call: Call, *answers: object, now: datetime | None = None, **options: str | float
+        self, call: FetchCall, *answers: object, now: datetime | None = None, **options: str | float
     ) -> tuple[Answer, PlayedVendor]:
         """What the provider makes of these answers, and the vendor that gave them."""
         vendor = PlayedVendor(*answers)
         return await self.provider(**options).fetch(call, vendor, now or self.now), vendor
 
     async def fetched(
-        self, call: Call, *answers: object, now: datetime | None = None, **options: str | float
+        self, call: FetchCall, *answers: object, now: datetime | None = None, **options: str | float
     ) -> tuple[list[Any], PlayedVendor]:
         """The events, when no symbol failed."""
         answer, vendor = await self.answered(call, *answers, now=now, **options)
         assert not answer.failed
         return list(answer.events), vendor
 
-    async def verdict_of(self, call: Call, *answers: object) -> ProviderError:
+    async def verdict_of(self, call: FetchCall, *answers: object) -> ProviderError:
         """Why there are no events."""
         try:
             answer, _ = await self.answered(call, *answers)

@@ -10,7 +10,7 @@ import msgspec
 from contracts import subjects
 from contracts.price_events import Column, PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuote
 from services.cacher.read_event import EventReader, MalformedEventError
-from services.fetcher.provider import Answer, Call
+from services.fetcher.provider import Answer, FetchCall
 from services.fetcher.validate import HIGHEST_PRICE, LARGEST_VOLUME, may_be_negative, validate
 from services.fetcher.validate_facts import validate_facts
 
@@ -20,7 +20,7 @@ KINDS = {"bars": PriceBars, "quote": PriceQuote, "chain": PriceChain, "actions":
 AHEAD = timedelta(hours=14)  # a session's date begins so much earlier in the Pacific than in UTC
 
 
-def broken_promises(name: str, call: Call, answer: Answer, now: datetime) -> Iterator[str]:
+def broken_promises(name: str, call: FetchCall, answer: Answer, now: datetime) -> Iterator[str]:
     """What is wrong with an answer, and what to do about it."""
     yield from (f"failed: {symbol} was not asked for" for symbol in answer.failed if symbol not in call.symbols)
     for event in answer.events:
@@ -32,7 +32,7 @@ def broken_promises(name: str, call: Call, answer: Answer, now: datetime) -> Ite
             yield from (f"{type(event).__name__}: {problem}" for problem in _published(event, call, now))
 
 
-def _published(event: PriceEvent, call: Call, now: datetime) -> Iterator[str]:
+def _published(event: PriceEvent, call: FetchCall, now: datetime) -> Iterator[str]:
     if event.observed_at > now + timedelta(minutes=1):
         yield f"observed_at {event.observed_at} is in the future: no later event would count; give instants to `Asked.quote`"
     sound = validate(event, now)[0] if isinstance(event, PriceBars) else validate_facts(event, now)[0]

@@ -5,13 +5,13 @@ import pytest
 
 from services.fetcher.ask_provider import AdapterFaultError, ask_provider
 from services.fetcher.ledger import QuotaSpentError
-from services.fetcher.provider import Access, Answer, Call, Http, Profile, ProviderError, Verdict, providers
+from services.fetcher.provider import Answer, Credentials, FetchCall, Http, Profile, ProviderError, Verdict, providers
 from services.runtime.redact import Redactor
 from services.runtime.topology import QuotaWindow
 from tests.fetcher.played_vendor import PlayedVendor
 
 KEY = "canary-7f3a"
-CALL = Call("quote", ("AAPL", "MSFT"))
+CALL = FetchCall("quote", ("AAPL", "MSFT"))
 
 
 class Clumsy:
@@ -19,20 +19,20 @@ class Clumsy:
 
     profile: ClassVar[Profile] = providers()["tiingo"].profile
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self.end: Any = access
 
     def to_vendor(self, symbol: str) -> str:
         return symbol
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         if isinstance(self.end, Exception):
             raise self.end
         return Answer((), dict.fromkeys(call.symbols, self.end[0]))
 
 
-async def asked(end: object, call: Call = CALL) -> Answer:
-    adapter = Clumsy(Access())
+async def asked(end: object, call: FetchCall = CALL) -> Answer:
+    adapter = Clumsy(Credentials())
     adapter.end = end
     return await ask_provider(adapter, call, PlayedVendor({}), datetime.now(UTC), Redactor([KEY], 8))
 
@@ -63,4 +63,4 @@ async def test_an_adapters_own_fault_is_a_verdict_that_repeats_nothing_of_the_an
 
 async def test_what_is_not_offered_reaches_no_adapter() -> None:
     with pytest.raises(ProviderError, match="tiingo has no chain"):
-        await asked(KeyError(), Call("chain", ("AAPL",)))
+        await asked(KeyError(), FetchCall("chain", ("AAPL",)))

@@ -10,7 +10,7 @@ from contracts.fetch_task import FetchTask
 from contracts.symbol_health import SymbolHealth
 from services.fetcher.accounts import Account
 from services.fetcher.choose_provider import Asleep, Choice, Chosen, NoProviderError, Standing, candidates
-from services.fetcher.provider import Answer, Call, Http, Profile
+from services.fetcher.provider import Answer, FetchCall, Http, Profile
 from services.runtime.settings import ProviderSettings
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
@@ -25,7 +25,7 @@ class Vendor:
     def to_vendor(self, symbol: str) -> str:
         return symbol
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         raise AssertionError("nobody is asked here")
 
 

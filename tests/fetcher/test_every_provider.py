@@ -13,7 +13,7 @@ import pytest
 from contracts.message import TIMEFRAMES
 from contracts.price_events import PriceBars
 from quotebus.cli.price_records import records_of
-from services.fetcher.provider import Access, Answer, Call, Provider, ProviderError, Verdict, providers
+from services.fetcher.provider import Answer, Credentials, FetchCall, Provider, ProviderError, Verdict, providers
 from services.fetcher.validate import validate
 from tests.fetcher.played_vendor import PlayedVendor, reply
 
@@ -57,11 +57,11 @@ ASKING = [name for name, kind in providers().items() if kind.profile.real]
 
 
 def built(name: str) -> Provider:
-    return providers()[name](Access(api_key=KEY, api_secret=KEY, refresh_token=KEY))
+    return providers()[name](Credentials(api_key=KEY, api_secret=KEY, refresh_token=KEY))
 
 
-def call_of(given: dict[str, Any]) -> Call:
-    return msgspec.convert({**given, "symbols": tuple(given["symbols"])}, Call)
+def call_of(given: dict[str, Any]) -> FetchCall:
+    return msgspec.convert({**given, "symbols": tuple(given["symbols"])}, FetchCall)
 
 
 def records(answer: Answer) -> list[dict[str, Any]]:
@@ -69,10 +69,10 @@ def records(answer: Answer) -> list[dict[str, Any]]:
     return msgspec.to_builtins(rows)
 
 
-def some_call(provider: Provider, dataset: Any) -> Call:
+def some_call(provider: Provider, dataset: Any) -> FetchCall:
     frames = provider.profile.offers[dataset]
     frame = ("1d" if "1d" in frames else frames[0]) if dataset == "bars" else None
-    return Call(dataset, ("AAPL",), frame)
+    return FetchCall(dataset, ("AAPL",), frame)
 
 
 @pytest.mark.parametrize("name", providers())
@@ -155,8 +155,8 @@ async def test_a_key_is_never_in_the_path(name: str) -> None:
 @pytest.mark.parametrize("name", providers())
 async def test_what_is_not_offered_is_refused_before_any_call(name: str) -> None:
     provider, vendor = built(name), PlayedVendor(reply({}))
-    missing = [Call("iv", ("AAPL",))] if "iv" not in provider.profile.offers else []
-    missing += [Call("bars", ("AAPL",), frame) for frame in TIMEFRAMES if frame not in provider.profile.offers.get("bars", ())]
+    missing = [FetchCall("iv", ("AAPL",))] if "iv" not in provider.profile.offers else []
+    missing += [FetchCall("bars", ("AAPL",), frame) for frame in TIMEFRAMES if frame not in provider.profile.offers.get("bars", ())]
     for call in missing:
         with pytest.raises(ProviderError) as caught:
             await provider.fetch(call, vendor, NOW)

@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from contracts.message import Dataset
-from services.fetcher.http import MeteredHttp, no_permit_needed, open_session
-from services.fetcher.provider import Answer, Call, ProviderError, Verdict, providers
+from services.fetcher.http.client import MeteredHttp, no_permit_needed, open_session
+from services.fetcher.provider import Answer, FetchCall, ProviderError, Verdict, providers
 from tests.fetcher.played_faults import FAULTS, MOST_BYTES, NOW, REDIRECTED, SLOW_FAULTS, Fault, Handler, redirect
 from tests.fetcher.promises import broken_promises
 from tests.fetcher.test_every_provider import ASKING, CASES, KEY, built, call_of, fixtures, records, some_call
@@ -62,7 +62,7 @@ def wrongs(fault: Fault, errors: list[ProviderError]) -> Iterator[str]:
         if error.verdict not in fault.verdicts:
             yield f"{said}; wanted: {' or '.join(sorted(fault.verdicts))}; do: {fault.advice}"
         if KEY in str(error) or "\n" in error.message or "://" in error.message:
-            yield f"{said}; do: make the words fit to be shown: `replies.said`"
+            yield f"{said}; do: make the words fit to be shown: `responses.sanitize`"
         late = datetime.now(UTC) - NOW
         if fault.retry_at and not (error.retry_at and fault.retry_at <= error.retry_at <= fault.retry_at + late):
             yield f"{said}: retry_at is {error.retry_at}; do: {fault.advice}"
@@ -139,7 +139,7 @@ async def test_a_failure_of_a_batch_names_every_symbol_or_the_call(name: str) ->
             symbols = ("AAPL", "MSFT")[:size]
             frame = ("1d" if "1d" in profile.offers[dataset] else profile.offers[dataset][0]) if dataset == "bars" else None
             try:
-                answer = await built(name).fetch(Call(dataset, symbols, frame), http, NOW)
+                answer = await built(name).fetch(FetchCall(dataset, symbols, frame), http, NOW)
             except ProviderError as error:
                 assert error.verdict == "server_error"
             else:

@@ -5,22 +5,22 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.fetcher.adapter.events import Bar
 from services.fetcher.longer_bars import Span, end_of, longer, start_of
-from services.fetcher.rows import Row
 
 NINE = datetime(2026, 1, 5, 9, tzinfo=UTC)  # a Monday
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 ALWAYS = [Span(NINE - 400 * DAY, NINE + 400 * DAY)]
 
 
-def row(minute: int, close: float = 10.0, volume: float | None = 1.0) -> Row:
-    return Row(NINE + minute * MINUTE, close - 0.5, close + 1, close - 1, close, volume, close / 2)
+def row(minute: int, close: float = 10.0, volume: float | None = 1.0) -> Bar:
+    return Bar(NINE + minute * MINUTE, close - 0.5, close + 1, close - 1, close, volume, close / 2)
 
 
 def test_a_bar_opens_with_the_first_closes_with_the_last_and_reaches_as_far_as_any() -> None:
     [first, second] = longer([row(0, 10), row(2, 14), row(4, 8), row(7, 9)], "5m", ALWAYS)
-    assert first == Row(NINE, 9.5, 15.0, 7.0, 8, 3.0, 4.0)
-    assert second == Row(NINE + 5 * MINUTE, 8.5, 10.0, 8.0, 9, 1.0, 4.5)
+    assert first == Bar(NINE, 9.5, 15.0, 7.0, 8, 3.0, 4.0)
+    assert second == Bar(NINE + 5 * MINUTE, 8.5, 10.0, 8.0, 9, 1.0, 4.5)
 
 
 def test_a_volume_is_unknown_where_one_is() -> None:
@@ -42,8 +42,8 @@ def test_minutes_without_a_trade_are_no_hole() -> None:
 
 
 def test_days_make_weeks_and_months_under_their_first_day() -> None:
-    days = [Row(datetime(2026, 1, day, tzinfo=UTC), 1, 2, 0.5, day, 1.0) for day in (2, 5, 6, 30)]
-    days.append(Row(datetime(2026, 2, 2, tzinfo=UTC), 1, 2, 0.5, 1, 1.0))
+    days = [Bar(datetime(2026, 1, day, tzinfo=UTC), 1, 2, 0.5, day, 1.0) for day in (2, 5, 6, 30)]
+    days.append(Bar(datetime(2026, 2, 2, tzinfo=UTC), 1, 2, 0.5, 1, 1.0))
     weeks = longer(days, "1wk", ALWAYS)
     assert [(each.at.date().isoformat(), each.volume) for each in weeks] == [
         ("2025-12-29", 1.0), ("2026-01-05", 2.0), ("2026-01-26", 1.0), ("2026-02-02", 1.0),

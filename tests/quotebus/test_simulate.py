@@ -11,9 +11,9 @@ from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceQuo
 from quotebus.simulate.market import Market
 from quotebus.simulate.server import Rules, Simulator
 from quotebus.simulate.vendor import SECRETS, vendors
-from services.fetcher.http import MeteredHttp, no_permit_needed, open_session
-from services.fetcher.normalise import LENGTHS
-from services.fetcher.provider import Access, Answer, Call, Limits, Provider, ProviderError, Verdict, providers
+from services.fetcher.adapter.fields import LENGTHS
+from services.fetcher.http.client import MeteredHttp, no_permit_needed, open_session
+from services.fetcher.provider import Answer, Credentials, FetchCall, Limits, Provider, ProviderError, Verdict, providers
 
 NOW = datetime(2026, 3, 11, 18, 30, 20, tzinfo=UTC)  # a Wednesday, 14:30 in New York
 NAMES = sorted(vendors())
@@ -42,17 +42,17 @@ async def played(
     simulator = Simulator(vendors()[name], Rules(**{"clock": lambda: NOW, **rules}))  # type: ignore[arg-type]
     async with simulator.serve(), open_session() as session:
         http = MeteredHttp(session, simulator.url, no_permit_needed, timeout_s, 2**26)
-        yield Asked(simulator, providers()[name](Access(**secrets)), http)
+        yield Asked(simulator, providers()[name](Credentials(**secrets)), http)
 
 
 class Asked:
     def __init__(self, simulator: Simulator, provider: Provider, http: MeteredHttp) -> None:
         self.simulator, self.provider, self.http = simulator, provider, http
 
-    async def __call__(self, call: Call, now: datetime = NOW) -> Answer:
+    async def __call__(self, call: FetchCall, now: datetime = NOW) -> Answer:
         return await self.provider.fetch(call, self.http, now)
 
-    async def verdict(self, call: Call) -> Verdict:
+    async def verdict(self, call: FetchCall) -> Verdict:
         """Of the first symbol."""
         try:
             answer = await self(call)
@@ -81,7 +81,7 @@ async def test_bars_of_several_symbols_come_back_as_the_made_up_market_has_them(
         size = providers()[name].profile.symbols_per_call.get("bars", 1)
         for symbol in symbols if size < len(symbols) else (symbols,):
             group = (symbol,) if isinstance(symbol, str) else symbol
-            answer = await asked(Call("bars", group, timeframe, *days))
+            answer = await asked(FetchCall("bars", group, timeframe, *days))
             for each in group:
                 events = [e for e in answer.events if isinstance(e, PriceBars) and e.symbol == each]
                 found = columns(events)
@@ -96,8 +96,8 @@ async def test_bars_of_several_symbols_come_back_as_the_made_up_market_has_them(
 
 
 async def test_the_simulators_market_is_the_synthetic_providers():
-    call = Call("bars", ("AAPL", "BRK.B"), "15m", *DAYS)
-    answer = await providers()["synthetic"](Access()).fetch(call, None, NOW)  # type: ignore[arg-type]
+    call = FetchCall("bars", ("AAPL", "BRK.B"), "15m", *DAYS)
+    answer = await providers()["synthetic"](Credentials()).fetch(call, None, NOW)  # type: ignore[arg-type]
     for symbol in call.symbols:
         own = columns([e for e in answer.events if isinstance(e, PriceBars) and e.symbol == symbol])
         assert own == expected(symbol, "15m", DAYS, "raw")
@@ -113,7 +113,7 @@ async def test_a_split_is_in_the_prices_where_the_vendor_adjusts_for_it(name: st
     )
     days = (day - timedelta(days=10), day + timedelta(days=5))
     async with played(name) as asked:
-        [*events] = (await asked(Call("bars", (symbol,), "1d", *days))).events
+        [*events] = (await asked(FetchCall("bars", (symbol,), "1d", *days))).events
     assert isinstance(events[0], PriceBars)
     before, on_it = (
         next(c for at, c in zip(events[0].at, events[0].close, strict=True) if at.date() == d) for d in _about(events[0], day)
@@ -132,7 +132,7 @@ def _about(event: PriceBars, day: date) -> tuple[date, date]:
 @pytest.mark.parametrize("name", offering("bars"))
 async def test_the_latest_bars_end_with_the_newest(name: str):
     async with played(name) as asked:
-        answer = await asked(Call("bars", ("AAPL",), "1d"))
+        answer = await asked(FetchCall("bars", ("AAPL",), "1d"))
     [event] = answer.events
     assert isinstance(event, PriceBars)
     assert event.at[-1].date() in (NOW.date(), NOW.date() - timedelta(days=1))
@@ -146,7 +146,7 @@ async def test_quotes_of_several_symbols_come_back_each_with_its_own_price(name:
     symbols = ("AAPL", "DEAD1", "BRK.B")
     async with played(name) as asked:
         size = providers()[name].profile.symbols_per_call.get("quote", 1)
-        answers = [await asked(Call("quote", symbols[i : i + size])) for i in range(0, 3, size)]
+        answers = [await asked(FetchCall("quote", symbols[i : i + size])) for i in range(0, 3, size)]
     quotes = {event.symbol: event for answer in answers for event in answer.events if isinstance(event, PriceQuote)}
     assert quotes.keys() == {"AAPL", "BRK.B"}
     # What Databento sells without a live licence is a quarter of an hour old, and of a minute's end.
@@ -161,7 +161,7 @@ async def test_quotes_of_several_symbols_come_back_each_with_its_own_price(name:
 @pytest.mark.parametrize("name", offering("chain"))
 async def test_a_chain_comes_back_contract_by_contract_and_a_sentinel_as_unknown(name: str):
     async with played(name) as asked:
-        events = (await asked(Call("chain", ("AAPL",)))).events
+        events = (await asked(FetchCall("chain", ("AAPL",)))).events
     assert all(isinstance(event, PriceChain) for event in events)
     found = {
         (event.expiry[i], event.strike[i], event.right[i]): (event, i)
@@ -189,7 +189,7 @@ async def test_splits_and_dividends_come_back_on_their_days(name: str):
     market = Market(NOW)
     symbols = [f"B{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVW"]
     symbol = next(s for s in symbols if {action.kind for action in market.actions(s)} == {"split", "dividend"})
-    call = Call("actions", (symbol,), start=date(2019, 1, 1), end=date(2026, 3, 1))
+    call = FetchCall("actions", (symbol,), start=date(2019, 1, 1), end=date(2026, 3, 1))
     async with played(name) as asked:
         [event] = (await asked(call)).events
     assert isinstance(event, PriceActions)
@@ -208,21 +208,21 @@ NO_WORD_OF_THE_UNKNOWN = {"finnhub": Verdict.EMPTY, "alpaca": Verdict.EMPTY, "po
 @pytest.mark.parametrize("name", offering("bars"))
 async def test_an_unknown_symbol_is_told_as_the_vendor_tells_it(name: str):
     async with played(name) as asked:
-        verdict = await asked.verdict(Call("bars", ("DEAD1",), "1d"))
+        verdict = await asked.verdict(FetchCall("bars", ("DEAD1",), "1d"))
     assert verdict is NO_WORD_OF_THE_UNKNOWN.get(name, Verdict.NOT_FOUND)
 
 
 @pytest.mark.parametrize("name", PAYWALLS)
 async def test_a_symbol_of_a_larger_plan_is_refused_for_the_plan(name: str):
     async with played(name) as asked:
-        assert await asked.verdict(Call("bars", ("PAID1",), "1d")) is Verdict.PLAN_RESTRICTED
+        assert await asked.verdict(FetchCall("bars", ("PAID1",), "1d")) is Verdict.PLAN_RESTRICTED
 
 
 @pytest.mark.parametrize("name", PAYWALLS)
 @pytest.mark.parametrize("key", ["", "wrong"])
 async def test_a_wrong_or_missing_key_is_refused(name: str, key: str):
     async with played(name, secrets=dict.fromkeys(SECRETS, key)) as asked:
-        assert await asked.verdict(Call("bars", ("AAPL",), "1d")) is Verdict.UNAUTHORIZED
+        assert await asked.verdict(FetchCall("bars", ("AAPL",), "1d")) is Verdict.UNAUTHORIZED
 
 
 @pytest.mark.parametrize("name", offering("bars"))
@@ -232,7 +232,7 @@ async def test_a_request_too_many_is_refused_and_counted(name: str):
         verdicts = set()
         for _ in range(3):
             try:
-                await asked(Call("bars", ("AAPL",), "1d"))
+                await asked(FetchCall("bars", ("AAPL",), "1d"))
             except ProviderError as error:
                 verdicts.add(error.verdict)
         assert verdicts == {Verdict.RATE_LIMITED}
@@ -249,7 +249,7 @@ FAULTS = {"error": Verdict.SERVER_ERROR, "page": Verdict.MALFORMED, "cut": Verdi
 @pytest.mark.parametrize("name", offering("bars"))
 async def test_a_fault_of_any_kind_is_a_fault_of_the_vendor(name: str):
     async with played(name, timeout_s=1.0, faults=1.0, seed=SEED) as asked:
-        verdicts = [await asked.verdict(Call("bars", ("AAPL",), "1d")) for _ in FAULTS]
+        verdicts = [await asked.verdict(FetchCall("bars", ("AAPL",), "1d")) for _ in FAULTS]
         outcomes = [call.outcome for call in asked.simulator.told().calls]
     assert set(outcomes) == set(FAULTS)
     assert verdicts == [FAULTS[outcome] for outcome in outcomes]
@@ -274,7 +274,7 @@ async def test_pages_and_windows_are_followed_to_the_end(name: str):
     timeframe, back, requests = PAGES[name]
     days = (NOW.date() - timedelta(days=back), NOW.date())
     async with played(name, timeout_s=20.0) as asked:
-        events = (await asked(Call("bars", ("AAPL",), timeframe, *days))).events
+        events = (await asked(FetchCall("bars", ("AAPL",), timeframe, *days))).events
         assert asked.simulator.told().count == requests
     bars = [event for event in events if isinstance(event, PriceBars)]
     wanted = expected("AAPL", timeframe, days, bars[0].basis)
@@ -287,8 +287,8 @@ async def test_pages_and_windows_are_followed_to_the_end(name: str):
 async def test_pairs_of_currencies_come_back_too(name: str):
     pair = "BTC/USD" if name == "alpaca" else "EUR/USD"  # Alpaca has only the rates of now of currencies
     async with played(name) as asked:
-        events = (await asked(Call("bars", (pair,), "1d", *DAYS))).events
-        quotes = (await asked(Call("quote", (pair,)))).events if name != "finnhub" else []
+        events = (await asked(FetchCall("bars", (pair,), "1d", *DAYS))).events
+        quotes = (await asked(FetchCall("quote", (pair,)))).events if name != "finnhub" else []
     found = columns([event for event in events if isinstance(event, PriceBars)])
     wanted = expected(pair, "1d", DAYS, "raw")
     assert found.keys() == wanted.keys()
@@ -299,7 +299,7 @@ async def test_pairs_of_currencies_come_back_too(name: str):
 
 async def test_what_was_asked_is_told_without_the_key():
     async with played("tiingo") as asked:
-        await asked(Call("quote", ("AAPL", "MSFT")))
+        await asked(FetchCall("quote", ("AAPL", "MSFT")))
         url = f"{asked.simulator.url}/_quotebus/calls"
         async with open_session() as session, session.get(url) as response:
             told = await response.json()

@@ -7,9 +7,9 @@ from datetime import date, datetime, timedelta
 from contracts.message import Timeframe
 from quotebus.simulate.market import NEW_YORK, Bar
 from quotebus.simulate.vendor import SECRETS, Ask, RefusedError, Vendor, Why, frame, iso, page, reply, seconds
-from services.fetcher.normalise import LENGTHS, day_start
+from services.fetcher.adapter.events import Contract, Quote
+from services.fetcher.adapter.fields import LENGTHS, day_start
 from services.fetcher.provider import Reply
-from services.fetcher.rows import Contract, Spot
 
 TIMEFRAMES: dict[str, Timeframe] = {
     "1Min": "1m", "5Min": "5m", "15Min": "15m", "30Min": "30m", "1Hour": "1h", "1Day": "1d", "1Week": "1wk", "1Month": "1mo"
@@ -73,11 +73,11 @@ def _snapshot(ask: Ask, symbol: str) -> dict[str, object]:
     return {"latestTrade": {"t": _at(spot), "p": spot.price}, "latestQuote": _quote(spot), **sessions}
 
 
-def _quote(spot: Spot | Contract) -> dict[str, object]:
+def _quote(spot: Quote | Contract) -> dict[str, object]:
     return {"t": _at(spot), "bp": spot.bid or 0, "ap": spot.ask or 0}
 
 
-def _at(spot: Spot | Contract) -> str:
+def _at(spot: Quote | Contract) -> str:
     return iso(spot.at) if spot.at else "0001-01-01T00:00:00Z"
 
 

@@ -13,8 +13,8 @@ from databento_dbn.metadata import MappingInterval
 from contracts.message import Timeframe
 from quotebus.simulate.market import Market
 from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, iso, reply, seconds
+from services.fetcher.adapter.events import Contract
 from services.fetcher.provider import Reply
-from services.fetcher.rows import Contract
 
 BARS: dict[str, tuple[int, Timeframe]] = {"ohlcv-1m": (33, "1m"), "ohlcv-1h": (34, "1h"), "ohlcv-1d": (35, "1d")}
 VENUE, CONSOLIDATED = 95, 30

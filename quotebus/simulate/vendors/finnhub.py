@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 from contracts.message import Timeframe
 from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, reply, seconds
-from services.fetcher.normalise import LENGTHS
+from services.fetcher.adapter.fields import LENGTHS
 from services.fetcher.provider import Reply
 
 RESOLUTIONS: dict[str, Timeframe] = {

@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 from contracts.message import Timeframe
 from quotebus.simulate.market import NEW_YORK, Bar
 from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, page, reply, seconds
-from services.fetcher.normalise import EPOCH, LENGTHS, day_start
+from services.fetcher.adapter.events import Contract
+from services.fetcher.adapter.fields import EPOCH, LENGTHS, day_start
 from services.fetcher.provider import Reply
-from services.fetcher.rows import Contract
 
 SPANS: dict[str, Timeframe] = {
     "1/minute": "1m", "5/minute": "5m", "15/minute": "15m", "30/minute": "30m",

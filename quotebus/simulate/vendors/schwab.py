@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime, time, timedelta
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
 from quotebus.simulate.vendor import SECRETS, Ask, RefusedError, Vendor, Why, frame, reply, seconds
-from services.fetcher.normalise import LENGTHS, day_start
+from services.fetcher.adapter.events import Contract
+from services.fetcher.adapter.fields import LENGTHS, day_start
 from services.fetcher.provider import Reply
-from services.fetcher.rows import Contract
 
 ROOT = "/marketdata/v1"
 FREQUENCIES: dict[str, Timeframe] = {

@@ -3,8 +3,8 @@
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
 from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, iso, reply
+from services.fetcher.adapter.events import Quote
 from services.fetcher.provider import Reply
-from services.fetcher.rows import Spot
 
 SESSIONS: dict[str, Timeframe] = {"daily": "1d", "weekly": "1wk", "monthly": "1mo"}
 MINUTES: dict[str, Timeframe] = {"1min": "1m", "5min": "5m", "15min": "15m", "30min": "30m", "1hour": "1h", "1day": "1d"}
@@ -70,7 +70,7 @@ def tops(ask: Ask) -> object:
     return [_top(ticker, ask.market.quote(ticker), ask.path) for ticker in known]
 
 
-def _top(ticker: str, spot: Spot, path: str) -> dict[str, object]:
+def _top(ticker: str, spot: Quote, path: str) -> dict[str, object]:
     at = iso(spot.at) if spot.at else None
     book: dict[str, object] = {"quoteTimestamp": at, "bidPrice": spot.bid, "askPrice": spot.ask}
     if "crypto" in path:

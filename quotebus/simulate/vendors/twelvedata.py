@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
 from quotebus.simulate.vendor import Ask, Handler, RefusedError, Vendor, Why, frame, reply, seconds
-from services.fetcher.normalise import LENGTHS
+from services.fetcher.adapter.fields import LENGTHS
 from services.fetcher.provider import Reply
 
 INTERVALS: dict[str, Timeframe] = {

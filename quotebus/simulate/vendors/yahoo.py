@@ -7,9 +7,9 @@ from struct import pack, unpack
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
 from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, reply, seconds
-from services.fetcher.normalise import LENGTHS, day_start
+from services.fetcher.adapter.events import Contract
+from services.fetcher.adapter.fields import LENGTHS, day_start
 from services.fetcher.provider import Reply
-from services.fetcher.rows import Contract
 
 INTERVALS: dict[str, Timeframe] = {
     "1m": "1m", "5m": "5m", "15m": "15m", "30m": "30m", "60m": "1h", "1h": "1h", "1d": "1d", "1wk": "1wk", "1mo": "1mo"

@@ -12,9 +12,9 @@ from contracts import subjects
 from contracts.message import encode
 from contracts.run_events import DeadLetter
 from quotebus.client import Client
-from services.fetcher.provider import Access
-from services.fetcher.token_bucket import TokenBucket
-from services.fetcher.tokens import Tokens
+from services.fetcher.auth.token_store import EncryptedTokenStore
+from services.fetcher.auth.tokens import Tokens
+from services.fetcher.provider import Credentials
 
 
 async def test_migrate_is_checked_done_and_then_nothing_is_left_to_do(quotebus: Any) -> None:
@@ -75,11 +75,11 @@ async def test_the_doctor_says_what_is_wrong_and_what_to_do(quotebus: Any, qb: C
 
 
 async def test_the_doctor_tells_how_long_a_login_lasts(quotebus: Any, qb: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    access = Access(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
+    access = Credentials(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
     for name in ("api_key", "api_secret", "refresh_token"):
         monkeypatch.setenv(f"QUOTEBUS_PROVIDERS__SCHWAB__{name.upper()}", getattr(access, name))
     assert (await quotebus("migrate")).code == 0
-    store = TokenBucket(await qb.js.key_value(subjects.TOKENS_BUCKET), "schwab", access)
+    store = EncryptedTokenStore(await qb.js.key_value(subjects.TOKENS_BUCKET), "schwab", access)
     seen = []
     for ago, dead in (
         (None, ""),
@@ -88,7 +88,7 @@ async def test_the_doctor_tells_how_long_a_login_lasts(quotebus: Any, qb: Client
         (timedelta(days=1), "schwab: it is dead"),
     ):
         if ago is not None:
-            tokens = Tokens(login="mark", login_at=datetime.now(UTC) - ago, refresh_token="canary-1", dead=dead)
+            tokens = Tokens(login="mark", login_at=datetime.now(UTC) - ago, refresh_token="canary-1", revoked_reason=dead)
             await store.write(msgspec.json.encode(tokens), (await store.read()).revision)
         ended = await quotebus("doctor", "-o", "ndjson")
         [row] = [row for row in ended.rows if row["what"] == "login"]

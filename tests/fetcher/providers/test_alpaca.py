@@ -6,7 +6,7 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceBars
-from services.fetcher.provider import Access, Call, Verdict
+from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.alpaca import Alpaca
 from tests.fetcher.played_vendor import Asking, at, reply
 
@@ -15,7 +15,7 @@ NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
 
 
 def provider(**options: str | float) -> Alpaca:
-    return Alpaca(Access(api_key=KEY, api_secret=SECRET, options=options))
+    return Alpaca(Credentials(api_key=KEY, api_secret=SECRET, options=options))
 
 
 def bar(t: str, close: object = 11.0, **more: object) -> dict[str, object]:
@@ -30,7 +30,7 @@ ASKING = Asking(provider, NOW)
 answered, fetched, verdict_of = ASKING.answered, ASKING.fetched, ASKING.verdict_of
 
 
-DAYS = Call("bars", ("ACME",), "1d", date(2024, 3, 12), date(2024, 3, 14))
+DAYS = FetchCall("bars", ("ACME",), "1d", date(2024, 3, 12), date(2024, 3, 14))
 
 
 async def test_the_keys_travel_in_headers() -> None:
@@ -80,30 +80,30 @@ def test_symbols_are_spelled_as_the_vendor_does(symbol: str, vendors: str) -> No
     ],
 )
 async def test_every_timeframe_has_the_vendors_name(timeframe: Timeframe, vendors: str) -> None:
-    _, vendor = await fetched(Call("bars", ("ACME",), timeframe, date(2024, 3, 4), date(2024, 3, 5)), page())
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), timeframe, date(2024, 3, 4), date(2024, 3, 5)), page())
     assert vendor.asked[0].params["timeframe"] == vendors
     assert vendor.asked[0].params.items() >= {"adjustment": "raw", "feed": "sip", "limit": "10000"}.items()
 
 
 async def test_a_day_is_asked_for_from_midnight_to_midnight_in_new_york() -> None:
-    _, vendor = await fetched(Call("bars", ("ACME",), "1d", date(2024, 3, 8), date(2024, 3, 12)), page())
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), "1d", date(2024, 3, 8), date(2024, 3, 12)), page())
     assert (vendor.asked[0].params["start"], vendor.asked[0].params["end"]) == ("2024-03-08T05:00:00Z", "2024-03-12T03:59:59Z")
 
 
 async def test_minutes_are_asked_for_by_utc_days_and_without_the_end() -> None:
-    _, vendor = await fetched(Call("bars", ("ACME",), "1m", date(2024, 3, 8), date(2024, 3, 9)), page())
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), "1m", date(2024, 3, 8), date(2024, 3, 9)), page())
     assert (vendor.asked[0].params["start"], vendor.asked[0].params["end"]) == ("2024-03-08T00:00:00Z", "2024-03-08T23:59:59Z")
 
 
 async def test_weeks_are_asked_whole_and_labelled_by_their_monday() -> None:
     rows = [bar("2024-03-04T05:00:00Z"), bar("2024-03-11T04:00:00Z")]
-    (event,), vendor = await fetched(Call("bars", ("ACME",), "1wk", date(2024, 3, 6), date(2024, 3, 13)), page(ACME=rows))
+    (event,), vendor = await fetched(FetchCall("bars", ("ACME",), "1wk", date(2024, 3, 6), date(2024, 3, 13)), page(ACME=rows))
     assert vendor.asked[0].params["start"] == "2024-03-04T05:00:00Z"
     assert (event.at, event.final) == ([at("2024-03-04"), at("2024-03-11")], [True, False])
 
 
 async def test_a_months_bar_stands_for_its_first_day() -> None:
-    (event,), vendor = await fetched(Call("bars", ("ACME",), "1mo", date(2024, 1, 15), date(2024, 2, 3)), page(ACME=[
+    (event,), vendor = await fetched(FetchCall("bars", ("ACME",), "1mo", date(2024, 1, 15), date(2024, 2, 3)), page(ACME=[
         bar("2024-01-01T05:00:00Z"), bar("2024-02-01T05:00:00Z")
     ]))  # fmt: skip
     assert (vendor.asked[0].params["start"], vendor.asked[0].params["end"]) == ("2024-01-01T05:00:00Z", "2024-03-01T04:59:59Z")
@@ -111,7 +111,7 @@ async def test_a_months_bar_stands_for_its_first_day() -> None:
 
 
 async def test_the_last_quarter_of_an_hour_of_the_tape_is_not_asked_for_without_a_paid_plan() -> None:
-    today = Call("bars", ("ACME",), "5m", date(2024, 3, 15), date(2024, 3, 16))
+    today = FetchCall("bars", ("ACME",), "5m", date(2024, 3, 15), date(2024, 3, 16))
     for options, end, final in (
         ({}, "2024-03-15T18:04:00Z", [True, False]),
         ({"feed": "sip"}, "2024-03-15T18:20:00Z", [True, True]),
@@ -125,7 +125,7 @@ async def test_the_last_quarter_of_an_hour_of_the_tape_is_not_asked_for_without_
 
 async def test_what_is_too_new_for_the_plan_costs_no_call() -> None:
     now = datetime(2024, 3, 15, 0, 10, tzinfo=UTC)
-    (event,), vendor = await fetched(Call("bars", ("ACME",), "1m", date(2024, 3, 15), date(2024, 3, 16)), page(), now=now)
+    (event,), vendor = await fetched(FetchCall("bars", ("ACME",), "1m", date(2024, 3, 15), date(2024, 3, 16)), page(), now=now)
     assert (event.at, vendor.asked) == ([], [])
 
 
@@ -136,7 +136,7 @@ async def test_todays_bar_is_final_when_the_late_tape_has_all_of_the_day() -> No
         (datetime(2024, 3, 16, 4, 10, tzinfo=UTC), [True, False]),
         (datetime(2024, 3, 16, 4, 17, tzinfo=UTC), [True, True]),
     ):
-        (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), rows, now=now)
+        (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1d"), rows, now=now)
         assert event.final == final
 
 
@@ -147,7 +147,7 @@ async def test_bars_of_iex_and_of_the_tape_are_of_different_series() -> None:
 
 
 async def test_pages_are_followed_and_merged_though_a_symbol_is_missing_on_the_first() -> None:
-    call = Call("bars", ("ACME", "BOLT"), "1d", date(2024, 3, 11), date(2024, 3, 14))
+    call = FetchCall("bars", ("ACME", "BOLT"), "1d", date(2024, 3, 11), date(2024, 3, 14))
     pages = (
         page("p2", ACME=[bar("2024-03-11T04:00:00Z")]),
         page("p3", ACME=[bar("2024-03-12T04:00:00Z")], BOLT=[bar("2024-03-11T04:00:00Z")]),
@@ -184,7 +184,7 @@ async def test_another_currency_is_named_by_the_answer() -> None:
 
 async def test_the_newest_minute_comes_with_those_before_it() -> None:
     newest = {"bars": {"ACME": bar("2024-03-15T18:04:00Z", 11.5)}}
-    (event,), vendor = await fetched(Call("bars", ("ACME",), "1m"), newest, page(ACME=[bar("2024-03-15T18:03:00Z")]))
+    (event,), vendor = await fetched(FetchCall("bars", ("ACME",), "1m"), newest, page(ACME=[bar("2024-03-15T18:03:00Z")]))
     assert [request.path for request in vendor.asked] == ["/v2/stocks/bars/latest", "/v2/stocks/bars"]
     assert vendor.asked[0].params["feed"] == "delayed_sip"
     assert vendor.asked[1].params["start"] == "2024-03-15T09:45:00Z"
@@ -194,12 +194,12 @@ async def test_the_newest_minute_comes_with_those_before_it() -> None:
 
 async def test_the_newest_minute_stands_though_those_before_it_are_refused() -> None:
     newest = {"bars": {"ACME": bar("2024-03-15T18:04:00Z")}}
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1m"), newest, reply({"message": "internal server error"}, 500))
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1m"), newest, reply({"message": "internal server error"}, 500))
     assert event.at == [at("2024-03-15 18:04")]
 
 
 async def test_days_of_crypto_begin_at_midnight_utc_those_of_old_answers_in_chicago() -> None:
-    call = Call("bars", ("BTC/USD", "ETH/BTC"), "1d", date(2022, 5, 27), date(2022, 5, 29))
+    call = FetchCall("bars", ("BTC/USD", "ETH/BTC"), "1d", date(2022, 5, 27), date(2022, 5, 29))
     rows = {"BTC/USD": [bar("2022-05-27T05:00:00Z"), bar("2022-05-28T05:00:00Z")], "ETH/BTC": [bar("2022-05-27T00:00:00Z", 9.5)]}
     (btc, eth), vendor = await fetched(call, {"bars": rows, "next_page_token": None})
     assert vendor.asked[0].path == "/v1beta3/crypto/us/bars"
@@ -208,7 +208,7 @@ async def test_days_of_crypto_begin_at_midnight_utc_those_of_old_answers_in_chic
 
 
 async def test_symbols_of_several_kinds_are_asked_for_where_each_is() -> None:
-    call = Call("quote", ("ACME", "BTC/USD", "O:ACME240419C00020000", "EUR/USD"))
+    call = FetchCall("quote", ("ACME", "BTC/USD", "O:ACME240419C00020000", "EUR/USD"))
     quote = {"latestQuote": {"t": "2024-03-15T18:19:59Z", "bp": 1.0, "ap": 1.1}}
     events, vendor = await fetched(
         call,
@@ -223,20 +223,20 @@ async def test_symbols_of_several_kinds_are_asked_for_where_each_is() -> None:
 
 
 async def test_currencies_have_rates_and_no_bars() -> None:
-    error = await verdict_of(Call("bars", ("EUR/USD",), "1d"), page())
+    error = await verdict_of(FetchCall("bars", ("EUR/USD",), "1d"), page())
     assert error.verdict is Verdict.BAD_REQUEST
 
 
 async def test_long_lists_are_split_so_that_an_address_stays_short() -> None:
     symbols = tuple(f"O:ACME240419C{strike:05d}000" for strike in range(1, 101))
-    _, vendor = await answered(Call("quote", symbols), {"snapshots": {}})
+    _, vendor = await answered(FetchCall("quote", symbols), {"snapshots": {}})
     assert len(vendor.asked) == 2
     assert max(len(request.params["symbols"].replace(",", "%2C")) for request in vendor.asked) <= 1700
     assert ",".join(request.params["symbols"] for request in vendor.asked).count(",") == 99
 
 
 async def test_one_invalid_symbol_does_not_refuse_the_others() -> None:
-    call = Call("bars", ("ACME", "B@D", "BOLT"), "1d", date(2024, 3, 12), date(2024, 3, 14))
+    call = FetchCall("bars", ("ACME", "B@D", "BOLT"), "1d", date(2024, 3, 12), date(2024, 3, 14))
     invalid = reply({"message": "invalid symbol: B@D"}, 400)
     answer, vendor = await answered(call, invalid, page(ACME=[bar("2024-03-12T04:00:00Z")]))
     assert [request.params["symbols"] for request in vendor.asked] == ["ACME,B@D,BOLT", "ACME,BOLT"]
@@ -245,7 +245,7 @@ async def test_one_invalid_symbol_does_not_refuse_the_others() -> None:
 
 
 async def test_an_invalid_symbol_that_is_not_named_is_searched_for() -> None:
-    call = Call("bars", ("ACME", "B@D"), "1d", date(2024, 3, 12), date(2024, 3, 14))
+    call = FetchCall("bars", ("ACME", "B@D"), "1d", date(2024, 3, 12), date(2024, 3, 14))
     invalid = reply({"message": "invalid symbol"}, 400)
     answer, vendor = await answered(call, invalid, page(ACME=[bar("2024-03-12T04:00:00Z")]), invalid)
     assert [request.params["symbols"] for request in vendor.asked] == ["ACME,B@D", "ACME", "B@D"]
@@ -261,7 +261,7 @@ SNAPSHOT = {
 
 
 async def spot_of(snapshot: object) -> Any:
-    (event,), _ = await fetched(Call("quote", ("ACME",)), {"ACME": snapshot})
+    (event,), _ = await fetched(FetchCall("quote", ("ACME",)), {"ACME": snapshot})
     return event
 
 
@@ -286,7 +286,7 @@ async def test_what_never_happened_is_unknown(never: object) -> None:
 
 
 async def test_a_snapshot_with_nothing_in_it_is_empty_and_one_left_out_unknown() -> None:
-    answer, _ = await answered(Call("quote", ("ACME", "BOLT", "CORK")), {"ACME": {"latestTrade": None}, "BOLT": None})
+    answer, _ = await answered(FetchCall("quote", ("ACME", "BOLT", "CORK")), {"ACME": {"latestTrade": None}, "BOLT": None})
     verdicts = {symbol: error.verdict for symbol, error in answer.failed.items()}
     assert verdicts == {"ACME": Verdict.EMPTY, "BOLT": Verdict.NOT_FOUND, "CORK": Verdict.NOT_FOUND}
 
@@ -297,7 +297,7 @@ async def test_quotes_name_their_feed() -> None:
         ({"feed": "sip"}, "sip", "sip"),
         ({"feed": "delayed_sip"}, "delayed_sip", "delayed"),
     ):
-        (event,), vendor = await fetched(Call("quote", ("ACME",)), {"ACME": SNAPSHOT}, **options)
+        (event,), vendor = await fetched(FetchCall("quote", ("ACME",)), {"ACME": SNAPSHOT}, **options)
         assert (vendor.asked[0].params["feed"], event.feed) == (asked, feed)
 
 
@@ -314,7 +314,7 @@ async def test_a_chain_keeps_what_was_not_computed_unknown() -> None:
         "WHATEVER": {},
         "ACME240419C00030000": None,
     }
-    (event,), vendor = await fetched(Call("chain", ("ACME",)), {"snapshots": snapshots, "next_page_token": None})
+    (event,), vendor = await fetched(FetchCall("chain", ("ACME",)), {"snapshots": snapshots, "next_page_token": None})
     assert vendor.asked[0].params == {"feed": "indicative", "limit": "1000"}
     assert (event.strike, event.right) == ([20.5, 20.5, 20.5], ["call", "put", "call"])
     assert (event.iv, event.delta) == ([None, None, 0.25], [None, None, 0.5])
@@ -325,13 +325,13 @@ async def test_a_chain_keeps_what_was_not_computed_unknown() -> None:
 
 async def test_volume_of_an_option_that_was_not_traded_today_is_unknown() -> None:
     snapshot = {"latestQuote": {"t": "2024-03-15T18:00:00Z", "bp": 1.0}, "dailyBar": bar("2024-03-01T05:00:00Z", 2.0, v=8)}
-    (event,), _ = await fetched(Call("chain", ("ACME",)), {"snapshots": {"ACME240419C00020500": snapshot}}, option_feed="opra")
+    (event,), _ = await fetched(FetchCall("chain", ("ACME",)), {"snapshots": {"ACME240419C00020500": snapshot}}, option_feed="opra")
     assert (event.volume, event.feed) == ([None], "consolidated")
 
 
 async def test_actions_are_searched_for_by_the_day_they_are_processed_and_kept_by_their_ex_date() -> None:
     rows = [{"symbol": "ACME", "rate": 0.35, "ex_date": day, "process_date": "2024-03-05"} for day in ("2024-01-31", "2024-02-09")]
-    call = Call("actions", ("ACME",), None, date(2024, 2, 1), date(2024, 3, 1))
+    call = FetchCall("actions", ("ACME",), None, date(2024, 2, 1), date(2024, 3, 1))
     (event,), vendor = await fetched(call, {"corporate_actions": {"cash_dividends": rows}, "next_page_token": None})
     assert (vendor.asked[0].params["start"], vendor.asked[0].params["end"]) == ("2024-01-02", "2024-08-28")
     assert (event.date, event.amount, event.currency) == ([date(2024, 2, 9)], [0.35], "USD")
@@ -339,7 +339,9 @@ async def test_actions_are_searched_for_by_the_day_they_are_processed_and_kept_b
 
 async def test_a_dividend_in_shares_is_a_split() -> None:
     rows = [{"symbol": "ACME", "rate": 0.05, "ex_date": "2024-02-09"}]
-    (event,), _ = await fetched(Call("actions", ("ACME",)), {"corporate_actions": {"stock_dividends": rows, "name_changes": [{}]}})
+    (event,), _ = await fetched(
+        FetchCall("actions", ("ACME",)), {"corporate_actions": {"stock_dividends": rows, "name_changes": [{}]}}
+    )
     assert (event.kind, event.ratio) == (["split"], [1.05])
 
 
@@ -384,6 +386,6 @@ async def test_secrets_in_the_vendors_words_are_never_passed_on() -> None:
 
 async def test_an_event_holds_at_most_two_thousand_bars() -> None:
     rows = [bar(f"2024-03-{day:02d}T{i // 60:02d}:{i % 60:02d}:00Z") for day in (12, 13) for i in range(1440)]
-    events, _ = await fetched(Call("bars", ("ACME",), "1m", date(2024, 3, 12), date(2024, 3, 14)), page(ACME=rows))
+    events, _ = await fetched(FetchCall("bars", ("ACME",), "1m", date(2024, 3, 12), date(2024, 3, 14)), page(ACME=rows))
     assert [len(event.at) for event in events] == [2000, 880]
     assert all(isinstance(event, PriceBars) for event in events)

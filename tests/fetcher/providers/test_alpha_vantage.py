@@ -5,7 +5,7 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceBars, PriceChain, PriceQuote
-from services.fetcher.provider import Access, Call, Verdict
+from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.alpha_vantage import AlphaVantage
 from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
 
@@ -35,7 +35,7 @@ SAMPLE = {
 
 
 def provider(**options: str | float) -> AlphaVantage:
-    return AlphaVantage(Access(api_key=KEY, options=options))
+    return AlphaVantage(Credentials(api_key=KEY, options=options))
 
 
 def series(key: str, rows: dict[str, list[str]], zone: str = "US/Eastern") -> dict[str, Any]:
@@ -54,7 +54,7 @@ fetched, verdict_of = ASKING.fetched, ASKING.verdict_of
 
 
 async def test_the_key_goes_where_the_vendor_wants_it_and_json_is_asked_for() -> None:
-    _, vendor = await fetched(Call("bars", ("BRK.B",), "1d"), DAY)
+    _, vendor = await fetched(FetchCall("bars", ("BRK.B",), "1d"), DAY)
     assert vendor.asked[0].path == "/query"
     assert vendor.asked[0].params == {
         "function": "TIME_SERIES_DAILY",
@@ -85,14 +85,14 @@ async def test_the_key_goes_where_the_vendor_wants_it_and_json_is_asked_for() ->
     ],
 )
 async def test_each_kind_of_series_has_its_function(symbol: str, timeframe: Timeframe, function: str, more: dict[str, str]) -> None:
-    _, vendor = await fetched(Call("bars", (symbol,), timeframe), series("Time Series", {}))
+    _, vendor = await fetched(FetchCall("bars", (symbol,), timeframe), series("Time Series", {}))
     assert vendor.asked[0].params["function"] == function
     assert vendor.asked[0].params.items() >= more.items()
 
 
 async def test_an_old_range_asks_for_the_whole_series_a_new_one_for_the_last_hundred() -> None:
     for start, size in ((date(2023, 1, 2), "full"), (date(2024, 2, 1), "compact")):
-        _, vendor = await fetched(Call("bars", ("ACME",), "1d", start, date(2024, 3, 15)), DAY)
+        _, vendor = await fetched(FetchCall("bars", ("ACME",), "1d", start, date(2024, 3, 15)), DAY)
         assert vendor.asked[0].params["outputsize"] == size
 
 
@@ -100,7 +100,7 @@ async def test_a_plan_with_adjusted_series_uses_them_for_days_too() -> None:
     vendor = PlayedVendor(
         "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient\n2024-03-14,10,12,9,11,10.5,500,0.0,1.0"
     )
-    answer = await provider(adjusted=1).fetch(Call("bars", ("ACME",), "1d"), vendor, NOW)
+    answer = await provider(adjusted=1).fetch(FetchCall("bars", ("ACME",), "1d"), vendor, NOW)
     assert vendor.asked[0].params["function"] == "TIME_SERIES_DAILY_ADJUSTED"
     assert isinstance(answer.events[0], PriceBars)
     assert (answer.events[0].basis, answer.events[0].adjusted_close) == ("raw", [10.5])
@@ -109,20 +109,20 @@ async def test_a_plan_with_adjusted_series_uses_them_for_days_too() -> None:
 async def test_intraday_ranges_take_a_request_a_month_and_none_for_months_to_come() -> None:
     january = series("Time Series (5min)", {"2024-01-31 09:30:00": ["10", "12", "9", "11", "500"]})
     february = series("Time Series (5min)", {"2024-02-01 09:30:00": ["11", "12", "9", "11", "400"]})
-    (event,), vendor = await fetched(Call("bars", ("ACME",), "5m", date(2024, 1, 31), date(2024, 2, 2)), january, february)
+    (event,), vendor = await fetched(FetchCall("bars", ("ACME",), "5m", date(2024, 1, 31), date(2024, 2, 2)), january, february)
     assert [request.params["month"] for request in vendor.asked] == ["2024-01", "2024-02"]
     assert event.at == [at("2024-01-31 14:30"), at("2024-02-01 14:30")]
     assert event.feed == "delayed"
-    _, vendor = await fetched(Call("bars", ("ACME",), "5m", date(2024, 1, 31), date(2025, 1, 1)), january)
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), "5m", date(2024, 1, 31), date(2025, 1, 1)), january)
     assert [request.params["month"] for request in vendor.asked] == ["2024-01", "2024-02", "2024-03"]
-    _, vendor = await fetched(Call("bars", ("ACME",), "5m", date(2024, 3, 1), date(2024, 3, 2)), january)
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), "5m", date(2024, 3, 1), date(2024, 3, 2)), january)
     assert "month" not in vendor.asked[0].params
 
 
 async def test_local_time_follows_daylight_saving() -> None:
     rows = {"2024-03-11 09:30:00": ["1", "1", "1", "1", "1"], "2024-03-08 09:30:00": ["1", "1", "1", "1", "1"]}
     (event,), _ = await fetched(
-        Call("bars", ("ACME",), "15m", date(2024, 3, 1), date(2024, 3, 12)), series("Time Series (15min)", rows)
+        FetchCall("bars", ("ACME",), "15m", date(2024, 3, 1), date(2024, 3, 12)), series("Time Series (15min)", rows)
     )
     assert event.at == [at("2024-03-08 14:30"), at("2024-03-11 13:30")]
 
@@ -134,7 +134,7 @@ async def test_a_period_is_labelled_by_its_beginning_and_the_open_one_is_not_fin
         "2024-01-31": ["1", "1", "1", "1", "1"],
     }
     (event,), _ = await fetched(
-        Call("bars", ("ACME",), "1mo", date(2024, 2, 10), date(2024, 3, 15)), series("Monthly Time Series", rows)
+        FetchCall("bars", ("ACME",), "1mo", date(2024, 2, 10), date(2024, 3, 15)), series("Monthly Time Series", rows)
     )
     assert event.at == [at("2024-02-01"), at("2024-03-01")]
     assert event.final == [True, False]
@@ -151,7 +151,7 @@ async def test_adjusted_series_keep_their_volume_and_their_raw_prices() -> None:
         "7. dividend amount": "0.1",
     }
     (event,), _ = await fetched(
-        Call("bars", ("ACME",), "1wk"), {"Meta Data": {}, "Weekly Adjusted Time Series": {"2024-03-08": row}}
+        FetchCall("bars", ("ACME",), "1wk"), {"Meta Data": {}, "Weekly Adjusted Time Series": {"2024-03-08": row}}
     )
     assert (event.close, event.adjusted_close, event.volume) == ([11.0], [10.5], [500.0])
 
@@ -162,7 +162,7 @@ async def test_crypto_prices_in_two_currencies_are_the_asked_ones() -> None:
         "3b. low (USD)": "19", "4a. close (EUR)": "11", "4b. close (USD)": "21", "5. volume": "1.5", "6. market cap (USD)": "99",
     }  # fmt: skip
     (event,), _ = await fetched(
-        Call("bars", ("BTC/EUR",), "1d"), {"Meta Data": {}, "Time Series (Digital Currency Daily)": {"2024-03-14": row}}
+        FetchCall("bars", ("BTC/EUR",), "1d"), {"Meta Data": {}, "Time Series (Digital Currency Daily)": {"2024-03-14": row}}
     )
     assert (event.open, event.close, event.volume, event.currency) == ([10.0], [11.0], [1.5], "EUR")
 
@@ -173,13 +173,13 @@ async def test_a_row_without_prices_is_left_out() -> None:
         "2024-03-13": ["None", "", "-", "nan", "0"],
         "garbage": ["1", "1", "1", "1", "1"],
     }
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), series("Time Series (Daily)", rows))
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1d"), series("Time Series (Daily)", rows))
     assert event.at == [at("2024-03-14")]
 
 
 async def test_an_unknown_zone_is_malformed() -> None:
     answer = series("Time Series (Daily)", {"2024-03-14": ["1"] * 5}, zone="Mars/Olympus")
-    assert (await verdict_of(Call("bars", ("ACME",), "1d"), answer)).verdict is Verdict.MALFORMED
+    assert (await verdict_of(FetchCall("bars", ("ACME",), "1d"), answer)).verdict is Verdict.MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -208,13 +208,13 @@ async def test_an_unknown_zone_is_malformed() -> None:
 )
 @pytest.mark.parametrize("dataset", ["bars", "quote", "chain", "actions"])
 async def test_every_way_to_fail_has_its_verdict_whatever_was_asked(dataset: Any, answer: object, verdict: Verdict) -> None:
-    error = await verdict_of(Call(dataset, ("ACME",), "1d" if dataset == "bars" else None), answer)
+    error = await verdict_of(FetchCall(dataset, ("ACME",), "1d" if dataset == "bars" else None), answer)
     assert error.verdict is verdict
     assert KEY not in error.message
 
 
 async def test_the_shortest_limit_that_is_named_says_when_to_come_back() -> None:
-    call = Call("quote", ("ACME",))
+    call = FetchCall("quote", ("ACME",))
     assert (await verdict_of(call, {"Information": TOO_FAST})).retry_at == datetime(2024, 3, 15, 18, 0, 1, tzinfo=UTC)
     assert (await verdict_of(call, {"Information": SPENT})).retry_at == datetime(2024, 3, 16, tzinfo=UTC)
     assert (await verdict_of(call, {"Note": "5 calls per minute"})).retry_at == datetime(2024, 3, 15, 18, 1, tzinfo=UTC)
@@ -223,10 +223,10 @@ async def test_the_shortest_limit_that_is_named_says_when_to_come_back() -> None
 
 async def test_only_meta_data_is_a_range_without_bars() -> None:
     (event,), _ = await fetched(
-        Call("bars", ("ACME",), "1d", date(2024, 3, 9), date(2024, 3, 11)), {"Meta Data": {"2. Symbol": "ACME"}}
+        FetchCall("bars", ("ACME",), "1d", date(2024, 3, 9), date(2024, 3, 11)), {"Meta Data": {"2. Symbol": "ACME"}}
     )
     assert event.at == []
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), "timestamp,open,high,low,close,volume\r\n")
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1d"), "timestamp,open,high,low,close,volume\r\n")
     assert event.at == []
 
 
@@ -246,7 +246,7 @@ async def test_only_meta_data_is_a_range_without_bars() -> None:
     ],
 )
 async def test_a_quote_in_any_form_has_its_date_and_no_time_of_day(answer: object) -> None:
-    (event,), _ = await fetched(Call("quote", ("ACME",)), answer)
+    (event,), _ = await fetched(FetchCall("quote", ("ACME",)), answer)
     assert isinstance(event, PriceQuote)
     assert (event.price, event.previous_close, event.volume, event.bid, event.ask) == (20.5, 21.0, 1300.0, None, None)
     assert (event.at, event.observed_at) == (at("2024-03-15"), NOW - timedelta(minutes=15))
@@ -256,7 +256,7 @@ async def test_a_quote_in_any_form_has_its_date_and_no_time_of_day(answer: objec
     "answer", [{"Global Quote": {}}, {"Global Quote": {"05. price": "0.0000"}}, "symbol,open,high,low,price\r\n"]
 )
 async def test_a_quote_without_a_price_is_not_found(answer: object) -> None:
-    assert (await verdict_of(Call("quote", ("NOSUCH",)), answer)).verdict is Verdict.NOT_FOUND
+    assert (await verdict_of(FetchCall("quote", ("NOSUCH",)), answer)).verdict is Verdict.NOT_FOUND
 
 
 async def test_the_quote_of_a_pair_is_its_exchange_rate() -> None:
@@ -267,7 +267,7 @@ async def test_the_quote_of_a_pair_is_its_exchange_rate() -> None:
         "8. Bid Price": "1.0884",
         "9. Ask Price": "-",
     }
-    (event,), vendor = await fetched(Call("quote", ("EUR/USD",)), {"Realtime Currency Exchange Rate": rate})
+    (event,), vendor = await fetched(FetchCall("quote", ("EUR/USD",)), {"Realtime Currency Exchange Rate": rate})
     assert vendor.asked[0].params["from_currency"] == "EUR"
     assert (event.price, event.bid, event.ask, event.currency) == (1.0885, 1.0884, None, "USD")
     assert event.at == event.observed_at == datetime(2024, 3, 15, 17, 59, 30, tzinfo=UTC)
@@ -279,7 +279,7 @@ async def test_a_dead_contract_has_neither_prices_nor_greeks() -> None:
         "implied_volatility,delta,gamma,theta,vega,rho"
     )
     row = "A1,ACME,2024-03-15,115.00,put,0.00,0.01,0.00,0,0.25,5,0,9,2024-03-15,0.00000,-0.00000,0.00000,0.00000,0.00000,-0.00000"
-    (event,), _ = await fetched(Call("chain", ("ACME",)), f"{header}\r\n{row}\r\n")
+    (event,), _ = await fetched(FetchCall("chain", ("ACME",)), f"{header}\r\n{row}\r\n")
     assert isinstance(event, PriceChain)
     assert (event.last, event.bid, event.mark, event.ask) == ([None], [None], [0.01], [0.25])
     assert (event.iv, event.delta, event.gamma, event.theta, event.vega) == (([None],) * 5)
@@ -291,7 +291,7 @@ async def test_a_long_chain_comes_in_numbered_parts() -> None:
         {"contractID": f"C{i}", "expiration": "2024-03-22", "strike": "1.0", "type": "call", "date": "2024-03-15"}
         for i in range(2001)
     ]
-    events, _ = await fetched(Call("chain", ("ACME",)), {"message": "success", "data": rows})
+    events, _ = await fetched(FetchCall("chain", ("ACME",)), {"message": "success", "data": rows})
     assert [(event.part, event.parts, len(event.contract)) for event in events] == [(1, 2, 2000), (2, 2, 1)]
 
 
@@ -301,21 +301,21 @@ async def test_splits_and_dividends_are_two_requests_of_one_answer() -> None:
         "symbol": "ACME",
         "data": [{"ex_dividend_date": "2023-11-09", "amount": "0.35"}, {"ex_dividend_date": "None", "amount": "1"}],
     }
-    (event,), vendor = await fetched(Call("actions", ("ACME",)), splits, dividends)
+    (event,), vendor = await fetched(FetchCall("actions", ("ACME",)), splits, dividends)
     assert [request.params["function"] for request in vendor.asked] == ["SPLITS", "DIVIDENDS"]
     assert (event.date, event.ratio, event.amount) == ([date(2023, 11, 9), date(2024, 1, 22)], [None, 1.5], [0.35, None])
 
 
 async def test_who_never_split_is_not_unknown() -> None:
     dividends = {"symbol": "ACME", "data": [{"ex_dividend_date": "2023-11-09", "amount": "0.35"}]}
-    (event,), _ = await fetched(Call("actions", ("ACME",)), {}, dividends)
+    (event,), _ = await fetched(FetchCall("actions", ("ACME",)), {}, dividends)
     assert event.amount == [0.35]
-    assert (await verdict_of(Call("actions", ("NOSUCH",)), {}, {})).verdict is Verdict.NOT_FOUND
+    assert (await verdict_of(FetchCall("actions", ("NOSUCH",)), {}, {})).verdict is Verdict.NOT_FOUND
 
 
 @pytest.mark.parametrize("dataset", ["chain", "actions"])
 async def test_a_pair_has_neither_options_nor_actions_and_no_call_is_spent_on_it(dataset: Any) -> None:
     vendor = PlayedVendor({})
-    answer = await provider().fetch(Call(dataset, ("EUR/USD",)), vendor, NOW)
+    answer = await provider().fetch(FetchCall(dataset, ("EUR/USD",)), vendor, NOW)
     assert answer.failed["EUR/USD"].verdict is Verdict.BAD_REQUEST
     assert not vendor.asked

@@ -10,15 +10,15 @@ import zstandard
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceBars, PriceChain, PriceQuote
-from services.fetcher.provider import Access, Answer, Call, ProviderError, Reply, Verdict
+from services.fetcher.provider import Answer, Credentials, FetchCall, ProviderError, Reply, Verdict
 from services.fetcher.providers.databento import Databento
 from tests.fetcher.played_vendor import PlayedVendor, reply
 
 KEY = "db-CANARY7F3A"
 NOW = datetime(2024, 3, 15, 18, 0, 30, tzinfo=UTC)
 KINDS = {"ohlcv-1s": 32, "ohlcv-1m": 33, "ohlcv-1h": 34, "ohlcv-1d": 35, "bbo-1m": 196, "cbbo-1m": 193}
-DAY = Call("bars", ("ACME",), "1d", date(2024, 3, 1), date(2024, 3, 15))
-HOURS = Call("bars", ("ACME",), "1h", date(2024, 3, 15), date(2024, 3, 16))
+DAY = FetchCall("bars", ("ACME",), "1d", date(2024, 3, 1), date(2024, 3, 15))
+HOURS = FetchCall("bars", ("ACME",), "1h", date(2024, 3, 15), date(2024, 3, 16))
 NOT_RESOLVED = "None of the symbols could be resolved"
 
 
@@ -91,15 +91,15 @@ def refusal(case: str, message: str = "No.", status: int = 422, **payload: str) 
 
 
 def provider(dataset: str = "") -> Databento:
-    return Databento(Access(api_key=KEY, dataset=dataset))
+    return Databento(Credentials(api_key=KEY, dataset=dataset))
 
 
-async def fetched(call: Call, *answers: object, dataset: str = "", now: datetime = NOW) -> tuple[Answer, PlayedVendor]:
+async def fetched(call: FetchCall, *answers: object, dataset: str = "", now: datetime = NOW) -> tuple[Answer, PlayedVendor]:
     vendor = PlayedVendor(*answers)
     return await provider(dataset).fetch(call, vendor, now), vendor
 
 
-async def bars(call: Call, *answers: object, dataset: str = "", now: datetime = NOW) -> PriceBars:
+async def bars(call: FetchCall, *answers: object, dataset: str = "", now: datetime = NOW) -> PriceBars:
     answer, _ = await fetched(call, *answers, dataset=dataset, now=now)
     assert not answer.failed
     (event,) = answer.events
@@ -107,12 +107,12 @@ async def bars(call: Call, *answers: object, dataset: str = "", now: datetime = 
     return event
 
 
-async def quotes(call: Call, *answers: object) -> tuple[list[PriceQuote], Answer, PlayedVendor]:
+async def quotes(call: FetchCall, *answers: object) -> tuple[list[PriceQuote], Answer, PlayedVendor]:
     answer, vendor = await fetched(call, *answers)
     return [event for event in answer.events if isinstance(event, PriceQuote)], answer, vendor
 
 
-async def error_of(call: Call, *answers: object) -> ProviderError:
+async def error_of(call: FetchCall, *answers: object) -> ProviderError:
     try:
         answer, _ = await fetched(call, *answers)
     except ProviderError as error:
@@ -156,7 +156,7 @@ async def test_the_key_is_the_user_of_basic_authorisation_and_the_range_is_asked
 async def test_a_symbol_tells_its_kind_and_where_it_is_sold(
     symbol: str, setting: str, dataset: str, kind: str, spelling: str
 ) -> None:
-    answer, vendor = await fetched(Call("bars", (symbol,), "1d"), reply({}), dataset=setting)
+    answer, vendor = await fetched(FetchCall("bars", (symbol,), "1d"), reply({}), dataset=setting)
     assert answer.failed[symbol].verdict is Verdict.MALFORMED
     asked = vendor.asked[0].params
     assert (asked["dataset"], asked["stype_in"], asked["symbols"]) == (dataset, kind, spelling)
@@ -164,13 +164,13 @@ async def test_a_symbol_tells_its_kind_and_where_it_is_sold(
 
 @pytest.mark.parametrize("symbol", ["ES.FUT", "AAPL.OPT", "ALL_SYMBOLS", "A,B"])
 async def test_what_names_many_instruments_is_refused_before_it_is_billed(symbol: str) -> None:
-    answer, vendor = await fetched(Call("bars", (symbol, "ACME"), "1d"), packed(stream("ohlcv-1d")))
+    answer, vendor = await fetched(FetchCall("bars", (symbol, "ACME"), "1d"), packed(stream("ohlcv-1d")))
     assert answer.failed[symbol].verdict is Verdict.BAD_REQUEST
     assert [request.params["symbols"] for request in vendor.asked] == ["ACME"]
 
 
 async def test_symbols_of_a_data_set_share_a_request_and_those_of_another_kind_have_their_own() -> None:
-    call = Call("bars", ("ACME", "ES.c.0", "BOLT", "ESH4"), "1d")
+    call = FetchCall("bars", ("ACME", "ES.c.0", "BOLT", "ESH4"), "1d")
     _, vendor = await fetched(call, packed(stream("ohlcv-1d")))
     assert [request.params["symbols"] for request in vendor.asked] == ["ACME,BOLT", "ES.c.0", "ESH4"]
 
@@ -227,14 +227,14 @@ async def test_an_instrument_id_means_what_it_meant_that_day() -> None:
         bar("ohlcv-1d", "2024-03-13", 11, instrument=8),
         bar("ohlcv-1d", "2024-03-14", 99, instrument=7),
     ]
-    call = Call("bars", ("ACME", "BOLT"), "1d", DAY.start, DAY.end)
+    call = FetchCall("bars", ("ACME", "BOLT"), "1d", DAY.start, DAY.end)
     answer, _ = await fetched(call, packed(stream("ohlcv-1d", *records, names=names)))
     assert {e.symbol: e.close for e in answer.events if isinstance(e, PriceBars)} == {"ACME": [10, 11], "BOLT": [50]}
 
 
 async def test_two_symbols_of_one_instrument_both_get_its_bars() -> None:
     span = [Span(date(2024, 3, 1), date(2024, 3, 15), "7")]
-    call = Call("bars", ("ES.c.0", "ES.v.0"), "1d", DAY.start, DAY.end)
+    call = FetchCall("bars", ("ES.c.0", "ES.v.0"), "1d", DAY.start, DAY.end)
     content = stream("ohlcv-1d", bar("ohlcv-1d", "2024-03-12", 10), names={"ES.c.0": span, "ES.v.0": span})
     answer, _ = await fetched(call, packed(content))
     assert [(e.symbol, e.close, e.currency, e.feed) for e in answer.events if isinstance(e, PriceBars)] == [
@@ -248,7 +248,7 @@ async def test_an_unknown_symbol_among_others_is_not_found_and_one_without_trade
     span = [Span(date(2024, 3, 1), date(2024, 3, 15), "8")]
     names = {"ACME": [Span(date(2024, 3, 1), date(2024, 3, 15), "7")], "QUIET": span, "GONE": [Span(*(date(2024, 3, 1),) * 2, "")]}
     content = stream("ohlcv-1d", bar("ohlcv-1d", "2024-03-12", 10), names=names, not_found=["NOSUCH"])
-    call = Call("bars", ("NOSUCH", "ACME", "QUIET", "GONE"), "1d", DAY.start, DAY.end)
+    call = FetchCall("bars", ("NOSUCH", "ACME", "QUIET", "GONE"), "1d", DAY.start, DAY.end)
     answer, _ = await fetched(call, Reply(status, {}, packed(content).body))
     assert {e.symbol: e.close for e in answer.events if isinstance(e, PriceBars)} == {"ACME": [10], "QUIET": []}
     assert {symbol: error.verdict for symbol, error in answer.failed.items()} == dict.fromkeys(
@@ -257,7 +257,7 @@ async def test_an_unknown_symbol_among_others_is_not_found_and_one_without_trade
 
 
 async def test_a_symbol_that_spoils_the_request_for_all_is_left_out_of_the_next() -> None:
-    call = Call("bars", ("ES.c.0", "XX.c.0"), "1d", DAY.start, DAY.end)
+    call = FetchCall("bars", ("ES.c.0", "XX.c.0"), "1d", DAY.start, DAY.end)
     content = stream(
         "ohlcv-1d", bar("ohlcv-1d", "2024-03-12", 10), names={"ES.c.0": [Span(date(2024, 3, 1), date(2024, 3, 15), "7")]}
     )
@@ -269,7 +269,7 @@ async def test_a_symbol_that_spoils_the_request_for_all_is_left_out_of_the_next(
 
 
 async def test_on_closed_days_a_known_symbol_is_empty_and_an_unknown_one_is_not_found() -> None:
-    call = Call("bars", ("ACME", "NOSUCH"), "1d", date(2024, 3, 9), date(2024, 3, 11))
+    call = FetchCall("bars", ("ACME", "NOSUCH"), "1d", date(2024, 3, 9), date(2024, 3, 11))
     resolved = reply({"result": {"ACME": [{"d0": "2024-02-28", "d1": "2024-03-09", "s": "7"}], "NOSUCH": []}, "status": 1}, 206)
     answer, vendor = await fetched(call, refusal("symbology_invalid_request", NOT_RESOLVED), resolved)
     assert [request.path for request in vendor.asked] == ["/v0/timeseries.get_range", "/v0/symbology.resolve"]
@@ -315,7 +315,7 @@ async def test_a_line_that_is_no_record_is_malformed(lines: str) -> None:
 
 
 async def test_lines_that_do_not_say_whose_they_are_are_malformed_when_several_symbols_were_asked() -> None:
-    call = Call("bars", ("ACME", "BOLT"), "1d", DAY.start, DAY.end)
+    call = FetchCall("bars", ("ACME", "BOLT"), "1d", DAY.start, DAY.end)
     assert (await error_of(call, reply(RAW))).verdict is Verdict.MALFORMED
     answer, _ = await fetched(call, reply(PRETTY))
     assert {e.symbol: e.close for e in answer.events if isinstance(e, PriceBars)} == {"ACME": [20.75], "BOLT": []}
@@ -360,7 +360,7 @@ async def test_a_bar_that_reaches_past_what_is_there_is_not_final() -> None:
 
 
 async def test_a_range_that_begins_before_the_data_set_is_asked_for_from_its_first_day() -> None:
-    call = Call("bars", ("ACME",), "1d", date(2020, 1, 1), date(2024, 3, 15))
+    call = FetchCall("bars", ("ACME",), "1d", date(2020, 1, 1), date(2024, 3, 15))
     bound = refusal(
         "data_start_before_available_start",
         "`start` in query ('2020-01-01 00:00:00+00:00') was before the available start of dataset EQUS.MINI "
@@ -401,13 +401,13 @@ async def test_what_is_not_there_yet_is_empty_and_what_wants_a_licence_is_not(bo
 
 
 async def test_a_range_that_has_not_begun_is_empty_at_no_call() -> None:
-    answer, vendor = await fetched(Call("bars", ("ACME",), "1d", date(2024, 3, 20), date(2024, 3, 25)), reply({}))
+    answer, vendor = await fetched(FetchCall("bars", ("ACME",), "1d", date(2024, 3, 20), date(2024, 3, 25)), reply({}))
     assert answer.failed["ACME"].verdict is Verdict.EMPTY
     assert not vendor.asked
 
 
 async def test_a_long_range_is_asked_for_in_parts_that_an_answer_can_hold() -> None:
-    call = Call("bars", ("ACME",), "1m", date(2023, 9, 1), date(2024, 1, 1))
+    call = FetchCall("bars", ("ACME",), "1m", date(2023, 9, 1), date(2024, 1, 1))
     minutes = [bar("ohlcv-1m", f"2023-{month}-06 15:00", 10) for month in ("09", "11")]
     answer, vendor = await fetched(call, *(packed(stream("ohlcv-1m", minute)) for minute in minutes))
     assert [(r.params["start"][:10], r.params["end"][:10]) for r in vendor.asked] == [
@@ -420,7 +420,7 @@ async def test_a_long_range_is_asked_for_in_parts_that_an_answer_can_hold() -> N
 
 
 async def test_parts_before_the_data_set_begins_cost_one_refusal_and_parts_past_a_licence_keep_what_was_paid_for() -> None:
-    call = Call("bars", ("ACME",), "1m", date(2023, 1, 1), date(2024, 3, 15))
+    call = FetchCall("bars", ("ACME",), "1m", date(2023, 1, 1), date(2024, 3, 15))
     begins = refusal("data_start_before_available_start", available_start="2023-12-20T00:00:00Z")
     wall = refusal(
         "license_not_found_unauthorized", "A live data license is required to access data after 2024-02-20T00:00:00Z", 403
@@ -438,7 +438,7 @@ async def test_parts_before_the_data_set_begins_cost_one_refusal_and_parts_past_
 
 @pytest.mark.parametrize(("timeframe", "days"), [("1m", 5), ("1h", 50), ("1d", 740)])
 async def test_the_latest_bars_are_those_of_the_days_before_this_minute(timeframe: Timeframe, days: int) -> None:
-    _, vendor = await fetched(Call("bars", ("ACME",), timeframe), packed(stream(f"ohlcv-{timeframe}")))
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), timeframe), packed(stream(f"ohlcv-{timeframe}")))
     asked = vendor.asked[0].params
     assert asked["end"] == "2024-03-15T18:00:00Z"
     assert at(asked["start"][:-1]) == at("2024-03-15 18:00") - timedelta(days=days)
@@ -488,7 +488,7 @@ async def test_neither_the_key_nor_its_token_is_ever_in_an_error() -> None:
     assert token not in str(error)
 
 
-QUOTE = Call("quote", ("ACME",))
+QUOTE = FetchCall("quote", ("ACME",))
 
 
 async def test_a_quote_is_the_last_minutes_best_bid_and_ask_and_the_last_price_known() -> None:
@@ -523,7 +523,7 @@ async def test_after_the_close_a_quote_is_the_last_trade_of_the_days_before() ->
 
 async def test_a_refusal_of_the_last_trades_does_not_spoil_the_quotes_that_came() -> None:
     names = {s: [Span(date(2024, 3, 1), date(2024, 3, 16), n)] for s, n in (("ACME", "7"), ("QUIET", "8"))}
-    call = Call("quote", ("ACME", "QUIET"))
+    call = FetchCall("quote", ("ACME", "QUIET"))
     content = packed(stream("bbo-1m", book("2024-03-15 17:59", None, 20.5, 20.75), names=names))
     found, answer, vendor = await quotes(call, content, reply("not now", 503))
     assert [event.symbol for event in found] == ["ACME"]
@@ -541,12 +541,12 @@ async def test_a_quote_that_is_not_there_is_empty_and_of_what_nobody_knows_not_f
 async def test_an_options_quote_is_consolidated_by_the_vendor() -> None:
     names = {"ACME  240621C00050000": [Span(date(2024, 3, 15), date(2024, 3, 16), "7")]}
     content = stream("cbbo-1m", option("2024-03-15 17:59", 1, 2), names=names)
-    (event,), _, vendor = await quotes(Call("quote", ("O:ACME240621C00050000",)), packed(content))
+    (event,), _, vendor = await quotes(FetchCall("quote", ("O:ACME240621C00050000",)), packed(content))
     assert (vendor.asked[0].params["dataset"], vendor.asked[0].params["schema"]) == ("OPRA.PILLAR", "cbbo-1m")
     assert (event.bid, event.ask, event.feed) == (1.0, 2.0, "consolidated")
 
 
-CHAIN = Call("chain", ("BRK.B",))
+CHAIN = FetchCall("chain", ("BRK.B",))
 CONTRACTS = {
     "BRKB  240621C00050000": [Span(date(2024, 3, 15), date(2024, 3, 16), "7")],
     "BRKB  240621P00047500": [Span(date(2024, 3, 15), date(2024, 3, 16), "8")],
@@ -601,7 +601,7 @@ async def test_a_chain_without_quotes_is_looked_for_at_the_closes_of_five_days_a
 
 @pytest.mark.parametrize("symbol", ["ES.c.0", "EUR/USD", "7203.T", "TOOLONGNAME"])
 async def test_what_has_no_options_in_america_is_refused_before_any_call(symbol: str) -> None:
-    answer, vendor = await fetched(Call("chain", (symbol,)), reply({}))
+    answer, vendor = await fetched(FetchCall("chain", (symbol,)), reply({}))
     assert answer.failed[symbol].verdict is Verdict.BAD_REQUEST
     assert not vendor.asked
 
@@ -620,7 +620,7 @@ async def test_a_record_of_midnight_is_of_the_instrument_of_the_day_that_ends() 
 
 
 async def test_too_many_requests_in_one_data_set_leave_what_came_of_another() -> None:
-    call = Call("bars", ("ACME", "ES.c.0", "ESH4"), "1d", DAY.start, DAY.end)
+    call = FetchCall("bars", ("ACME", "ES.c.0", "ESH4"), "1d", DAY.start, DAY.end)
     answer, vendor = await fetched(call, packed(stream("ohlcv-1d", bar("ohlcv-1d", "2024-03-12", 10))), reply("slow down", 429))
     assert len(vendor.asked) == 2
     assert [event.symbol for event in answer.events] == ["ACME"]
@@ -632,6 +632,6 @@ async def test_too_many_requests_in_one_data_set_leave_what_came_of_another() ->
 async def test_more_bars_than_an_event_holds_come_in_several_events() -> None:
     minutes = [at("2024-03-11 00:00") + timedelta(minutes=i) for i in range(2100)]
     content = stream("ohlcv-1m", *(bar("ohlcv-1m", f"{minute:%Y-%m-%d %H:%M}", 10) for minute in minutes))
-    call = Call("bars", ("ACME",), "1m", date(2024, 3, 11), date(2024, 3, 13))
+    call = FetchCall("bars", ("ACME",), "1m", date(2024, 3, 11), date(2024, 3, 13))
     answer, _ = await fetched(call, packed(content))
     assert [len(e.at) for e in answer.events if isinstance(e, PriceBars)] == [2000, 100]

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
-from services.fetcher.provider import Access, Call, ProviderError, Verdict
+from services.fetcher.provider import Credentials, FetchCall, ProviderError, Verdict
 from services.fetcher.providers.marketstack import Marketstack
 from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
 
@@ -29,7 +29,7 @@ LIVE = {
 
 
 def provider(**options: str | float) -> Marketstack:
-    return Marketstack(Access(api_key=KEY, options=options))
+    return Marketstack(Credentials(api_key=KEY, options=options))
 
 
 def row(day: str, close: float = 11.0, symbol: str = "ACME", **more: object) -> dict[str, object]:
@@ -54,11 +54,11 @@ ASKING = Asking(provider, NOW)
 fetched, verdict_of = ASKING.fetched, ASKING.verdict_of
 
 
-RANGE = Call("bars", ("ACME",), "1d", date(2024, 3, 11), date(2024, 3, 15))
+RANGE = FetchCall("bars", ("ACME",), "1d", date(2024, 3, 11), date(2024, 3, 15))
 
 
 async def test_the_key_goes_where_the_vendor_wants_it_and_the_newest_bars_cost_one_page() -> None:
-    _, vendor = await fetched(Call("bars", ("BRK.B",), "1d"), page(row("2024-03-14", symbol="BRK.B"), total=4100))
+    _, vendor = await fetched(FetchCall("bars", ("BRK.B",), "1d"), page(row("2024-03-14", symbol="BRK.B"), total=4100))
     (asked,) = vendor.asked
     assert asked.path == "/v2/eod"
     assert asked.params == {"access_key": KEY, "symbols": "BRK.B", "limit": "500", "offset": "0"}
@@ -102,14 +102,14 @@ async def test_an_answer_without_pagination_is_the_whole_of_it() -> None:
 
 
 async def test_symbols_share_a_request_whose_bars_fit_on_a_page_and_each_is_paid_for() -> None:
-    call = Call("bars", ("ACME", "BOLT", "CORP"), "1d", date(2024, 3, 11), date(2024, 3, 15))
+    call = FetchCall("bars", ("ACME", "BOLT", "CORP"), "1d", date(2024, 3, 11), date(2024, 3, 15))
     events, vendor = await fetched(call, page(*(row("2024-03-14", symbol=symbol) for symbol in call.symbols)))
     assert [(request.params["symbols"], request.cost) for request in vendor.asked] == [("ACME,BOLT,CORP", 3)]
     assert [event.symbol for event in events] == ["ACME", "BOLT", "CORP"]
-    call = Call("bars", ("ACME", "BOLT", "CORP"), "1d", date(2023, 1, 2), date(2024, 3, 15))
+    call = FetchCall("bars", ("ACME", "BOLT", "CORP"), "1d", date(2023, 1, 2), date(2024, 3, 15))
     _, vendor = await fetched(call, page())
     assert [(request.params["symbols"], request.cost) for request in vendor.asked] == [("ACME,BOLT", 2), ("CORP", 1)]
-    _, vendor = await fetched(Call("bars", ("ACME",), "1d"), page(row("2024-03-14")))
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), "1d"), page(row("2024-03-14")))
     assert vendor.asked[0].cost == 1
 
 
@@ -119,10 +119,10 @@ async def test_no_call_is_dearer_than_the_second_allows() -> None:
 
 
 async def test_who_is_left_out_has_an_empty_range_but_no_latest_bar() -> None:
-    call = Call("bars", ("ACME", "GONE"), "1d", date(2024, 3, 11), date(2024, 3, 15))
+    call = FetchCall("bars", ("ACME", "GONE"), "1d", date(2024, 3, 11), date(2024, 3, 15))
     events, _ = await fetched(call, page(row("2024-03-14")))
     assert [(event.symbol, len(event.at)) for event in events] == [("ACME", 1), ("GONE", 0)]
-    answer = await provider().fetch(Call("bars", ("GONE",), "1d"), PlayedVendor(page()), NOW)
+    answer = await provider().fetch(FetchCall("bars", ("GONE",), "1d"), PlayedVendor(page()), NOW)
     assert (answer.events, answer.failed) == ([], {})
 
 
@@ -180,20 +180,22 @@ async def test_prices_are_in_the_currency_that_is_named_or_known(
 async def test_todays_bar_is_final_when_the_day_is_over_in_new_york() -> None:
     rows = page(row("2024-03-15"), row("2024-03-14"))
     for now, final in ((NOW, [True, False]), (datetime(2024, 3, 16, 4, tzinfo=UTC), [True, True])):
-        answer = await provider().fetch(Call("bars", ("ACME",), "1d"), PlayedVendor(rows), now)
+        answer = await provider().fetch(FetchCall("bars", ("ACME",), "1d"), PlayedVendor(rows), now)
         assert isinstance(answer.events[0], PriceBars)
         assert answer.events[0].final == final
 
 
 async def test_indices_are_of_an_exchange_of_their_own() -> None:
-    (event,), vendor = await fetched(Call("bars", ("^GSPC",), "1d"), page(row("2024-03-14", symbol="GSPC.INDX", exchange="INDX")))
+    (event,), vendor = await fetched(
+        FetchCall("bars", ("^GSPC",), "1d"), page(row("2024-03-14", symbol="GSPC.INDX", exchange="INDX"))
+    )
     assert vendor.asked[0].params["symbols"] == "GSPC.INDX"
     assert (event.symbol, event.currency) == ("^GSPC", None)
 
 
 @pytest.mark.parametrize("symbol", ["EUR/USD", "BTC/USD", "btcusd"])
 async def test_there_are_no_pairs_and_they_cost_no_call(symbol: str) -> None:
-    for call in (Call("bars", (symbol,), "1d"), Call("quote", (symbol,)), Call("actions", (symbol,))):
+    for call in (FetchCall("bars", (symbol,), "1d"), FetchCall("quote", (symbol,)), FetchCall("actions", (symbol,))):
         vendor = PlayedVendor(page())
         answer = await provider().fetch(call, vendor, NOW)
         assert answer.failed[symbol].verdict is Verdict.BAD_REQUEST
@@ -203,7 +205,7 @@ async def test_there_are_no_pairs_and_they_cost_no_call(symbol: str) -> None:
 async def test_intraday_rows_are_no_bars() -> None:
     vendor = PlayedVendor(page(LIVE))
     with pytest.raises(ProviderError) as caught:
-        await provider().fetch(Call("bars", ("ACME",), "1h"), vendor, NOW)
+        await provider().fetch(FetchCall("bars", ("ACME",), "1h"), vendor, NOW)
     assert caught.value.verdict is Verdict.BAD_REQUEST
     assert not vendor.asked
 
@@ -211,7 +213,7 @@ async def test_intraday_rows_are_no_bars() -> None:
 async def test_a_live_quotes_close_is_the_day_befores() -> None:
     entitled = {**LIVE, "last": 20.6, "bid_price": 20.55, "ask_price": 20.65}
     for live, price, bid, ask in ((LIVE, 20.5, None, None), (entitled, 20.6, 20.55, 20.65)):
-        (event,), vendor = await fetched(Call("quote", ("ACME",)), page(live))
+        (event,), vendor = await fetched(FetchCall("quote", ("ACME",)), page(live))
         assert isinstance(event, PriceQuote)
         assert (event.price, event.bid, event.ask, event.previous_close) == (price, bid, ask, 20.4)
         assert (event.at, event.observed_at) == (at("2024-03-15 18:15"), at("2024-03-15 18:15"))
@@ -222,12 +224,12 @@ async def test_a_live_quotes_close_is_the_day_befores() -> None:
 
 async def test_the_interval_of_a_larger_plan_is_an_option() -> None:
     vendor = PlayedVendor(page(LIVE))
-    await provider(interval="1min").fetch(Call("quote", ("ACME",)), vendor, NOW)
+    await provider(interval="1min").fetch(FetchCall("quote", ("ACME",)), vendor, NOW)
     assert vendor.asked[0].params["interval"] == "1min"
 
 
 async def test_a_share_class_is_spelled_with_a_dash_among_live_quotes() -> None:
-    (event,), vendor = await fetched(Call("quote", ("BRK.B",)), page({**LIVE, "symbol": "BRK-B"}))
+    (event,), vendor = await fetched(FetchCall("quote", ("BRK.B",)), page({**LIVE, "symbol": "BRK-B"}))
     assert vendor.asked[0].params["symbols"] == "BRK-B"
     assert event.symbol == "BRK.B"
 
@@ -237,7 +239,7 @@ async def test_a_quote_that_iex_lacks_is_the_last_sessions_close() -> None:
     closes = page(
         row("2024-03-13", 8.0, "BOLT"), row("2024-03-14", 7.5, "BOLT"), row("2024-03-15", 70.5, "VOD.XLON", exchange="XLON")
     )
-    events, vendor = await fetched(Call("quote", ("ACME", "BOLT", "VOD.XLON")), page(LIVE, blank), closes)
+    events, vendor = await fetched(FetchCall("quote", ("ACME", "BOLT", "VOD.XLON")), page(LIVE, blank), closes)
     assert [(r.path, r.params["symbols"], r.cost) for r in vendor.asked] == [
         ("/v2/intraday/latest", "ACME,BOLT", 2),
         ("/v2/eod/latest", "BOLT,VOD.XLON", 2),
@@ -254,7 +256,7 @@ async def test_a_plan_without_live_quotes_is_not_asked_for_them_again() -> None:
     adapter = provider()
     for paths in (["/v2/intraday/latest", "/v2/eod/latest"], ["/v2/eod/latest"]):
         vendor = PlayedVendor(*([RESTRICTED] if len(paths) == 2 else []), page(row("2024-03-14")))
-        answer = await adapter.fetch(Call("quote", ("ACME",)), vendor, NOW)
+        answer = await adapter.fetch(FetchCall("quote", ("ACME",)), vendor, NOW)
         assert [request.path for request in vendor.asked] == paths
         assert isinstance(answer.events[0], PriceQuote)
         assert answer.events[0].price == 11.0
@@ -262,7 +264,7 @@ async def test_a_plan_without_live_quotes_is_not_asked_for_them_again() -> None:
 
 async def test_live_quotes_are_kept_when_the_last_sessions_fail() -> None:
     vendor = PlayedVendor(page(LIVE), refused("usage_limit_reached", 429))
-    answer = await provider().fetch(Call("quote", ("ACME", "VOD.XLON")), vendor, NOW)
+    answer = await provider().fetch(FetchCall("quote", ("ACME", "VOD.XLON")), vendor, NOW)
     assert [event.symbol for event in answer.events] == ["ACME"]
     assert answer.failed["VOD.XLON"].verdict is Verdict.RATE_LIMITED
 
@@ -278,7 +280,7 @@ async def test_splits_and_dividends_are_two_requests() -> None:
         {"date": "2024-02-12", "dividend": 0.25, "payment_date": "2024-02-15 05:00:00", "distr_freq": "q", "symbol": "ACME"},
         {"date": "2023-11-10", "dividend": 0, "symbol": "ACME"},
     )
-    (acme, bolt), vendor = await fetched(Call("actions", ("ACME", "BOLT")), splits, dividends)
+    (acme, bolt), vendor = await fetched(FetchCall("actions", ("ACME", "BOLT")), splits, dividends)
     assert isinstance(acme, PriceActions)
     assert (acme.date, acme.ratio) == ([date(2015, 4, 13), date(2019, 6, 17), date(2024, 2, 12)], [1.5, 5.0, None])
     assert (acme.amount, acme.currency) == ([None, None, 0.25], "USD")
@@ -291,7 +293,7 @@ async def test_splits_and_dividends_are_two_requests() -> None:
 
 async def test_who_is_unknown_to_one_list_of_actions_may_be_known_to_the_other() -> None:
     unknown = refused("no_valid_symbols_provided", 422)
-    call = Call("actions", ("ACME",), start=date(2024, 1, 1), end=date(2024, 3, 1))
+    call = FetchCall("actions", ("ACME",), start=date(2024, 1, 1), end=date(2024, 3, 1))
     (event,), vendor = await fetched(call, unknown, page({"date": "2024-02-12", "dividend": 0.25, "symbol": "ACME"}))
     assert event.amount == [0.25]
     assert vendor.asked[1].params.items() >= {"date_from": "2024-01-01", "date_to": "2024-02-29"}.items()
@@ -347,7 +349,7 @@ OLDER = {"success": False, "error": {"code": 101, "type": "invalid_access_key", 
     ],
 )
 async def test_every_way_to_fail_has_its_verdict(answer: object, verdict: Verdict, retry_at: datetime | None) -> None:
-    for call in (RANGE, Call("bars", ("ACME",), "1d"), Call("quote", ("ACME",)), Call("actions", ("ACME",))):
+    for call in (RANGE, FetchCall("bars", ("ACME",), "1d"), FetchCall("quote", ("ACME",)), FetchCall("actions", ("ACME",))):
         error = await verdict_of(call, answer)
         assert (error.verdict, error.retry_at) == (verdict, retry_at)
         assert KEY not in error.message
@@ -356,7 +358,7 @@ async def test_every_way_to_fail_has_its_verdict(answer: object, verdict: Verdic
 @pytest.mark.parametrize("code", ["function_access_restricted", "https_access_restricted"])
 @pytest.mark.parametrize("status", [200, 403])
 async def test_what_the_plan_lacks_is_not_taken_for_a_refused_key(code: str, status: int) -> None:
-    for call in (RANGE, Call("quote", ("ACME",)), Call("actions", ("ACME",))):
+    for call in (RANGE, FetchCall("quote", ("ACME",)), FetchCall("actions", ("ACME",))):
         assert (await verdict_of(call, refused(code, status))).verdict is Verdict.PLAN_RESTRICTED
 
 
@@ -368,7 +370,7 @@ async def test_a_faulty_parameter_is_named() -> None:
 
 
 async def test_after_a_refusal_of_all_no_further_request_is_made() -> None:
-    call = Call("bars", ("ACME", "BOLT", "CORP"), "1d", date(2022, 1, 3), date(2024, 3, 15))
+    call = FetchCall("bars", ("ACME", "BOLT", "CORP"), "1d", date(2022, 1, 3), date(2024, 3, 15))
     vendor = PlayedVendor(page(row("2024-03-14")), refused("usage_limit_reached", 429))
     answer = await provider().fetch(call, vendor, NOW)
     assert len(vendor.asked) == 2

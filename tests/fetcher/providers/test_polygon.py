@@ -4,17 +4,17 @@ from typing import Any
 import pytest
 
 from contracts.message import Timeframe
-from services.fetcher.provider import Access, Call, Verdict
+from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.polygon import Polygon
 from tests.fetcher.played_vendor import Asking, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
-DAYS = Call("bars", ("ACME",), "1d", date(2024, 3, 12), date(2024, 3, 14))
+DAYS = FetchCall("bars", ("ACME",), "1d", date(2024, 3, 12), date(2024, 3, 14))
 
 
 def provider() -> Polygon:
-    return Polygon(Access(api_key=KEY))
+    return Polygon(Credentials(api_key=KEY))
 
 
 def milliseconds(text: str) -> int:
@@ -70,7 +70,7 @@ def test_symbols_are_spelled_as_the_vendor_does(symbol: str, vendors: str) -> No
     [("1m", "1/minute"), ("5m", "5/minute"), ("15m", "15/minute"), ("30m", "30/minute"), ("1h", "1/hour")],
 )
 async def test_minutes_are_asked_for_by_instants_as_our_days_are_not_those_of_new_york(timeframe: Timeframe, window: str) -> None:
-    _, vendor = await fetched(Call("bars", ("ACME",), timeframe, date(2024, 3, 12), date(2024, 3, 14)), page())
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), timeframe, date(2024, 3, 12), date(2024, 3, 14)), page())
     first, last = milliseconds("2024-03-12"), milliseconds("2024-03-14") - 1
     assert vendor.asked[0].path == f"/v2/aggs/ticker/ACME/range/{window}/{first}/{last}"
 
@@ -84,17 +84,17 @@ async def test_minutes_are_asked_for_by_instants_as_our_days_are_not_those_of_ne
     ],
 )
 async def test_days_weeks_and_months_are_asked_for_whole(timeframe: Timeframe, path: str) -> None:
-    _, vendor = await fetched(Call("bars", ("ACME",), timeframe, date(2024, 3, 12), date(2024, 3, 14)), page())
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), timeframe, date(2024, 3, 12), date(2024, 3, 14)), page())
     assert vendor.asked[0].path == f"/v2/aggs/ticker/ACME/range/{path}"
 
 
 async def test_the_newest_bars_stay_within_what_a_free_key_may_see() -> None:
-    _, vendor = await fetched(Call("bars", ("ACME",), "1d"), page())
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), "1d"), page())
     assert vendor.asked[0].path == "/v2/aggs/ticker/ACME/range/1/day/2022-03-18/2024-03-15"
 
 
 async def test_a_day_is_that_of_new_york_in_summer_and_winter_and_of_a_pair_that_of_utc() -> None:
-    call = Call("bars", ("ACME", "BTC/USD"), "1d", date(2024, 3, 8), date(2024, 3, 12))
+    call = FetchCall("bars", ("ACME", "BTC/USD"), "1d", date(2024, 3, 8), date(2024, 3, 12))
     rows = page(row("2024-03-08T05:00"), row("2024-03-11T04:00"))
     (acme, btc), _ = await fetched(call, rows, page(row("2024-03-08T00:00"), row("2024-03-09T00:00")))
     assert acme.at == [at("2024-03-08"), at("2024-03-11")]
@@ -104,14 +104,16 @@ async def test_a_day_is_that_of_new_york_in_summer_and_winter_and_of_a_pair_that
 
 @pytest.mark.parametrize("sunday", ["2024-03-10T05:00", "2023-11-05T04:00", "2024-03-03T05:00"])
 async def test_a_week_that_begins_on_sunday_is_labelled_by_its_monday_when_clocks_change_too(sunday: str) -> None:
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1wk"), page(row(sunday)))
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1wk"), page(row(sunday)))
     assert [(at(sunday) - stamp).days for stamp in event.at] == [-1]
     assert event.at[0].weekday() == 0
 
 
 async def test_todays_bar_is_final_when_the_day_is_over_in_new_york() -> None:
     for now, final in ((NOW, [True, False]), (datetime(2024, 3, 16, 4, 15, tzinfo=UTC), [True, True])):
-        (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), page(row("2024-03-14T04:00"), row("2024-03-15T04:00")), now=now)
+        (event,), _ = await fetched(
+            FetchCall("bars", ("ACME",), "1d"), page(row("2024-03-14T04:00"), row("2024-03-15T04:00")), now=now
+        )
         assert event.final == final
 
 
@@ -151,7 +153,7 @@ async def test_prices_that_the_answer_calls_unadjusted_belong_to_another_series(
 
 async def test_an_index_has_no_volume_and_no_currency() -> None:
     bare = {name: value for name, value in row("2024-03-12T05:00").items() if name != "v"}
-    (event,), vendor = await fetched(Call("bars", ("^GSPC",), "1d", date(2024, 3, 12), date(2024, 3, 13)), page(bare))
+    (event,), vendor = await fetched(FetchCall("bars", ("^GSPC",), "1d", date(2024, 3, 12), date(2024, 3, 13)), page(bare))
     assert vendor.asked[0].path.startswith("/v2/aggs/ticker/I:SPX/")
     assert (event.at, event.volume, event.currency) == ([at("2024-03-12")], [None], None)
 
@@ -160,7 +162,7 @@ SHARES = ("ACME", "BOLT", "CORK")
 
 
 async def test_several_shares_share_the_days_of_the_market_when_that_is_less_than_a_call_each() -> None:
-    call = Call("bars", (*SHARES, "BTC/USD"), "1d", date(2024, 3, 8), date(2024, 3, 12))
+    call = FetchCall("bars", (*SHARES, "BTC/USD"), "1d", date(2024, 3, 8), date(2024, 3, 12))
     friday = page({"T": "ACME", **row("2024-03-08T21:00")}, {"T": "BOLT", **row("2024-03-08T21:00")})
     monday = page({"T": "ACME", **row("2024-03-11T20:00")})
     (acme, bolt, cork, btc), vendor = await fetched(call, friday, monday, page())
@@ -172,16 +174,16 @@ async def test_several_shares_share_the_days_of_the_market_when_that_is_less_tha
 
 
 async def test_many_days_of_few_shares_are_asked_for_one_by_one() -> None:
-    _, vendor = await fetched(Call("bars", SHARES, "1d", date(2024, 3, 4), date(2024, 3, 14)), page())
+    _, vendor = await fetched(FetchCall("bars", SHARES, "1d", date(2024, 3, 4), date(2024, 3, 14)), page())
     assert [request.path.split("/")[4] for request in vendor.asked] == list(SHARES)
 
 
 async def test_a_key_that_may_not_see_today_yet_still_sees_the_days_before() -> None:
-    call = Call("bars", SHARES, "1d", date(2024, 3, 14), date(2024, 3, 16))
+    call = FetchCall("bars", SHARES, "1d", date(2024, 3, 14), date(2024, 3, 16))
     refused = {"status": "NOT_AUTHORIZED", "message": "Attempted to request today's data before end of day."}
     (acme, *_), _ = await fetched(call, page({"T": "ACME", **row("2024-03-14T20:00")}), reply(refused, 403))
     assert acme.at == [at("2024-03-14")]
-    error = await verdict_of(Call("bars", SHARES, "1d", date(2024, 3, 15), date(2024, 3, 16)), reply(refused, 403))
+    error = await verdict_of(FetchCall("bars", SHARES, "1d", date(2024, 3, 15), date(2024, 3, 16)), reply(refused, 403))
     assert error.verdict is Verdict.PLAN_RESTRICTED
 
 
@@ -198,7 +200,7 @@ ZEROS = {"o": 0, "h": 0, "l": 0, "c": 0, "v": 0, "p": 0, "P": 0, "t": 0}
 
 
 async def spot_of(**changes: object) -> Any:
-    (event,), _ = await fetched(Call("quote", ("ACME",)), {"status": "OK", "ticker": SNAPSHOT | changes})
+    (event,), _ = await fetched(FetchCall("quote", ("ACME",)), {"status": "OK", "ticker": SNAPSHOT | changes})
     return event
 
 
@@ -220,12 +222,12 @@ async def test_what_the_key_may_not_see_or_did_not_happen_is_unknown(nothing: ob
 
 async def test_a_snapshot_of_nothing_is_empty() -> None:
     bare = {"ticker": "ACME", "day": ZEROS, "min": ZEROS, "prevDay": {"c": 21.9}, "updated": 0}
-    error = await verdict_of(Call("quote", ("ACME",)), {"status": "OK", "ticker": bare})
+    error = await verdict_of(FetchCall("quote", ("ACME",)), {"status": "OK", "ticker": bare})
     assert error.verdict is Verdict.EMPTY
 
 
 async def test_quotes_of_several_markets_are_asked_for_where_each_is() -> None:
-    call = Call("quote", ("ACME", "BOLT", "BTC/USD", "O:SPXW240419C05000000", "ACME240419C00020000"))
+    call = FetchCall("quote", ("ACME", "BOLT", "BTC/USD", "O:SPXW240419C05000000", "ACME240419C00020000"))
     crypto = SNAPSHOT | {
         "ticker": "X:BTCUSD",
         "lastTrade": {"p": 68000.5, "t": milliseconds("2024-03-15T18:19:57")},
@@ -256,7 +258,7 @@ async def test_an_index_that_is_unknown_or_not_for_this_key_has_its_own_error() 
         {"ticker": "I:NOPE", "error": "NOT_FOUND", "message": "Ticker not found."},
         {"ticker": "I:NDX", "error": "NOT_ENTITLED", "message": "Not entitled to this ticker."},
     ]
-    answer, vendor = await answered(Call("quote", ("^GSPC", "I:NOPE", "^NDX")), {"status": "OK", "results": rows})
+    answer, vendor = await answered(FetchCall("quote", ("^GSPC", "I:NOPE", "^NDX")), {"status": "OK", "results": rows})
     assert vendor.asked[0].params["ticker.any_of"] == "I:SPX,I:NOPE,I:NDX"
     verdicts = {symbol: error.verdict for symbol, error in answer.failed.items()}
     assert verdicts == {"I:NOPE": Verdict.NOT_FOUND, "^NDX": Verdict.PLAN_RESTRICTED}
@@ -275,7 +277,7 @@ def contract(ticker: str, **changes: object) -> dict[str, object]:
 
 
 async def chain_of(*contracts: object, **more: object) -> Any:
-    (event,), _ = await fetched(Call("chain", ("ACME",)), {"status": "OK", "results": list(contracts), **more})
+    (event,), _ = await fetched(FetchCall("chain", ("ACME",)), {"status": "OK", "results": list(contracts), **more})
     return event
 
 
@@ -308,12 +310,12 @@ async def test_a_delayed_chain_says_so() -> None:
 
 
 async def test_the_chain_of_an_index_is_kept_under_the_index() -> None:
-    _, vendor = await fetched(Call("chain", ("^GSPC",)), {"status": "OK", "results": []})
+    _, vendor = await fetched(FetchCall("chain", ("^GSPC",)), {"status": "OK", "results": []})
     assert vendor.asked[0].path == "/v3/snapshot/options/I:SPX"
 
 
 async def test_splits_and_dividends_are_searched_for_by_their_day() -> None:
-    call = Call("actions", ("ACME",), None, date(2024, 1, 1), date(2024, 3, 1))
+    call = FetchCall("actions", ("ACME",), None, date(2024, 1, 1), date(2024, 3, 1))
     split = {"ticker": "ACME", "execution_date": "2024-01-22", "split_from": 8, "split_to": 1}
     dividend = {"ticker": "ACME", "ex_dividend_date": "2024-02-09", "cash_amount": 0.35, "currency": "CAD"}
     (event,), vendor = await fetched(call, {"status": "OK", "results": [split]}, {"status": "OK", "results": [dividend]})
@@ -326,14 +328,14 @@ async def test_splits_and_dividends_are_searched_for_by_their_day() -> None:
 async def test_who_never_split_is_not_unknown_when_there_were_dividends() -> None:
     unknown = reply({"status": "NOT_FOUND", "message": "not found"}, 404)
     dividend = {"ticker": "ACME", "ex_dividend_date": "2024-02-09", "cash_amount": 0.35}
-    (event,), _ = await fetched(Call("actions", ("ACME",)), unknown, {"status": "OK", "results": [dividend]})
+    (event,), _ = await fetched(FetchCall("actions", ("ACME",)), unknown, {"status": "OK", "results": [dividend]})
     assert (event.kind, event.currency) == (["dividend"], "USD")
-    assert (await verdict_of(Call("actions", ("ACME",)), unknown)).verdict is Verdict.NOT_FOUND
+    assert (await verdict_of(FetchCall("actions", ("ACME",)), unknown)).verdict is Verdict.NOT_FOUND
 
 
 @pytest.mark.parametrize(("dataset", "symbol"), [("actions", "BTC/USD"), ("actions", "^GSPC"), ("chain", "EUR/USD")])
 async def test_pairs_and_indices_have_no_actions_and_pairs_no_chain(dataset: Any, symbol: str) -> None:
-    answer, vendor = await answered(Call(dataset, (symbol,)), page())
+    answer, vendor = await answered(FetchCall(dataset, (symbol,)), page())
     assert (answer.failed[symbol].verdict, vendor.asked) == (Verdict.BAD_REQUEST, [])
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceBars, PriceChain, PriceQuote
-from services.fetcher.provider import Access, Call, Kept, ProviderError, Reply, Verdict
+from services.fetcher.auth.tokens import InMemoryTokenStore
+from services.fetcher.provider import Credentials, FetchCall, ProviderError, Reply, StoredValue, Verdict
 from services.fetcher.providers.schwab import Schwab
-from services.fetcher.tokens import TokensInMemory
 from tests.fetcher.played_vendor import PlayedVendor, Request, reply
 
 KEY, SECRET, REFRESH = "app-7f3a", "secret-9b1c", "refresh-4d2e@"
@@ -52,7 +52,7 @@ class PlayedSchwab(PlayedVendor):
 
 
 def provider(**options: str) -> Schwab:
-    return Schwab(Access(api_key=KEY, api_secret=SECRET, refresh_token=REFRESH, options=options))
+    return Schwab(Credentials(api_key=KEY, api_secret=SECRET, refresh_token=REFRESH, options=options))
 
 
 def ms(text: str) -> int:
@@ -89,14 +89,14 @@ def chain(*rows: dict[str, object], day: str = "2024-04-19", **more: object) -> 
     }
 
 
-async def fetched(call: Call, *answers: object) -> tuple[list[Any], PlayedSchwab]:
+async def fetched(call: FetchCall, *answers: object) -> tuple[list[Any], PlayedSchwab]:
     vendor = PlayedSchwab(*answers)
     answer = await provider().fetch(call, vendor, NOW)
     assert not answer.failed
     return list(answer.events), vendor
 
 
-async def verdict_of(call: Call, *answers: object, **played: Any) -> tuple[ProviderError, PlayedSchwab]:
+async def verdict_of(call: FetchCall, *answers: object, **played: Any) -> tuple[ProviderError, PlayedSchwab]:
     vendor = PlayedSchwab(*answers, **played)
     try:
         answer = await provider().fetch(call, vendor, NOW)
@@ -107,13 +107,13 @@ async def verdict_of(call: Call, *answers: object, **played: Any) -> tuple[Provi
 
 
 async def contracts(*rows: dict[str, object], **more: object) -> PriceChain:
-    (event,), _ = await fetched(Call("chain", ("ACME",)), chain(*rows, **more))
+    (event,), _ = await fetched(FetchCall("chain", ("ACME",)), chain(*rows, **more))
     assert isinstance(event, PriceChain)
     return event
 
 
 async def quote(entry: dict[str, object], symbol: str = "ACME") -> PriceQuote:
-    (event,), _ = await fetched(Call("quote", (symbol,)), {symbol: {"symbol": symbol, **entry}})
+    (event,), _ = await fetched(FetchCall("quote", (symbol,)), {symbol: {"symbol": symbol, **entry}})
     assert isinstance(event, PriceQuote)
     return event
 
@@ -122,7 +122,7 @@ async def quote(entry: dict[str, object], symbol: str = "ACME") -> PriceQuote:
 
 
 async def test_the_application_and_the_refresh_token_go_to_the_login_and_only_the_access_token_to_the_data() -> None:
-    _, vendor = await fetched(Call("bars", ("ACME",), "1d"), history())
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), "1d"), history())
     login, data = vendor.asked
     assert (login.method, login.path) == ("POST", LOGIN)
     assert login.params == {"grant_type": "refresh_token", "refresh_token": REFRESH}
@@ -133,14 +133,14 @@ async def test_the_application_and_the_refresh_token_go_to_the_login_and_only_th
 
 async def test_one_access_token_serves_all_calls_of_half_an_hour_also_those_at_once() -> None:
     adapter, vendor = provider(), PlayedSchwab(history())
-    call = Call("bars", ("ACME",), "1d")
+    call = FetchCall("bars", ("ACME",), "1d")
     await asyncio.gather(*(adapter.fetch(call, vendor, NOW) for _ in range(10)))
     await adapter.fetch(call, vendor, NOW)
     assert (len(vendor.logins), len(vendor.data)) == (1, 11)
 
 
 async def test_a_refused_access_token_is_renewed_once_with_the_newest_refresh_token() -> None:
-    (event,), vendor = await fetched(Call("bars", ("ACME",), "1d"), UNAUTHORIZED, history(candle(ms("2024-03-14 05:00"))))
+    (event,), vendor = await fetched(FetchCall("bars", ("ACME",), "1d"), UNAUTHORIZED, history(candle(ms("2024-03-14 05:00"))))
     assert event.close == [11.0]
     assert [request.params["refresh_token"] for request in vendor.logins] == [REFRESH, "next-1"]
     assert [request.headers["Authorization"] for request in vendor.data] == ["Bearer access-1", "Bearer access-2"]
@@ -148,13 +148,13 @@ async def test_a_refused_access_token_is_renewed_once_with_the_newest_refresh_to
 
 @pytest.mark.parametrize("body", [UNAUTHORIZED, reply({"errors": [{"status": "401", "title": "Unauthorized"}]}), reply("", 401)])
 async def test_an_access_token_that_is_refused_again_is_the_end(body: Reply) -> None:
-    error, vendor = await verdict_of(Call("quote", ("ACME",)), body)
+    error, vendor = await verdict_of(FetchCall("quote", ("ACME",)), body)
     assert error.verdict is Verdict.UNAUTHORIZED
     assert (len(vendor.logins), len(vendor.data)) == (2, 2)
 
 
 async def test_an_edge_servers_block_is_no_word_on_the_token() -> None:
-    error, vendor = await verdict_of(Call("quote", ("ACME",)), reply("<HTML>Access Denied</HTML>", 403, server="AkamaiGHost"))
+    error, vendor = await verdict_of(FetchCall("quote", ("ACME",)), reply("<HTML>Access Denied</HTML>", 403, server="AkamaiGHost"))
     assert error.verdict is Verdict.SERVER_ERROR
     assert len(vendor.logins) == 1
 
@@ -175,7 +175,7 @@ async def test_an_edge_servers_block_is_no_word_on_the_token() -> None:
     ],
 )
 async def test_every_way_in_which_the_login_fails_has_its_verdict(answer: Reply, verdict: Verdict) -> None:
-    error, vendor = await verdict_of(Call("bars", ("ACME", "BOLT"), "1d"), history(), refusal=answer)
+    error, vendor = await verdict_of(FetchCall("bars", ("ACME", "BOLT"), "1d"), history(), refusal=answer)
     assert error.verdict is verdict
     assert not vendor.data
     assert SECRET not in str(error)
@@ -187,19 +187,19 @@ async def test_a_dead_refresh_token_is_not_tried_again() -> None:
     adapter, vendor = provider(), PlayedSchwab(history(), refusal=reply(DEAD, 400))
     for _ in range(3):
         with pytest.raises(ProviderError) as caught:
-            await adapter.fetch(Call("bars", ("ACME",), "1d"), vendor, NOW)
+            await adapter.fetch(FetchCall("bars", ("ACME",), "1d"), vendor, NOW)
         assert caught.value.verdict is Verdict.UNAUTHORIZED
         assert "log in again" in caught.value.message
     assert len(vendor.logins) == 1
 
 
 async def test_tokens_are_kept_where_the_access_says_so() -> None:
-    store, vendor = TokensInMemory(), PlayedSchwab(history())
+    store, vendor = InMemoryTokenStore(), PlayedSchwab(history())
     for _ in range(2):
-        adapter = Schwab(Access(api_key=KEY, api_secret=SECRET, refresh_token=REFRESH, tokens=store))
-        await adapter.fetch(Call("bars", ("ACME",), "1d"), vendor, NOW)
+        adapter = Schwab(Credentials(api_key=KEY, api_secret=SECRET, refresh_token=REFRESH, tokens=store))
+        await adapter.fetch(FetchCall("bars", ("ACME",), "1d"), vendor, NOW)
     assert len(vendor.logins) == 1
-    assert await store.read() != Kept()
+    assert await store.read() != StoredValue()
 
 
 def test_when_the_person_logged_in_is_an_instant_or_refused() -> None:
@@ -209,7 +209,9 @@ def test_when_the_person_logged_in_is_an_instant_or_refused() -> None:
 
 
 def test_a_login_shows_nowhere() -> None:
-    assert not any(secret in repr(Access(KEY, SECRET, REFRESH, tokens=TokensInMemory())) for secret in (KEY, SECRET, REFRESH))
+    assert not any(
+        secret in repr(Credentials(KEY, SECRET, REFRESH, tokens=InMemoryTokenStore())) for secret in (KEY, SECRET, REFRESH)
+    )
 
 
 # Symbols
@@ -255,7 +257,7 @@ def test_a_symbol_has_its_spelling(symbol: str, vendors: str) -> None:
     ],
 )
 async def test_a_timeframe_is_a_period_type_and_a_frequency(timeframe: Timeframe, kind: tuple[str, str, str]) -> None:
-    _, vendor = await fetched(Call("bars", ("BRK.B",), timeframe, date(2024, 3, 1), date(2024, 3, 8)), history())
+    _, vendor = await fetched(FetchCall("bars", ("BRK.B",), timeframe, date(2024, 3, 1), date(2024, 3, 8)), history())
     params = vendor.data[0].params
     assert (params["periodType"], params["frequencyType"], params["frequency"]) == kind
     assert "period" not in params
@@ -264,13 +266,13 @@ async def test_a_timeframe_is_a_period_type_and_a_frequency(timeframe: Timeframe
 
 async def test_hours_are_not_offered() -> None:
     with pytest.raises(ProviderError) as caught:
-        await provider().fetch(Call("bars", ("ACME",), "1h"), PlayedSchwab(history()), NOW)
+        await provider().fetch(FetchCall("bars", ("ACME",), "1h"), PlayedSchwab(history()), NOW)
     assert caught.value.verdict is Verdict.BAD_REQUEST
 
 
 async def test_the_last_day_of_a_range_is_asked_for_and_the_day_after_is_not_in_it() -> None:
     days = [candle(ms(f"2024-03-{day} 05:00")) for day in ("12", "13", "14")]
-    (event,), vendor = await fetched(Call("bars", ("ACME",), "1d", date(2024, 3, 12), date(2024, 3, 14)), history(*days))
+    (event,), vendor = await fetched(FetchCall("bars", ("ACME",), "1d", date(2024, 3, 12), date(2024, 3, 14)), history(*days))
     assert event.at == [at("2024-03-12"), at("2024-03-13")]
     assert int(vendor.data[0].params["startDate"]) <= ms("2024-03-12 05:00") <= ms("2024-03-13 05:00")
     assert ms("2024-03-13 05:00") < int(vendor.data[0].params["endDate"])
@@ -287,45 +289,47 @@ async def test_the_last_day_of_a_range_is_asked_for_and_the_day_after_is_not_in_
     ],
 )
 async def test_a_day_has_the_date_of_its_session(stamp: str, session: str) -> None:
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), history(candle(ms(stamp))))
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1d"), history(candle(ms(stamp))))
     assert event.at == [at(session)]
     assert (event.basis, event.feed, event.currency) == ("split", "consolidated", "USD")
 
 
 async def test_weeks_and_months_are_asked_whole_and_labelled_by_their_first_day() -> None:
     weeks = [candle(ms("2024-02-26 06:00")), candle(ms("2024-03-05 06:00")), candle(ms("2024-03-11 05:00"))]
-    (event,), vendor = await fetched(Call("bars", ("ACME",), "1wk", date(2024, 3, 6), date(2024, 3, 13)), history(*weeks))
+    (event,), vendor = await fetched(FetchCall("bars", ("ACME",), "1wk", date(2024, 3, 6), date(2024, 3, 13)), history(*weeks))
     assert (event.at, event.final) == ([at("2024-03-04"), at("2024-03-11")], [True, False])
     assert int(vendor.data[0].params["startDate"]) <= ms("2024-03-04 06:00")
     assert int(vendor.data[0].params["endDate"]) >= ms("2024-03-18 00:00")
     months = [candle(ms("2024-02-01 06:00")), candle(ms("2024-03-01 06:00"))]
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1mo", date(2024, 2, 10), date(2024, 3, 2)), history(*months))
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1mo", date(2024, 2, 10), date(2024, 3, 2)), history(*months))
     assert (event.at, event.final) == ([at("2024-02-01"), at("2024-03-01")], [True, False])
 
 
 async def test_todays_bar_is_final_when_the_day_is_over_in_new_york() -> None:
     for now, final in ((NOW, False), (at("2024-03-16 03:59"), False), (at("2024-03-16 04:00"), True)):
-        answer = await provider().fetch(Call("bars", ("ACME",), "1d"), PlayedSchwab(history(candle(ms("2024-03-15 05:00")))), now)
+        answer = await provider().fetch(
+            FetchCall("bars", ("ACME",), "1d"), PlayedSchwab(history(candle(ms("2024-03-15 05:00")))), now
+        )
         assert isinstance(answer.events[0], PriceBars)
         assert answer.events[0].final == [final]
 
 
 async def test_minutes_beyond_the_range_are_not_ours_though_whole_days_come() -> None:
     minutes = [candle(ms("2024-03-13 19:59")), candle(ms("2024-03-14 13:30")), candle(ms("2024-03-15 13:30"))]
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1m", date(2024, 3, 14), date(2024, 3, 15)), history(*minutes))
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1m", date(2024, 3, 14), date(2024, 3, 15)), history(*minutes))
     assert event.at == [at("2024-03-14 13:30")]
 
 
 async def test_a_minute_under_way_is_not_final() -> None:
     (event,), _ = await fetched(
-        Call("bars", ("ACME",), "5m"), history(candle(ms("2024-03-15 18:15")), candle(ms("2024-03-15 18:20")))
+        FetchCall("bars", ("ACME",), "5m"), history(candle(ms("2024-03-15 18:15")), candle(ms("2024-03-15 18:20")))
     )
     assert event.final == [True, False]
 
 
 async def test_the_order_of_candles_and_twins_among_them_do_not_matter() -> None:
     rows = [candle(ms("2024-03-14 05:00"), 11.5), candle(ms("2024-03-13 05:00")), candle(ms("2024-03-14 05:00"), 11.75)]
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), history(*rows))
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1d"), history(*rows))
     assert (event.at, event.close) == ([at("2024-03-13"), at("2024-03-14")], [11.0, 11.75])
 
 
@@ -333,30 +337,30 @@ async def test_the_order_of_candles_and_twins_among_them_do_not_matter() -> None
 @pytest.mark.parametrize("field", ["open", "high", "low", "close"])
 async def test_what_is_no_price_makes_no_bar(unknown: object, field: str) -> None:
     rows = [candle(ms("2024-03-13 05:00")), {**candle(ms("2024-03-14 05:00")), field: unknown}, None, {}, {"datetime": 0}]
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), history(*rows))
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1d"), history(*rows))
     assert event.at == [at("2024-03-13")]
 
 
 async def test_a_volume_of_nothing_is_unknown_for_indices_and_pairs_only() -> None:
     for symbol, volume in (("ACME", 0.0), ("BRK.B", 0.0), ("^GSPC", None), ("EUR/USD", None)):
-        (event,), _ = await fetched(Call("bars", (symbol,), "1d"), history(candle(ms("2024-03-14 05:00"), volume=0)))
+        (event,), _ = await fetched(FetchCall("bars", (symbol,), "1d"), history(candle(ms("2024-03-14 05:00"), volume=0)))
         assert event.volume == [volume]
 
 
 async def test_numbers_may_be_written_in_any_way_and_a_pair_is_in_its_second_currency() -> None:
     row = candle(ms("2024-03-14 05:00"), "1.1E1", volume="3.5E2")
-    (event,), _ = await fetched(Call("bars", ("EUR/JPY",), "1d"), history(row))
+    (event,), _ = await fetched(FetchCall("bars", ("EUR/JPY",), "1d"), history(row))
     assert (event.close, event.volume, event.currency) == ([11.0], [350.0], "JPY")
 
 
 async def test_an_empty_history_is_an_event_without_rows() -> None:
     for answer in (history(), {"symbol": "ACME", "empty": True}):
-        (event,), _ = await fetched(Call("bars", ("ACME",), "1d", date(2024, 3, 9), date(2024, 3, 11)), answer)
+        (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1d", date(2024, 3, 9), date(2024, 3, 11)), answer)
         assert event.at == []
 
 
 async def test_years_before_1970_are_asked_from_1970_on() -> None:
-    _, vendor = await fetched(Call("bars", ("ACME",), "1d", date(1962, 1, 1), date(2024, 3, 1)), history())
+    _, vendor = await fetched(FetchCall("bars", ("ACME",), "1d", date(1962, 1, 1), date(2024, 3, 1)), history())
     assert vendor.data[0].params["startDate"] == "0"
 
 
@@ -398,13 +402,13 @@ async def test_a_fund_has_its_net_asset_value() -> None:
 
 async def test_a_future_is_answered_as_the_contract_that_is_active() -> None:
     entry = {"symbol": "/ESM24", "quote": {"lastPrice": 5170.25, "mark": 0}, "reference": {"product": "/ES"}}
-    (event,), _ = await fetched(Call("quote", ("ES=F",)), {"/ESM24": entry})
+    (event,), _ = await fetched(FetchCall("quote", ("ES=F",)), {"/ESM24": entry})
     assert (event.symbol, event.price) == ("ES=F", 5170.25)
 
 
 async def test_an_options_padding_does_not_keep_it_from_being_found() -> None:
     name = "ACME  240419C00020000"
-    (event,), vendor = await fetched(Call("quote", ("O:ACME240419C00020000",)), {name: {"quote": {"lastPrice": 1.5}}})
+    (event,), vendor = await fetched(FetchCall("quote", ("O:ACME240419C00020000",)), {name: {"quote": {"lastPrice": 1.5}}})
     assert (event.symbol, event.price) == ("O:ACME240419C00020000", 1.5)
     assert vendor.data[0].params["symbols"] == name
 
@@ -424,7 +428,7 @@ async def test_the_list_of_unknown_symbols_is_no_quote() -> None:
         "BOLT": {"assetMainType": "EQUITY", "quote": {"lastPrice": 0, "bidPrice": 0}},
         "errors": {"invalidSymbols": ["NOSUCH"], "invalidCusips": ["123456789"]},
     }
-    call = Call("quote", ("ACME", "NOSUCH", "123456789", "BOLT", "LEFTOUT"))
+    call = FetchCall("quote", ("ACME", "NOSUCH", "123456789", "BOLT", "LEFTOUT"))
     answer = await provider().fetch(call, PlayedSchwab(body), NOW)
     assert [event.symbol for event in answer.events] == ["ACME"]
     assert {symbol: error.verdict for symbol, error in answer.failed.items()} == {
@@ -437,7 +441,7 @@ async def test_the_list_of_unknown_symbols_is_no_quote() -> None:
 
 async def test_long_lists_are_asked_in_addresses_below_2000_characters() -> None:
     symbols = tuple(f"O:ACME240419C{strike:08d}" for strike in range(20000, 20200))
-    call = Call("quote", symbols)
+    call = FetchCall("quote", symbols)
 
     def answer(request: Request) -> object:
         return {name: {"quote": {"lastPrice": 1.5}} for name in request.params["symbols"].split(",")}
@@ -453,7 +457,7 @@ async def test_when_schwab_is_tired_half_way_the_rest_is_not_asked() -> None:
     symbols = tuple(f"O:ACME240419C{strike:08d}" for strike in range(20000, 20200))
     first = {f"ACME  240419C{strike:08d}": {"quote": {"lastPrice": 1.5}} for strike in range(20000, 20200)}
     vendor = PlayedSchwab(first, reply("", 429))
-    answer = await provider().fetch(Call("quote", symbols), vendor, NOW)
+    answer = await provider().fetch(FetchCall("quote", symbols), vendor, NOW)
     assert len(answer.events) + len(answer.failed) == 200
     assert {error.verdict for error in answer.failed.values()} == {Verdict.RATE_LIMITED}
     assert len(vendor.data) == 2
@@ -466,7 +470,7 @@ async def test_a_chain_of_all_expirations_is_one_call_if_it_fits() -> None:
     body = chain(option("ACME  240419C00020000")) | {
         "putExpDateMap": {"2024-06-21:98": {"20.0": [option("ACME  240621P00020000", putCall="PUT", delta=-0.5)]}}
     }
-    (event,), vendor = await fetched(Call("chain", ("^GSPC",)), body)
+    (event,), vendor = await fetched(FetchCall("chain", ("^GSPC",)), body)
     assert (event.right, event.expiry) == (["call", "put"], [date(2024, 4, 19), date(2024, 6, 21)])
     assert (event.iv, event.delta) == ([0.4, 0.4], [0.5, -0.5])
     params = vendor.data[0].params
@@ -523,7 +527,7 @@ async def test_adjusted_deliverables_share_a_strike() -> None:
 async def test_the_expiry_is_the_keys_and_the_strike_may_be_too() -> None:
     row = option("SPXW  240419C00020500", expirationDate="2024-04-20T01:00:00.000+00:00")
     del row["strikePrice"]
-    (event,), _ = await fetched(Call("chain", ("$SPX",)), {"callExpDateMap": {"2024-04-19:35": {"20.5": [row]}}})
+    (event,), _ = await fetched(FetchCall("chain", ("$SPX",)), {"callExpDateMap": {"2024-04-19:35": {"20.5": [row]}}})
     assert (event.expiry, event.strike) == ([date(2024, 4, 19)], [20.5])
 
 
@@ -538,7 +542,7 @@ async def test_a_delayed_chain_is_of_another_feed() -> None:
 
 
 async def test_no_contracts_are_an_event_without_rows() -> None:
-    (event,), _ = await fetched(Call("chain", ("ACME",)), {"status": "FAILED", "callExpDateMap": {}, "putExpDateMap": {}})
+    (event,), _ = await fetched(FetchCall("chain", ("ACME",)), {"status": "FAILED", "callExpDateMap": {}, "putExpDateMap": {}})
     assert event.contract == []
 
 
@@ -580,7 +584,7 @@ def large(limit: int, refusal: object) -> Callable[[Request], object]:
 async def test_a_chain_that_is_too_large_is_asked_in_parts_and_comes_whole(limit: int, refusal: Reply) -> None:
     adapter, vendor = provider(), PlayedSchwab(by=large(limit, refusal))
     for _ in range(2):
-        (event,) = (await adapter.fetch(Call("chain", ("ACME",)), vendor, NOW)).events
+        (event,) = (await adapter.fetch(FetchCall("chain", ("ACME",)), vendor, NOW)).events
         assert isinstance(event, PriceChain)
         assert len(event.contract) == len(set(event.contract)) == 10
         assert sorted(set(event.expiry)) == DAYS
@@ -588,14 +592,14 @@ async def test_a_chain_that_is_too_large_is_asked_in_parts_and_comes_whole(limit
 
 async def test_what_fitted_last_time_is_asked_for_at_once_next_time() -> None:
     adapter, vendor = provider(), PlayedSchwab(by=large(6, reply(OVERFLOW, 502)))
-    await adapter.fetch(Call("chain", ("ACME",)), vendor, NOW)
+    await adapter.fetch(FetchCall("chain", ("ACME",)), vendor, NOW)
     before = len(vendor.data)
-    await adapter.fetch(Call("chain", ("ACME",)), vendor, NOW)
+    await adapter.fetch(FetchCall("chain", ("ACME",)), vendor, NOW)
     assert [request.path.rsplit("/", 1)[1] for request in vendor.data[before:]] == ["expirationchain", "chains", "chains"]
 
 
 async def test_a_chain_that_fits_in_no_part_fails_as_a_whole() -> None:
-    error, vendor = await verdict_of(Call("chain", ("ACME",)), by=large(0, reply(OVERFLOW, 502)))
+    error, vendor = await verdict_of(FetchCall("chain", ("ACME",)), by=large(0, reply(OVERFLOW, 502)))
     assert error.verdict is Verdict.SERVER_ERROR
     assert len(vendor.data) < 10
 
@@ -634,32 +638,37 @@ async def test_a_chain_that_fits_in_no_part_fails_as_a_whole() -> None:
     ],
 )
 async def test_every_way_to_fail_has_its_verdict(answer: Reply, verdict: Verdict) -> None:
-    for call in (Call("bars", ("ACME",), "1d"), Call("bars", ("ACME",), "5m"), Call("quote", ("ACME",)), Call("chain", ("ACME",))):
+    for call in (
+        FetchCall("bars", ("ACME",), "1d"),
+        FetchCall("bars", ("ACME",), "5m"),
+        FetchCall("quote", ("ACME",)),
+        FetchCall("chain", ("ACME",)),
+    ):
         error, vendor = await verdict_of(call, answer)
         assert error.verdict is verdict
         assert len(vendor.logins) == 1
 
 
 async def test_it_is_said_when_to_come_back() -> None:
-    error, _ = await verdict_of(Call("quote", ("ACME",)), reply("", 429, retry_after="30"))
+    error, _ = await verdict_of(FetchCall("quote", ("ACME",)), reply("", 429, retry_after="30"))
     assert error.retry_at == NOW + timedelta(seconds=30)
 
 
 @pytest.mark.parametrize("answer", [{}, {"candles": None}, {"callExpDateMap": []}, {"expirationList": 5}])
 async def test_another_shape_is_no_answer(answer: object) -> None:
-    for call in (Call("bars", ("ACME",), "1d"), Call("chain", ("ACME",))):
+    for call in (FetchCall("bars", ("ACME",), "1d"), FetchCall("chain", ("ACME",))):
         error, _ = await verdict_of(call, answer)
         assert error.verdict is Verdict.MALFORMED
 
 
 @pytest.mark.parametrize("answer", [[], 17, None, "null", {"ACME": None}, {"ACME": 5}, {"ACME": {"quote": []}}])
 async def test_a_strange_answer_to_quotes_brings_no_price(answer: object) -> None:
-    error, _ = await verdict_of(Call("quote", ("ACME",)), reply(answer))
+    error, _ = await verdict_of(FetchCall("quote", ("ACME",)), reply(answer))
     assert error.verdict in (Verdict.MALFORMED, Verdict.NOT_FOUND, Verdict.EMPTY)
 
 
 async def test_unknown_symbols_in_place_of_a_history_or_a_chain_are_not_found() -> None:
-    for call in (Call("bars", ("ACME",), "1d"), Call("chain", ("ACME",))):
+    for call in (FetchCall("bars", ("ACME",), "1d"), FetchCall("chain", ("ACME",))):
         error, _ = await verdict_of(call, {"errors": {"invalidSymbols": ["ACME"]}})
         assert error.verdict is Verdict.NOT_FOUND
 
@@ -667,12 +676,12 @@ async def test_unknown_symbols_in_place_of_a_history_or_a_chain_are_not_found() 
 async def test_one_unknown_symbol_does_not_take_the_others_along() -> None:
     missing = reply({"errors": [{"status": "404", "title": "Not Found"}]}, 404)
     vendor = PlayedSchwab(missing, history(candle(ms("2024-03-14 05:00"))))
-    answer = await provider().fetch(Call("bars", ("NOSUCH", "ACME"), "1d"), vendor, NOW)
+    answer = await provider().fetch(FetchCall("bars", ("NOSUCH", "ACME"), "1d"), vendor, NOW)
     assert [event.symbol for event in answer.events] == ["ACME"]
     assert answer.failed["NOSUCH"].verdict is Verdict.NOT_FOUND
 
 
 async def test_secrets_in_the_vendors_words_are_not_repeated() -> None:
     words = f"token access-1 of {KEY} {SECRET} {REFRESH}"
-    error, _ = await verdict_of(Call("quote", ("ACME",)), reply({"errors": [{"status": 400, "detail": words}]}, 400))
+    error, _ = await verdict_of(FetchCall("quote", ("ACME",)), reply({"errors": [{"status": 400, "detail": words}]}, 400))
     assert not any(secret in str(error) for secret in ("access-1", KEY, SECRET, REFRESH))

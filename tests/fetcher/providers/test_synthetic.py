@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from contracts.message import TIMEFRAMES, Dataset, Timeframe
 from contracts.price_events import MAX_ROWS, PriceActions, PriceBars, PriceQuote
-from services.fetcher.normalise import LENGTHS, period_start
-from services.fetcher.provider import Access, Call, ProviderError, Reply, Verdict
+from services.fetcher.adapter.fields import LENGTHS, period_start
+from services.fetcher.provider import Credentials, FetchCall, ProviderError, Reply, Verdict
 from services.fetcher.providers.synthetic import PROVIDER
 from services.fetcher.providers.synthetic.market import instrument
 
@@ -34,19 +34,19 @@ class Nobody:
         raise AssertionError(path)
 
 
-async def ask(call: Call, now: datetime = NOON, **options: str | float):
-    return await PROVIDER(Access(options=options)).fetch(call, Nobody(), now)
+async def ask(call: FetchCall, now: datetime = NOON, **options: str | float):
+    return await PROVIDER(Credentials(options=options)).fetch(call, Nobody(), now)
 
 
 async def bars(symbol: str, timeframe: Timeframe, span: tuple[date, date] | None = None, now: datetime = NOON) -> list[PriceBars]:
     start, end = span or (None, None)
-    answer = await ask(Call("bars", (symbol,), timeframe, start, end), now)
+    answer = await ask(FetchCall("bars", (symbol,), timeframe, start, end), now)
     assert not answer.failed
     return list(answer.events)
 
 
 async def quote(symbol: str, now: datetime = NOON) -> PriceQuote:
-    [event] = (await ask(Call("quote", (symbol,)), now)).events
+    [event] = (await ask(FetchCall("quote", (symbol,)), now)).events
     return event
 
 
@@ -129,7 +129,7 @@ async def test_the_market_is_the_same_in_every_process_and_for_ever():
     code = (
         "import asyncio;from datetime import *;from services.fetcher.provider import *;"
         "from services.fetcher.providers.synthetic import PROVIDER;"
-        f"a=asyncio.run(PROVIDER(Access()).fetch(Call('quote',('AAPL',)),None,datetime.fromisoformat('{NOON.isoformat()}')));"
+        f"a=asyncio.run(PROVIDER(Credentials()).fetch(FetchCall('quote',('AAPL',)),None,datetime.fromisoformat('{NOON.isoformat()}')));"
         "e=a.events[0];print(e.price,e.previous_close,e.volume)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"})
@@ -138,7 +138,7 @@ async def test_the_market_is_the_same_in_every_process_and_for_ever():
 
 
 async def test_another_seed_is_another_market():
-    call = Call("quote", ("AAPL",))
+    call = FetchCall("quote", ("AAPL",))
     prices = {(await ask(call, seed=seed)).events[0].price for seed in (0, 1, "2")}
     assert len(prices) == 3
 
@@ -174,7 +174,7 @@ async def test_a_closed_markets_first_second_of_the_day_still_tells_the_close_be
 async def test_raw_prices_drop_by_the_ratio_on_the_day_of_a_split_and_actions_say_so():
     symbol = next(name for n in range(100) if (found := instrument(name := f"S{n}")) and found.split)
     ex_date, ratio = instrument(symbol).split
-    [event] = (await ask(Call("actions", (symbol,), None, ex_date, ex_date + DAY))).events
+    [event] = (await ask(FetchCall("actions", (symbol,), None, ex_date, ex_date + DAY))).events
     assert isinstance(event, PriceActions)
     assert [(d, r) for d, r, kind in zip(event.date, event.ratio, event.kind, strict=True) if kind == "split"] == [(ex_date, ratio)]
     [day] = await bars(symbol, "1d", (ex_date - 10 * DAY, ex_date + DAY))
@@ -186,7 +186,7 @@ async def test_raw_prices_drop_by_the_ratio_on_the_day_of_a_split_and_actions_sa
 
 async def test_dividends_come_once_a_quarter_on_days_of_trade():
     symbol = next(name for n in range(100) if (found := instrument(name := f"S{n}")) and found.dividend_yield and not found.split)
-    [event] = (await ask(Call("actions", (symbol,), None, date(2024, 1, 1), date(2026, 1, 1)))).events
+    [event] = (await ask(FetchCall("actions", (symbol,), None, date(2024, 1, 1), date(2026, 1, 1)))).events
     assert len(event.date) == 8
     assert all(amount and amount > 0 for amount in event.amount)
     assert all(instrument(symbol).trades_on(day) for day in event.date)
@@ -216,7 +216,7 @@ async def test_a_long_answer_comes_in_events_that_share_out_the_range():
 async def test_a_range_ahead_of_time_is_empty_and_an_endless_one_is_refused():
     [event] = await bars("AAPL", "1d", (date(2030, 1, 1), date(2030, 2, 1)))
     assert event.at == []
-    answer = await ask(Call("bars", ("AAPL",), "1m", date(1, 1, 1), date(9999, 12, 31)))
+    answer = await ask(FetchCall("bars", ("AAPL",), "1m", date(1, 1, 1), date(9999, 12, 31)))
     assert answer.failed["AAPL"].verdict is Verdict.BAD_REQUEST
     [event, *_] = await bars("AAPL", "1d", (date(1, 1, 1), date(9999, 12, 31)))
     assert event.at[0].date() == date(1950, 1, 2)
@@ -234,27 +234,27 @@ async def test_events_say_that_they_are_made_up():
 @pytest.mark.parametrize("symbol", ["ZZTOP", "ZZ", "aapl", "", "A" * 21, "A B", "Ä"])
 @pytest.mark.parametrize("dataset", ["bars", "quote", "actions"])
 async def test_what_is_no_symbol_is_not_found_and_spares_the_others(symbol: str, dataset: Dataset):
-    answer = await ask(Call(dataset, (symbol, "AAPL")))
+    answer = await ask(FetchCall(dataset, (symbol, "AAPL")))
     assert {name: error.verdict for name, error in answer.failed.items()} == {symbol: Verdict.NOT_FOUND}
     assert [event.symbol for event in answer.events] == ["AAPL"]
 
 
 async def test_what_it_does_not_offer_is_a_bad_request():
     with pytest.raises(ProviderError) as refused:
-        await ask(Call("iv", ("AAPL",)))
+        await ask(FetchCall("iv", ("AAPL",)))
     assert refused.value.verdict is Verdict.BAD_REQUEST
 
 
 async def test_shares_have_options_whose_prices_fit_the_share_and_pairs_have_none():
-    [chain] = (await ask(Call("chain", ("AAPL",)))).events
-    [quote] = (await ask(Call("quote", ("AAPL",)))).events
+    [chain] = (await ask(FetchCall("chain", ("AAPL",)))).events
+    [quote] = (await ask(FetchCall("quote", ("AAPL",)))).events
     deep = [
         mark for mark, delta in zip(chain.mark, chain.delta, strict=True) if mark is not None and delta is not None and delta > 0.97
     ]
     assert quote.price is not None
     assert all(0 < mark < quote.price for mark in deep)
     assert len(set(chain.expiry)) == 6
-    assert (await ask(Call("chain", ("BTC-USD",)))).events[0].contract == []
+    assert (await ask(FetchCall("chain", ("BTC-USD",)))).events[0].contract == []
 
 
 async def test_a_fault_rate_lets_that_share_of_calls_and_symbols_fail_always_the_same_ones():
@@ -262,7 +262,7 @@ async def test_a_fault_rate_lets_that_share_of_calls_and_symbols_fail_always_the
 
     async def outcome(second: int) -> list[tuple[str, str]]:
         try:
-            answer = await ask(Call("quote", names), NOON + timedelta(seconds=second), fault_rate=0.3)
+            answer = await ask(FetchCall("quote", names), NOON + timedelta(seconds=second), fault_rate=0.3)
         except ProviderError as error:
             return [("call", error.verdict)]
         return [(name, error.verdict) for name, error in answer.failed.items()]
@@ -275,7 +275,7 @@ async def test_a_fault_rate_lets_that_share_of_calls_and_symbols_fail_always_the
     assert set(whole) == {Verdict.RATE_LIMITED, Verdict.SERVER_ERROR, Verdict.TIMEOUT}
     assert 0.2 < len(single) / (10 * (60 - len(whole))) < 0.4
     with pytest.raises(ProviderError):
-        await ask(Call("quote", names), fault_rate="1")
+        await ask(FetchCall("quote", names), fault_rate="1")
 
 
 @pytest.mark.parametrize(
@@ -288,5 +288,5 @@ async def test_a_fault_rate_lets_that_share_of_calls_and_symbols_fail_always_the
 )
 def test_a_wrong_option_is_refused_by_its_name(options: dict[str, str | float], said: str):
     with pytest.raises(ValueError, match="options") as refused:
-        PROVIDER(Access(options=options))
+        PROVIDER(Credentials(options=options))
     assert str(refused.value).startswith(said)

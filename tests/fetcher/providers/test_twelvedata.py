@@ -5,7 +5,7 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
-from services.fetcher.provider import Access, Call, Verdict
+from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.twelvedata import TwelveData
 from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
 
@@ -20,7 +20,7 @@ UNKNOWN = {"code": 404, "message": "**symbol** or **figi** parameter is missing 
 
 
 def provider(**options: float) -> TwelveData:
-    return TwelveData(Access(api_key=KEY, options=options))
+    return TwelveData(Credentials(api_key=KEY, options=options))
 
 
 def row(time: str, close: object = "11.00000", **more: object) -> dict[str, object]:
@@ -48,7 +48,7 @@ answered, fetched, verdict_of = ASKING.answered, ASKING.fetched, ASKING.verdict_
 
 
 async def test_the_key_travels_in_a_header() -> None:
-    _, vendor = await fetched(Call("bars", ("BRK.B",), "1d"), series(row("2024-03-14")))
+    _, vendor = await fetched(FetchCall("bars", ("BRK.B",), "1d"), series(row("2024-03-14")))
     assert vendor.asked[0].headers["Authorization"] == f"apikey {KEY}"
     assert vendor.asked[0].params["symbol"] == "BRK.B"
     assert KEY not in str(vendor.asked[0].params)
@@ -68,7 +68,7 @@ async def test_the_key_travels_in_a_header() -> None:
     ],
 )
 async def test_every_timeframe_has_its_interval_and_prices_are_adjusted_for_splits(timeframe: Timeframe, interval: str) -> None:
-    (event,), vendor = await fetched(Call("bars", ("ACME",), timeframe), series(row("2024-03-01 10:00:00")))
+    (event,), vendor = await fetched(FetchCall("bars", ("ACME",), timeframe), series(row("2024-03-01 10:00:00")))
     params = vendor.asked[0].params
     assert (params["interval"], params["adjust"], params["outputsize"]) == (interval, "splits", "500")
     assert (len(event.at), event.basis) == (1, "split")
@@ -76,7 +76,7 @@ async def test_every_timeframe_has_its_interval_and_prices_are_adjusted_for_spli
 
 async def test_several_symbols_share_a_request_that_costs_a_credit_each() -> None:
     body = {"ACME": series(row("2024-03-14")), "EUR/USD": series(row("2024-03-14"), symbol="EUR/USD", currency=None)}
-    events, vendor = await fetched(Call("bars", ("ACME", "eurusd"), "1d"), body)
+    events, vendor = await fetched(FetchCall("bars", ("ACME", "eurusd"), "1d"), body)
     assert [(r.path, r.params["symbol"], r.cost) for r in vendor.asked] == [("/time_series", "ACME,EUR/USD", 2)]
     assert [(event.symbol, event.currency) for event in events] == [("ACME", "USD"), ("eurusd", "USD")]
 
@@ -90,7 +90,7 @@ async def test_an_error_in_the_place_of_one_symbol_leaves_the_others_alone() -> 
         "ODD": series(row("2024-03-14"), exchange_timezone="Mars/Olympus"),
         "NULL": None,
     }
-    answer, _ = await answered(Call("bars", (*body, "LOST"), "1d"), body)
+    answer, _ = await answered(FetchCall("bars", (*body, "LOST"), "1d"), body)
     rows = {event.symbol: len(event.at) for event in answer.events if isinstance(event, PriceBars)}
     assert rows == {"ACME": 1, "OLD": 0}
     assert {symbol: error.verdict for symbol, error in answer.failed.items()} == {
@@ -99,20 +99,20 @@ async def test_an_error_in_the_place_of_one_symbol_leaves_the_others_alone() -> 
 
 
 async def test_what_is_said_of_a_whole_request_of_several_is_asked_again_of_each() -> None:
-    answer, vendor = await answered(Call("quote", ("GONE", "ACME")), reply(UNKNOWN, 404), reply(UNKNOWN, 404), quote())
+    answer, vendor = await answered(FetchCall("quote", ("GONE", "ACME")), reply(UNKNOWN, 404), reply(UNKNOWN, 404), quote())
     assert [r.params["symbol"] for r in vendor.asked] == ["GONE,ACME", "GONE", "ACME"]
     assert [event.symbol for event in answer.events] == ["ACME"]
     assert answer.failed["GONE"].verdict is Verdict.NOT_FOUND
     spent = reply({"code": 429, "message": "You have run out of API credits for the current minute.", "status": "error"}, 429)
-    answer, vendor = await answered(Call("quote", ("GONE", "ACME", "BOLT")), UNKNOWN, UNKNOWN, spent)
+    answer, vendor = await answered(FetchCall("quote", ("GONE", "ACME", "BOLT")), UNKNOWN, UNKNOWN, spent)
     assert len(vendor.asked) == 3
     assert [answer.failed[s].verdict for s in ("GONE", "ACME", "BOLT")] == ["not_found", "rate_limited", "rate_limited"]
 
 
 async def test_the_only_one_of_several_that_has_an_answer_may_come_without_a_wrapper() -> None:
-    answer, _ = await answered(Call("bars", ("BOLT", "ACME"), "1d"), series(row("2024-03-14")))
+    answer, _ = await answered(FetchCall("bars", ("BOLT", "ACME"), "1d"), series(row("2024-03-14")))
     assert [event.symbol for event in answer.events] == ["ACME"]
-    events, _ = await fetched(Call("bars", ("ACME",), "1d"), {"ACME": series(row("2024-03-14")), "BOLT": UNKNOWN})
+    events, _ = await fetched(FetchCall("bars", ("ACME",), "1d"), {"ACME": series(row("2024-03-14")), "BOLT": UNKNOWN})
     assert [event.symbol for event in events] == ["ACME"]
 
 
@@ -125,16 +125,18 @@ async def test_the_only_one_of_several_that_has_an_answer_may_come_without_a_wra
     ],
 )
 async def test_intraday_times_are_the_exchanges_own(zone: str, time: str, instant: str) -> None:
-    (event,), _ = await fetched(Call("bars", ("ACME",), "5m"), series(row(time), exchange_timezone=zone))
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "5m"), series(row(time), exchange_timezone=zone))
     assert event.at == [at(instant)]
 
 
 async def test_times_of_pairs_are_utc_and_those_of_a_share_mean_nothing_without_a_zone() -> None:
     bare = series(row("2024-03-11 09:30:00", volume=None), exchange_timezone=None, currency=None)
-    (event,), _ = await fetched(Call("bars", ("BTC/USD",), "5m"), bare)
+    (event,), _ = await fetched(FetchCall("bars", ("BTC/USD",), "5m"), bare)
     assert (event.at, event.currency, event.volume) == ([at("2024-03-11 09:30")], "USD", [None])
-    assert (await verdict_of(Call("bars", ("ACME",), "5m"), bare)).verdict is Verdict.MALFORMED
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), series(row("2024-03-11"), exchange_timezone=None, currency=None))
+    assert (await verdict_of(FetchCall("bars", ("ACME",), "5m"), bare)).verdict is Verdict.MALFORMED
+    (event,), _ = await fetched(
+        FetchCall("bars", ("ACME",), "1d"), series(row("2024-03-11"), exchange_timezone=None, currency=None)
+    )
     assert (event.at, event.currency) == ([at("2024-03-11")], None)
 
 
@@ -148,7 +150,7 @@ async def test_times_of_pairs_are_utc_and_those_of_a_share_mean_nothing_without_
     ],
 )
 async def test_a_range_is_asked_wide_enough_for_every_exchange(timeframe: Timeframe, start: str, end: str) -> None:
-    call = Call("bars", ("ACME",), timeframe, date(2024, 3, 6), date(2024, 3, 13))
+    call = FetchCall("bars", ("ACME",), timeframe, date(2024, 3, 6), date(2024, 3, 13))
     _, vendor = await fetched(call, NO_DATA)
     params = vendor.asked[0].params
     assert (params["start_date"], params["end_date"], params["outputsize"]) == (start, end, "5000")
@@ -156,7 +158,7 @@ async def test_a_range_is_asked_wide_enough_for_every_exchange(timeframe: Timefr
 
 async def test_a_ranges_days_are_those_of_utc() -> None:
     times = ("2024-03-12 20:00:00", "2024-03-12 19:59:00", "2024-03-11 20:00:00", "2024-03-11 19:59:00")
-    (event,), _ = await fetched(Call("bars", ("ACME",), "1m", date(2024, 3, 12), date(2024, 3, 13)), series(*map(row, times)))
+    (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1m", date(2024, 3, 12), date(2024, 3, 13)), series(*map(row, times)))
     assert event.at == [at("2024-03-12 00:00"), at("2024-03-12 23:59")]
 
 
@@ -168,7 +170,7 @@ async def test_a_full_answer_is_asked_on_for_what_lies_before_symbol_by_symbol()
     first, second = minutes(at("2024-03-14 23:59"), 5000), minutes(at("2024-03-11 12:40"), 3)
     pair = {"symbol": "BTC/USD", "exchange_timezone": None, "currency": None}
     body = {"BTC/USD": series(*first, **pair), "ETH/USD": series(first[0], **pair)}
-    call = Call("bars", ("BTC/USD", "ETH/USD"), "1m", date(2024, 3, 1), date(2024, 3, 15))
+    call = FetchCall("bars", ("BTC/USD", "ETH/USD"), "1m", date(2024, 3, 1), date(2024, 3, 15))
     events, vendor = await fetched(call, body, series(*second, **pair))
     assert [(r.params["symbol"], r.params["end_date"], r.cost) for r in vendor.asked] == [
         ("BTC/USD,ETH/USD", "2024-03-15 14:00:00", 2), ("BTC/USD", "2024-03-11 12:40:00", 1)
@@ -179,7 +181,7 @@ async def test_a_full_answer_is_asked_on_for_what_lies_before_symbol_by_symbol()
 
 async def test_pages_end_with_the_vendors_data_and_when_it_repeats_itself() -> None:
     full = series(*minutes(at("2024-03-14 23:59"), 5000), exchange_timezone="UTC")
-    call = Call("bars", ("ACME",), "1m", date(2024, 3, 1), date(2024, 3, 15))
+    call = FetchCall("bars", ("ACME",), "1m", date(2024, 3, 1), date(2024, 3, 15))
     for last, asked in ((NO_DATA, 2), (series(), 2), (full, 2)):
         events, vendor = await fetched(call, full, last)
         assert len(vendor.asked) == asked
@@ -196,7 +198,7 @@ async def test_todays_bar_is_final_when_the_day_is_over_at_its_exchange_and_has_
         ("Asia/Tokyo", at("2024-03-14 15:30"), True),
     ):
         vendor = PlayedVendor(series(row("2024-03-14"), exchange_timezone=zone))
-        answer = await provider().fetch(Call("bars", ("ACME",), "1d"), vendor, now)
+        answer = await provider().fetch(FetchCall("bars", ("ACME",), "1d"), vendor, now)
         assert isinstance(answer.events[0], PriceBars)
         assert answer.events[0].final == [final]
 
@@ -204,11 +206,11 @@ async def test_todays_bar_is_final_when_the_day_is_over_at_its_exchange_and_has_
 async def test_prices_in_a_minor_unit_are_divided_and_numbers_may_be_written_oddly() -> None:
     rows = [row("2024-03-14", "1.1e1"), row("2024-03-13", None), row("2024-03-12", ""), row("2024-03-11", 11, volume=None)]
     for currency, scale, label in (("GBp", 100, "GBP"), ("ILA", 100, "ILS"), ("ZAc", 100, "ZAR"), ("EUR", 1, "EUR")):
-        (event,), _ = await fetched(Call("bars", ("ACME",), "1d"), series(*rows, currency=currency))
+        (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1d"), series(*rows, currency=currency))
         assert (event.at, event.currency) == ([at("2024-03-11"), at("2024-03-14")], label)
         assert event.close == [11.0 / scale] * 2
         assert event.volume == [None, 500.0]
-    (event,), _ = await fetched(Call("quote", ("ACME",)), quote(currency="GBp"))
+    (event,), _ = await fetched(FetchCall("quote", ("ACME",)), quote(currency="GBp"))
     assert (event.price, event.previous_close, event.currency, event.quoted_in) == (0.205, 0.21, "GBP", "GBp")
 
 
@@ -224,7 +226,7 @@ async def test_prices_in_a_minor_unit_are_divided_and_numbers_may_be_written_odd
 async def test_a_quote_is_as_of_its_last_minute_else_its_bar_else_its_session(
     times: Any, moment: str | None, observed: Any
 ) -> None:
-    (event,), vendor = await fetched(Call("quote", ("ACME",)), quote(**times))
+    (event,), vendor = await fetched(FetchCall("quote", ("ACME",)), quote(**times))
     assert isinstance(event, PriceQuote)
     assert vendor.asked[0].path == "/quote"
     assert event.at == (at(moment) if moment else None)
@@ -234,7 +236,7 @@ async def test_a_quote_is_as_of_its_last_minute_else_its_bar_else_its_session(
 
 async def test_a_quote_without_a_price_is_empty() -> None:
     for nothing in ("0", "0.00000", None, "", "NaN"):
-        assert (await verdict_of(Call("quote", ("ACME",)), quote(close=nothing))).verdict is Verdict.EMPTY
+        assert (await verdict_of(FetchCall("quote", ("ACME",)), quote(close=nothing))).verdict is Verdict.EMPTY
 
 
 async def test_splits_are_new_shares_per_old_and_dividends_are_asked_for_as_paid() -> None:
@@ -247,7 +249,7 @@ async def test_splits_are_new_shares_per_old_and_dividends_are_asked_for_as_paid
     dividends = [{"ex_date": "2021-08-06", "amount": 22.5}, {"ex_date": "2021-11-05", "amount": None}]
     meta = {"symbol": "ACME", "currency": "GBp"}
     (event,), vendor = await fetched(
-        Call("actions", ("ACME",)), {"meta": meta, "splits": splits}, {"meta": meta, "dividends": dividends}
+        FetchCall("actions", ("ACME",)), {"meta": meta, "splits": splits}, {"meta": meta, "dividends": dividends}
     )
     assert isinstance(event, PriceActions)
     assert [(r.path, r.params) for r in vendor.asked] == [
@@ -260,17 +262,17 @@ async def test_splits_are_new_shares_per_old_and_dividends_are_asked_for_as_paid
 
 async def test_who_never_split_is_no_unknown_symbol_and_who_is_unknown_to_both_is() -> None:
     paid = {"meta": {"symbol": "ACME", "currency": "USD"}, "dividends": [{"ex_date": "2021-08-06", "amount": 0.22}]}
-    (event,), _ = await fetched(Call("actions", ("ACME",)), reply(UNKNOWN, 404), paid)
+    (event,), _ = await fetched(FetchCall("actions", ("ACME",)), reply(UNKNOWN, 404), paid)
     assert event.amount == [0.22]
-    (event,), _ = await fetched(Call("actions", ("ACME",)), {"meta": {}, "splits": []}, {"meta": {}, "dividends": []})
+    (event,), _ = await fetched(FetchCall("actions", ("ACME",)), {"meta": {}, "splits": []}, {"meta": {}, "dividends": []})
     assert event.date == []
     (event,), _ = await fetched(
-        Call("actions", ("ACME",)), {"meta": {}, "splits": [{"date": "2020-08-31", "ratio": 0.25}]}, reply({}, 404)
+        FetchCall("actions", ("ACME",)), {"meta": {}, "splits": [{"date": "2020-08-31", "ratio": 0.25}]}, reply({}, 404)
     )
     assert event.ratio == [4.0]
-    assert (await verdict_of(Call("actions", ("ACME",)), UNKNOWN)).verdict is Verdict.NOT_FOUND
+    assert (await verdict_of(FetchCall("actions", ("ACME",)), UNKNOWN)).verdict is Verdict.NOT_FOUND
     vendor = PlayedVendor({})
-    answer = await provider().fetch(Call("actions", ("EUR/USD",)), vendor, NOW)
+    answer = await provider().fetch(FetchCall("actions", ("EUR/USD",)), vendor, NOW)
     assert answer.failed["EUR/USD"].verdict is Verdict.BAD_REQUEST
     assert not vendor.asked
 
@@ -278,7 +280,7 @@ async def test_who_never_split_is_no_unknown_symbol_and_who_is_unknown_to_both_i
 async def test_splits_and_dividends_cost_the_credits_that_the_settings_say() -> None:
     for made, cost in ((provider(), 1), (provider(actions_credits=20), 20)):
         vendor = PlayedVendor({"splits": []}, {"dividends": []})
-        await made.fetch(Call("actions", ("ACME",)), vendor, NOW)
+        await made.fetch(FetchCall("actions", ("ACME",)), vendor, NOW)
         assert [r.cost for r in vendor.asked] == [cost, cost]
 
 
@@ -329,7 +331,7 @@ def error(code: object, message: str, status: int = 200) -> Any:
     ],
 )
 async def test_every_way_to_fail_has_its_verdict(answer: object, verdict: Verdict, retry_at: datetime | None) -> None:
-    for call in (Call("bars", ("ACME",), "1d"), Call("quote", ("ACME",)), Call("actions", ("ACME",))):
+    for call in (FetchCall("bars", ("ACME",), "1d"), FetchCall("quote", ("ACME",)), FetchCall("actions", ("ACME",))):
         failure = await verdict_of(call, answer)
         assert (failure.verdict, failure.retry_at) == (verdict, retry_at)
         assert KEY not in failure.message
@@ -338,5 +340,5 @@ async def test_every_way_to_fail_has_its_verdict(answer: object, verdict: Verdic
 
 async def test_no_data_on_these_dates_is_an_event_without_rows() -> None:
     for answer in (NO_DATA, reply(NO_DATA, 400), series(), {"meta": {}, "values": None, "status": "ok"}):
-        (event,), _ = await fetched(Call("bars", ("ACME",), "1d", date(2024, 3, 9), date(2024, 3, 11)), answer)
+        (event,), _ = await fetched(FetchCall("bars", ("ACME",), "1d", date(2024, 3, 9), date(2024, 3, 11)), answer)
         assert (event.at, event.asked_from) == ([], at("2024-03-09"))

@@ -7,7 +7,7 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceQuote
-from services.fetcher.provider import Access, Call, ProviderError, Verdict
+from services.fetcher.provider import Credentials, FetchCall, ProviderError, Verdict
 from services.fetcher.providers.yahoo import Yahoo
 from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
 
@@ -31,12 +31,12 @@ def refusal(code: str, description: str) -> dict[str, Any]:
     return {"chart": {"result": None, "error": {"code": code, "description": description}}}
 
 
-ASKING = Asking(lambda: Yahoo(Access()), NOW)
+ASKING = Asking(lambda: Yahoo(Credentials()), NOW)
 fetched, verdict_of = ASKING.fetched, ASKING.verdict_of
 
 
 async def bars(answer: object, timeframe: Timeframe = "1d", start: date | None = None, end: date | None = None) -> PriceBars:
-    events, _ = await fetched(Call("bars", ("ACME",), timeframe, start, end), answer)
+    events, _ = await fetched(FetchCall("bars", ("ACME",), timeframe, start, end), answer)
     assert len(events) == 1
     event: PriceBars = events[0]
     return event
@@ -56,11 +56,11 @@ async def bars(answer: object, timeframe: Timeframe = "1d", start: date | None =
     ],
 )
 def test_symbols_in_yahoos_spelling(symbol: str, vendors: str) -> None:
-    assert Yahoo(Access()).to_vendor(symbol) == vendors
+    assert Yahoo(Credentials()).to_vendor(symbol) == vendors
 
 
 async def test_a_symbol_is_quoted_in_the_path_and_a_browser_asks() -> None:
-    _, vendor = await fetched(Call("bars", ("^GSPC",), "1d"), chart([]))
+    _, vendor = await fetched(FetchCall("bars", ("^GSPC",), "1d"), chart([]))
     assert vendor.asked[0].path == "/v8/finance/chart/%5EGSPC"
     assert "Mozilla" in vendor.asked[0].headers["User-Agent"]
 
@@ -140,7 +140,7 @@ async def test_a_range_takes_in_its_first_day_and_not_its_last() -> None:
 
 
 async def test_a_week_or_month_belongs_to_a_range_that_it_overlaps() -> None:
-    call = Call("bars", ("ACME",), "1wk", date(2024, 3, 6), date(2024, 3, 12))
+    call = FetchCall("bars", ("ACME",), "1wk", date(2024, 3, 6), date(2024, 3, 12))
     rows = [(at(f"{day} 05:00"), 10.0, 1) for day in ("2024-02-26", "2024-03-04", "2024-03-11", "2024-03-18")]
     (event,), vendor = await fetched(call, chart(rows))
     assert event.at == [at("2024-03-04"), at("2024-03-11")]
@@ -152,7 +152,7 @@ async def test_a_week_or_month_belongs_to_a_range_that_it_overlaps() -> None:
 
 
 async def test_minutes_are_asked_in_windows_of_at_most_eight_days_each_its_own_request() -> None:
-    call = Call("bars", ("ACME",), "1m", date(2024, 3, 1), date(2024, 3, 16))
+    call = FetchCall("bars", ("ACME",), "1m", date(2024, 3, 1), date(2024, 3, 16))
     (event,), vendor = await fetched(
         call, chart([(at("2024-03-01 14:30"), 1.0, 1)]), chart([]), chart([(at("2024-03-15 14:30"), 2.0, 1)])
     )
@@ -165,7 +165,7 @@ async def test_minutes_are_asked_in_windows_of_at_most_eight_days_each_its_own_r
 
 
 async def test_a_range_longer_than_an_event_comes_in_several_that_share_it_out() -> None:
-    call = Call("bars", ("ACME",), "1d", date(2000, 1, 1), date(2012, 1, 1))
+    call = FetchCall("bars", ("ACME",), "1d", date(2000, 1, 1), date(2012, 1, 1))
     rows = [(datetime.fromtimestamp(946_900_000 + 86400 * i, UTC), 10.0, 1) for i in range(4100)]
     events, _ = await fetched(call, chart(rows))
     assert [len(event.at) for event in events] == [2000, 2000, 100]
@@ -226,19 +226,19 @@ async def test_nothing_in_the_range_is_an_event_without_rows() -> None:
     ],
 )
 async def test_every_way_to_fail_has_its_verdict(answer: object, verdict: Verdict) -> None:
-    error = await verdict_of(Call("bars", ("ACME",), "15m"), answer)
+    error = await verdict_of(FetchCall("bars", ("ACME",), "15m"), answer)
     assert error.verdict is verdict
 
 
 async def test_columns_that_do_not_match_are_malformed() -> None:
     torn = chart([(at("2024-03-13 13:30"), 1.0, 1), (at("2024-03-14 13:30"), 2.0, 1)])
     torn["chart"]["result"][0]["indicators"]["quote"][0]["close"] = [1.0]
-    assert (await verdict_of(Call("bars", ("ACME",), "1d"), torn)).verdict is Verdict.MALFORMED
+    assert (await verdict_of(FetchCall("bars", ("ACME",), "1d"), torn)).verdict is Verdict.MALFORMED
 
 
 async def test_one_unknown_symbol_does_not_spoil_the_others() -> None:
-    call = Call("bars", ("NOSUCH", "ACME"), "1d")
-    answer = await Yahoo(Access()).fetch(
+    call = FetchCall("bars", ("NOSUCH", "ACME"), "1d")
+    answer = await Yahoo(Credentials()).fetch(
         call, PlayedVendor(reply(refusal("Not Found", "No data found"), 404), chart([(at("2024-03-14 13:30"), 12.0, 7)])), NOW
     )
     assert [event.symbol for event in answer.events] == ["ACME"]
@@ -247,7 +247,7 @@ async def test_one_unknown_symbol_does_not_spoil_the_others() -> None:
 
 async def test_after_a_refusal_for_all_the_rest_is_not_asked() -> None:
     vendor = PlayedVendor(chart([(at("2024-03-14 13:30"), 12.0, 7)]), reply("Too Many Requests", 429, retry_after="120"))
-    answer = await Yahoo(Access()).fetch(Call("bars", ("ACME", "BOLT", "CORK"), "1d"), vendor, NOW)
+    answer = await Yahoo(Credentials()).fetch(FetchCall("bars", ("ACME", "BOLT", "CORK"), "1d"), vendor, NOW)
     assert len(vendor.asked) == 2
     assert {symbol: error.verdict for symbol, error in answer.failed.items()} == dict.fromkeys(
         ("BOLT", "CORK"), Verdict.RATE_LIMITED
@@ -265,7 +265,7 @@ async def test_splits_and_dividends_of_the_range_in_order_and_in_pounds() -> Non
             "x": {"date": day["01-10"], "numerator": 1, "denominator": 0},
         },
     }
-    (event,), _ = await fetched(Call("actions", ("WIDG.L",), None, date(2024, 1, 1), date(2024, 3, 1)), document)
+    (event,), _ = await fetched(FetchCall("actions", ("WIDG.L",), None, date(2024, 1, 1), date(2024, 3, 1)), document)
     assert isinstance(event, PriceActions)
     assert (event.date, event.kind) == ([date(2024, 1, 10), date(2024, 2, 9)], ["split", "dividend"])
     assert (event.ratio, event.amount) == ([0.1, None], [None, 0.125])
@@ -279,7 +279,7 @@ async def test_quotes_share_a_request_that_carries_cookie_and_crumb() -> None:
     rows = [
         {"symbol": symbol, "quoteType": "EQUITY", "currency": "USD", "regularMarketPrice": 20.5} for symbol in ("BRK-B", "ACME")
     ]
-    events, vendor = await fetched(Call("quote", ("ACME", "BRK.B")), COOKIE, CRUMB, quote_answer(*rows))
+    events, vendor = await fetched(FetchCall("quote", ("ACME", "BRK.B")), COOKIE, CRUMB, quote_answer(*rows))
     assert [event.symbol for event in events] == ["ACME", "BRK.B"]
     assert [request.path for request in vendor.asked] == ["https://fc.yahoo.com/", "/v1/test/getcrumb", "/v7/finance/quote"]
     assert vendor.asked[1].headers["Cookie"] == vendor.asked[2].headers["Cookie"] == "A1=x; A3=y"
@@ -287,20 +287,20 @@ async def test_quotes_share_a_request_that_carries_cookie_and_crumb() -> None:
 
 
 async def test_a_crumb_serves_until_it_is_refused_and_is_then_replaced_once() -> None:
-    yahoo, good = Yahoo(Access()), quote_answer({"symbol": "ACME", "regularMarketPrice": 20.5})
+    yahoo, good = Yahoo(Credentials()), quote_answer({"symbol": "ACME", "regularMarketPrice": 20.5})
     vendor = PlayedVendor(COOKIE, CRUMB, good, REFUSED, COOKIE, reply("new"), good)
     for _ in range(2):
-        assert len((await yahoo.fetch(Call("quote", ("ACME",)), vendor, NOW)).events) == 1
+        assert len((await yahoo.fetch(FetchCall("quote", ("ACME",)), vendor, NOW)).events) == 1
     assert vendor.asked[-1].params["crumb"] == "new"
     assert (
-        await verdict_of(Call("quote", ("ACME",)), COOKIE, CRUMB, REFUSED, COOKIE, CRUMB, REFUSED)
+        await verdict_of(FetchCall("quote", ("ACME",)), COOKIE, CRUMB, REFUSED, COOKIE, CRUMB, REFUSED)
     ).verdict is Verdict.UNAUTHORIZED
 
 
 async def test_without_a_cookie_a_crumb_is_tried_all_the_same() -> None:
     blocked = ProviderError(Verdict.SERVER_ERROR, "fc.yahoo.com: no such host")
     events, vendor = await fetched(
-        Call("quote", ("ACME",)), blocked, CRUMB, quote_answer({"symbol": "ACME", "regularMarketPrice": 1.5})
+        FetchCall("quote", ("ACME",)), blocked, CRUMB, quote_answer({"symbol": "ACME", "regularMarketPrice": 1.5})
     )
     assert len(events) == 1
     assert "Cookie" not in vendor.asked[2].headers
@@ -310,7 +310,7 @@ async def test_without_a_cookie_a_crumb_is_tried_all_the_same() -> None:
 async def test_what_is_no_crumb_is_never_sent_as_one(answer: object) -> None:
     vendor = PlayedVendor(COOKIE, answer)
     with pytest.raises(ProviderError):
-        await Yahoo(Access()).fetch(Call("quote", ("ACME",)), vendor, NOW)
+        await Yahoo(Credentials()).fetch(FetchCall("quote", ("ACME",)), vendor, NOW)
     assert len(vendor.asked) == 2
 
 
@@ -324,7 +324,7 @@ async def test_a_quote_knows_what_it_does_not_know() -> None:
         "regularMarketVolume": 0,
         "regularMarketTime": 1710525600,
     }
-    (event,), _ = await fetched(Call("quote", ("EUR/USD",)), COOKIE, CRUMB, quote_answer(row))
+    (event,), _ = await fetched(FetchCall("quote", ("EUR/USD",)), COOKIE, CRUMB, quote_answer(row))
     assert isinstance(event, PriceQuote)
     assert (event.price, event.bid, event.ask, event.previous_close, event.volume) == (1.0885, None, None, None, None)
     assert event.at == event.observed_at == datetime(2024, 3, 15, 18, 0, tzinfo=UTC)
@@ -343,7 +343,12 @@ async def test_a_chain_follows_its_expirations_to_the_end() -> None:
     placeholder = {"contractSymbol": "A1", "strike": 20, "bid": 0, "ask": 0, "lastPrice": 1.5, "impliedVolatility": 0.00001}
     later = {"contractSymbol": "A2", "strike": 20, "bid": {"raw": 1.25, "fmt": "1.25"}, "impliedVolatility": 0.3}
     (event,), vendor = await fetched(
-        Call("chain", ("ACME",)), COOKIE, CRUMB, page(1711065600, placeholder), page(1711670400, later, later), page(1712275200)
+        FetchCall("chain", ("ACME",)),
+        COOKIE,
+        CRUMB,
+        page(1711065600, placeholder),
+        page(1711670400, later, later),
+        page(1712275200),
     )
     assert isinstance(event, PriceChain)
     assert [request.params.get("date") for request in vendor.asked[2:]] == [None, "1711670400", "1712275200"]
@@ -355,11 +360,11 @@ async def test_a_chain_follows_its_expirations_to_the_end() -> None:
 
 async def test_what_has_no_options_is_an_event_without_contracts_and_what_is_unknown_is_not_found() -> None:
     (event,), _ = await fetched(
-        Call("chain", ("^VIXX",)),
+        FetchCall("chain", ("^VIXX",)),
         COOKIE,
         CRUMB,
         {"optionChain": {"result": [{"expirationDates": [], "options": []}], "error": None}},
     )
     assert event.contract == []
     unknown = {"optionChain": {"result": [], "error": None}}
-    assert (await verdict_of(Call("chain", ("NOSUCH",)), COOKIE, CRUMB, unknown)).verdict is Verdict.NOT_FOUND
+    assert (await verdict_of(FetchCall("chain", ("NOSUCH",)), COOKIE, CRUMB, unknown)).verdict is Verdict.NOT_FOUND

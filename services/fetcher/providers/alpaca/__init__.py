@@ -20,9 +20,20 @@ from urllib.parse import quote as quoted
 
 from contracts.message import TIMEFRAMES, Timeframe
 from contracts.price_events import PriceEvent
-from services.fetcher.asked import Asked
-from services.fetcher.normalise import Unit
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import Action, Bar, EventBuilder
+from services.fetcher.adapter.fields import Unit
+from services.fetcher.adapter.responses import fetch_each, fetch_in_groups, fetch_pages
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.alpaca.answers import (
     Record,
     parse_actions,
@@ -48,8 +59,6 @@ from services.fetcher.providers.alpaca.kinds import (
     span,
     vendor_symbol,
 )
-from services.fetcher.replies import every_page, group_by_group, one_by_one
-from services.fetcher.rows import Action, Row
 
 INTERVALS: dict[Timeframe, str] = {
     "1m": "1Min", "5m": "5Min", "15m": "15Min", "30m": "30Min", "1h": "1Hour", "1d": "1Day", "1wk": "1Week", "1mo": "1Month"
@@ -61,8 +70,8 @@ FIRST_DAY = date(1990, 1, 1)  # nothing is older
 # Actions are found by the day they are processed: mostly when they are paid, months after the ex-date, at times just before it.
 PAID_BEFORE, PAID_AFTER = timedelta(days=30), timedelta(days=180)
 
-Rows = tuple[dict[str, list[Row]], Unit | None]
-Ask = Callable[[Sequence[Asked], Http], Awaitable[Answer]]
+Rows = tuple[dict[str, list[Bar]], Unit | None]
+Ask = Callable[[Sequence[EventBuilder], Http], Awaitable[Answer]]
 
 
 class Alpaca:
@@ -80,7 +89,7 @@ class Alpaca:
         secrets=("api_key", "api_secret"),
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self._source = Source.of(access.options)
         basic = b64encode(f"{access.api_key}:{access.api_secret}".encode()).decode()
         self._secrets = (access.api_key, access.api_secret, basic)
@@ -93,19 +102,19 @@ class Alpaca:
         """`BRK.B` as it is, `AAPL251219C00200000` for `O:AAPL251219C00200000`, `BTC/USD` and `EURUSD` for pairs."""
         return vendor_symbol(symbol)
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. Symbols of a kind share requests and their pages; each chain has its own."""
         refuse_unoffered(self.profile, call)
 
-        def asked(symbol: str) -> Asked:
-            return self._source.placed(Asked(self.profile, call, symbol, now))
+        def asked(symbol: str) -> EventBuilder:
+            return self._source.placed(EventBuilder(self.profile, call, symbol, now))
 
         if call.dataset == "chain":
-            return await one_by_one(call.symbols, lambda symbol: self._chain(asked(symbol), http))
+            return await fetch_each(call.symbols, lambda symbol: self._chain(asked(symbol), http))
         ask = {"bars": self._bars, "quote": self._quotes, "actions": self._actions}[call.dataset]
-        return await group_by_group(groups(call.symbols), lambda group: self._all_known([asked(s) for s in group], http, ask))
+        return await fetch_in_groups(groups(call.symbols), lambda group: self._all_known([asked(s) for s in group], http, ask))
 
-    async def _all_known(self, asked: Sequence[Asked], http: Http, ask: Ask) -> Answer:
+    async def _all_known(self, asked: Sequence[EventBuilder], http: Http, ask: Ask) -> Answer:
         """Ask again without the symbols for which the vendor, calling one invalid, refuses all of them."""
         try:
             return await ask(asked, http)
@@ -116,13 +125,13 @@ class Alpaca:
             named = {each.symbol: error for each in asked if vendor_symbol(each.symbol) in words}
         half = len(asked) // 2
         parts = [[each for each in asked if each.symbol not in named]] if named else [asked[:half], asked[half:]]
-        found = await group_by_group(
+        found = await fetch_in_groups(
             [[each.symbol for each in part] for part in parts if part],
             lambda group: self._all_known([each for each in asked if each.symbol in group], http, ask),
         )
         return Answer(found.events, {**found.failed, **named})
 
-    async def _bars(self, asked: Sequence[Asked], http: Http) -> Answer:
+    async def _bars(self, asked: Sequence[EventBuilder], http: Http) -> Answer:
         kind, call = kind_of(asked[0].symbol), asked[0].call
         if kind == "fx":
             raise ProviderError(Verdict.BAD_REQUEST, "alpaca has no bars of currencies, only their rates of now")
@@ -139,7 +148,7 @@ class Alpaca:
             events += placed.bars(found.get(vendor_symbol(each.symbol), []))
         return Answer(events)
 
-    async def _newest(self, asked: Sequence[Asked], http: Http) -> Rows:
+    async def _newest(self, asked: Sequence[EventBuilder], http: Http) -> Rows:
         """The newest minute of each, whenever that was, after as many before the newest of all as fit on a page."""
         kind = kind_of(asked[0].symbol)
         params = {"symbols": _list(asked)} | ({"feed": self._source.shares.newest} if kind == "share" else {})
@@ -155,9 +164,9 @@ class Alpaca:
             return found, parse_unit(document)  # the newest minutes are an answer without those before them
         return {symbol: [*before.get(symbol, []), *rows] for symbol, rows in found.items()}, unit
 
-    async def _rows(self, asked: Sequence[Asked], http: Http, first: datetime, last: datetime) -> Rows:
+    async def _rows(self, asked: Sequence[EventBuilder], http: Http, first: datetime, last: datetime) -> Rows:
         """The bars of all pages by the vendor's symbol: one may begin on a page and go on two pages later."""
-        found: dict[str, list[Row]] = defaultdict(list)
+        found: dict[str, list[Bar]] = defaultdict(list)
         if first > last:
             return found, None  # of what began so late nothing is to be seen yet
         kind, timeframe = kind_of(asked[0].symbol), asked[0].call.timeframe or "1d"
@@ -172,7 +181,7 @@ class Alpaca:
                 found[symbol] += rows
         return found, unit
 
-    async def _quotes(self, asked: Sequence[Asked], http: Http) -> Answer:
+    async def _quotes(self, asked: Sequence[EventBuilder], http: Http) -> Answer:
         kind, now = kind_of(asked[0].symbol), asked[0].now
         feed = self._source.quotes(kind)
         if kind == "fx":
@@ -193,7 +202,7 @@ class Alpaca:
                 events.append(replace(each, feed=LABELS.get(feed, feed)).quote(spot, spot.at))
         return Answer(events, failed)
 
-    async def _chain(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _chain(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         if kind_of(asked.symbol) != "share":
             raise ProviderError(Verdict.BAD_REQUEST, f"alpaca has no option chain of {asked.symbol}")
         path = f"/v1beta1/options/snapshots/{quoted(vendor_symbol(asked.symbol), safe='')}"
@@ -201,7 +210,7 @@ class Alpaca:
         contracts = [contract for page in pages for contract in parse_chain(page)]
         return replace(asked, feed=LABELS[self._source.options]).chain(contracts)
 
-    async def _actions(self, asked: Sequence[Asked], http: Http) -> Answer:
+    async def _actions(self, asked: Sequence[EventBuilder], http: Http) -> Answer:
         if (kind := kind_of(asked[0].symbol)) != "share":
             raise ProviderError(Verdict.BAD_REQUEST, f"alpaca has actions of shares only, {asked[0].symbol} is {kind}")
         call, now = asked[0].call, asked[0].now
@@ -219,13 +228,13 @@ class Alpaca:
             document = await self._document(http, path, {**params, "page_token": token} if token else params, now)
             return document, str(document.get("next_page_token") or "")
 
-        return await every_page("alpaca", ask)
+        return await fetch_pages("alpaca", ask)
 
     async def _document(self, http: Http, path: str, params: Mapping[str, str], now: datetime) -> Record:
         return parse_document(await http.get(path, params, self._headers), now, *self._secrets)
 
 
-def _list(asked: Sequence[Asked]) -> str:
+def _list(asked: Sequence[EventBuilder]) -> str:
     return ",".join(vendor_symbol(each.symbol) for each in asked)
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
-from services.fetcher.normalise import EPOCH, Unit, day_of, instant_of, number, option_of, price, unit_of
+from services.fetcher.adapter.events import Action, Bar, Contract, Quote
+from services.fetcher.adapter.fields import EPOCH, Unit, day_of, instant_of, number, option_of, price, unit_of
+from services.fetcher.adapter.responses import decode_json, decode_text, error_for_status, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.replies import json_in, refusal, retry_after, said, text_in
-from services.fetcher.rows import Action, Contract, Row, Spot
 
 Record = Mapping[str, object]
 
@@ -23,36 +23,36 @@ def parse_document(reply: Reply, now: datetime, *secrets: str) -> Record:
     Raises:
         ProviderError: it is a message instead, in JSON or as plain text, or cannot be read.
     """
-    document = json_in(reply)
-    words = document.get("message") if isinstance(document, dict) else text_in(reply) if document is None else None
+    document = decode_json(reply)
+    words = document.get("message") if isinstance(document, dict) else decode_text(reply) if document is None else None
     if isinstance(document, dict) and reply.status == 200 and not isinstance(words, str):
         return document
     if isinstance(words, str) and words and words[:1] != "<":
         raise _refused(words, reply, now, secrets)
-    error = refusal("alpaca", reply, now)
+    error = error_for_status("alpaca", reply, now)
     error.retry_at = error.retry_at or _window_end(reply, error.verdict)
     raise error
 
 
 def _refused(words: str, reply: Reply, now: datetime, secrets: Iterable[str]) -> ProviderError:
     low, status = words.lower(), reply.status
-    message = f"alpaca: {said(words, *secrets)}"
+    message = f"alpaca: {sanitize(words, *secrets)}"
     if status == 429 or any(sign in low for sign in THROTTLED):
         at = retry_after(reply, now) or _window_end(reply, Verdict.RATE_LIMITED)
         return ProviderError(Verdict.RATE_LIMITED, "alpaca: too many requests", at)
     if status >= 500:
-        return refusal("alpaca", reply, now)
+        return error_for_status("alpaca", reply, now)
     # A feed the plan lacks and a wrong key both come as 403: only the words tell one from the other.
     if any(sign in low for sign in RESTRICTED):
         return ProviderError(Verdict.PLAN_RESTRICTED, f"{message}; choose another feed in options, or another plan")
-    in_json = json_in(reply) is not None  # by the vendor's program, not by a server on the way
+    in_json = decode_json(reply) is not None  # by the vendor's program, not by a server on the way
     if any(sign in low for sign in UNKNOWN) or (status == 404 and in_json):
         return ProviderError(Verdict.NOT_FOUND, message)
     if any(sign in low for sign in BAD_KEY) or (status in (401, 403) and in_json):
         return ProviderError(Verdict.UNAUTHORIZED, "alpaca: the keys are not accepted; set api_key and api_secret")
     if status in (400, 422):
         return ProviderError(Verdict.BAD_REQUEST, message)
-    return refusal("alpaca", reply, now)
+    return error_for_status("alpaca", reply, now)
 
 
 def _window_end(reply: Reply, verdict: Verdict) -> datetime | None:
@@ -61,7 +61,7 @@ def _window_end(reply: Reply, verdict: Verdict) -> datetime | None:
     return EPOCH + timedelta(seconds=at) if verdict is Verdict.RATE_LIMITED and at and 0 < at < 1e10 else None
 
 
-def parse_bars(document: Record) -> dict[str, list[Row]]:
+def parse_bars(document: Record) -> dict[str, list[Bar]]:
     """The bars of a page by the vendor's symbol: a list of each, or the latest one. No bars may be an empty object or null.
 
     Raises:
@@ -76,10 +76,10 @@ def parse_bars(document: Record) -> dict[str, list[Row]]:
     return found
 
 
-def _row(bar: Record) -> Row | None:
+def _row(bar: Record) -> Bar | None:
     at = _at(bar)
     o, h, low, c, volume = (number(bar.get(name)) for name in "ohlcv")
-    return None if at is None else Row(at, o, h, low, c, volume)
+    return None if at is None else Bar(at, o, h, low, c, volume)
 
 
 def parse_unit(document: Record) -> Unit | None:
@@ -133,7 +133,7 @@ def parse_chain(document: Record) -> Iterator[Contract]:
             )
 
 
-def parse_spot(snapshot: Record) -> Spot:
+def parse_spot(snapshot: Record) -> Quote:
     """The price of now. A newest daily bar of an earlier session is the one that closed last, and of today there is no volume."""
     trade, quote, minute, day, before = (
         _record(snapshot.get(name)) for name in ("latestTrade", "latestQuote", "minuteBar", "dailyBar", "prevDailyBar")
@@ -142,7 +142,7 @@ def parse_spot(snapshot: Record) -> Spot:
     newest = max((at for at in (quoted, traded) if at), default=None)
     is_over = newest is not None and session is not None and newest >= session + A_SESSION
     closed = price(day.get("c"))
-    return Spot(
+    return Quote(
         at=quoted or traded,
         price=price(trade.get("p")) or price(minute.get("c")) or closed,
         bid=price(quote.get("bp")),
@@ -152,10 +152,10 @@ def parse_spot(snapshot: Record) -> Spot:
     )
 
 
-def parse_rates(document: Record) -> dict[str, Spot]:
+def parse_rates(document: Record) -> dict[str, Quote]:
     """The rates of currency pairs: there are no trades, the price is the middle."""
     rates = {pair.upper(): _record(rate) for pair, rate in _record(document.get("rates")).items()}
-    return {p: Spot(_at(r), price(r.get("mp")), price(r.get("bp")), price(r.get("ap"))) for p, r in rates.items()}
+    return {p: Quote(_at(r), price(r.get("mp")), price(r.get("bp")), price(r.get("ap"))) for p, r in rates.items()}
 
 
 def parse_actions(document: Record) -> Iterator[tuple[str, Action]]:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from urllib.parse import quote as quoted
 
 from contracts.message import Timeframe
-from services.fetcher.asked import Asked
-from services.fetcher.normalise import LENGTHS, Unit, day_start, option_of, pair_of, period_end, period_start
+from services.fetcher.adapter.events import EventBuilder
+from services.fetcher.adapter.fields import LENGTHS, Unit, day_start, option_of, pair_of, period_end, period_start
 
 NEW_YORK = "America/New_York"
 BARS = {"share": "/v2/stocks/bars", "option": "/v1beta1/options/bars", "crypto": "/v1beta3/crypto/us/bars"}
@@ -65,7 +65,7 @@ class Source(NamedTuple):
         """The feed asked for quotes; "" where there is but one."""
         return {"share": self.shares.quotes, "option": self.options}.get(kind, "")
 
-    def placed(self, asked: Asked) -> Asked:
+    def placed(self, asked: EventBuilder) -> EventBuilder:
         """With the currency, zone, feed and delay of the symbol's kind."""
         kind, pair = kind_of(asked.symbol), pair_of(asked.symbol)
         late = {"share": self.shares.late, "option": OPTION_FEEDS[self.options]}.get(kind, timedelta())
@@ -109,7 +109,7 @@ def groups(symbols: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def span(asked: Asked) -> tuple[datetime, datetime]:
+def span(asked: EventBuilder) -> tuple[datetime, datetime]:
     """The instants between which the vendor is asked for bars, both inclusive: whole periods, but nothing it may not tell yet."""
     call, timeframe = asked.call, asked.call.timeframe or "1d"
     late = timedelta(seconds=asked.profile.delay_s)

@@ -15,9 +15,20 @@ from datetime import datetime, timedelta
 
 from contracts.message import TIMEFRAMES, Timeframe
 from contracts.price_events import PriceEvent
-from services.fetcher.asked import Asked
-from services.fetcher.normalise import LENGTHS, PLAIN, Pair, Unit, dashed_class, day_start, pair_of
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import Action, Bar, EventBuilder
+from services.fetcher.adapter.fields import LENGTHS, PLAIN, Pair, Unit, dashed_class, day_start, pair_of
+from services.fetcher.adapter.responses import check_zone, fetch_each
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.alpha_vantage.answers import (
     Table,
     parse_actions,
@@ -27,8 +38,6 @@ from services.fetcher.providers.alpha_vantage.answers import (
     parse_rows,
     parse_table,
 )
-from services.fetcher.replies import one_by_one, zone_named
-from services.fetcher.rows import Action, Row
 
 EASTERN = "US/Eastern"
 INTERVALS: dict[Timeframe, str] = {"1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "60min"}
@@ -55,7 +64,7 @@ class AlphaVantage:
         limits=Limits(per_second=1, per_day=25),
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self._key = access.api_key
         self._adjusted = bool(access.options.get("adjusted"))
 
@@ -63,25 +72,25 @@ class AlphaVantage:
         """`BRK-B` for BRK.B; pairs are sent as their two sides."""
         return dashed_class(symbol)
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. One request a symbol; intraday ranges take one a month, splits and dividends one each."""
         refuse_unoffered(self.profile, call)
         ask = {"bars": self._bars, "quote": self._quote, "chain": self._chain, "actions": self._actions}[call.dataset]
-        return await one_by_one(call.symbols, lambda symbol: ask(Asked(self.profile, call, symbol, now), http))
+        return await fetch_each(call.symbols, lambda symbol: ask(EventBuilder(self.profile, call, symbol, now), http))
 
-    async def _bars(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _bars(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         pair, timeframe = pair_of(asked.symbol), asked.call.timeframe or "1d"
         feed = "delayed" if timeframe in LENGTHS else ""
         asked = replace(asked, unit=_unit(pair), zone="UTC" if pair else EASTERN, feed=feed)
-        rows: list[Row] = []
+        rows: list[Bar] = []
         for params in self._series(asked, pair, timeframe):
             table = await self._table(http, params, asked.now)
             if table.zone and not pair:
-                asked = replace(asked, zone=zone_named("alpha_vantage", table.zone))
+                asked = replace(asked, zone=check_zone("alpha_vantage", table.zone))
             rows += parse_rows(table, timeframe, asked.zone)
         return asked.bars(rows)
 
-    def _series(self, asked: Asked, pair: Pair | None, timeframe: Timeframe) -> Iterator[dict[str, str]]:
+    def _series(self, asked: EventBuilder, pair: Pair | None, timeframe: Timeframe) -> Iterator[dict[str, str]]:
         """The requests that cover the call."""
         kind = "share" if pair is None else "fx" if pair.fx else "crypto"
         params = self._who(asked.symbol, pair)
@@ -105,7 +114,7 @@ class AlphaVantage:
             return {"symbol": self.to_vendor(symbol)}
         return {"from_symbol": pair.base, "to_symbol": pair.quote} if pair.fx else {"symbol": pair.base, "market": pair.quote}
 
-    async def _quote(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _quote(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         if pair := pair_of(asked.symbol):
             params = {"function": "CURRENCY_EXCHANGE_RATE", "from_currency": pair.base, "to_currency": pair.quote}
             spot = parse_exchange_rate(await self._table(http, params, asked.now))
@@ -118,12 +127,12 @@ class AlphaVantage:
             raise ProviderError(Verdict.NOT_FOUND, f"alpha_vantage: has no quote of {asked.symbol}")
         return [asked.quote(spot, observed_at)]
 
-    async def _chain(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _chain(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         self._refuse_pair(asked)
         params = {"function": "HISTORICAL_OPTIONS", "symbol": self.to_vendor(asked.symbol)}
         return asked.chain(parse_contracts(await self._table(http, params, asked.now)))
 
-    async def _actions(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _actions(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         self._refuse_pair(asked)
         symbol = self.to_vendor(asked.symbol)
         actions: list[Action] = []
@@ -140,7 +149,7 @@ class AlphaVantage:
             raise unknown[0]
         return [asked.actions(actions)]
 
-    def _refuse_pair(self, asked: Asked) -> None:
+    def _refuse_pair(self, asked: EventBuilder) -> None:
         if pair_of(asked.symbol):
             raise ProviderError(Verdict.BAD_REQUEST, f"alpha_vantage has no {asked.call.dataset} of the pair {asked.symbol}")
 
@@ -153,7 +162,7 @@ def _unit(pair: Pair | None) -> Unit:
     return Unit(pair.quote) if pair else PLAIN
 
 
-def _months(call: Call, now: datetime) -> Iterator[str]:
+def _months(call: FetchCall, now: datetime) -> Iterator[str]:
     if call.start is None or call.end is None:
         return
     month, last = call.start.replace(day=1), min(call.end - timedelta(days=1), now.date())

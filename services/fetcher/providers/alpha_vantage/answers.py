@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.message import Timeframe
-from services.fetcher.normalise import LENGTHS, day_of, day_start, instant_of, number, price
+from services.fetcher.adapter.events import Action, Bar, Contract, Quote
+from services.fetcher.adapter.fields import LENGTHS, day_of, day_start, instant_of, number, price
+from services.fetcher.adapter.responses import decode_json, decode_text, error_for_status, quota_window_end
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.replies import json_in, refusal, text_in, window_end
-from services.fetcher.rows import Action, Contract, Row, Spot
 
 THROTTLED = ("rate limit", "requests per day", "call volume", "call frequency", "per minute", "per second", "sparingly")
 FIRST_COLUMNS = ("timestamp", "symbol", "contractid", "exdividenddate", "effectivedate")
@@ -35,19 +35,19 @@ def parse_table(reply: Reply, now: datetime) -> Table:
     """
     # The vendor refuses with status 200; any other is the word of whatever stands in front of it.
     if reply.status != 200:
-        raise refusal("alpha_vantage", reply, now)
-    document = json_in(reply)
+        raise error_for_status("alpha_vantage", reply, now)
+    document = decode_json(reply)
     if isinstance(document, dict):
         if error := _refused(document, now):
             raise error
         return _from_json(document)
-    header, *lines = text_in(reply).splitlines() or [""]
+    header, *lines = decode_text(reply).splitlines() or [""]
     names = [_name(name) for name in header.split(",")]
     if names[0] in FIRST_COLUMNS and len(names) > 1:
         return Table([_first(zip(names, cells, strict=False)) for cells in csv.reader(lines) if cells])
     if any(word in header.lower() for word in THROTTLED) and reply.body.lstrip()[:1] != b"<":
         raise _notice(header, now)
-    raise refusal("alpha_vantage", reply, now)
+    raise error_for_status("alpha_vantage", reply, now)
 
 
 def _from_json(document: Record) -> Table:
@@ -106,7 +106,7 @@ def _notice(notice: str, now: datetime) -> ProviderError:
         window = next((name for name in ("second", "minute", "day") if f"per {name}" in words or f"/{name}" in words), "")
         which = f" a {window}" if window else ""
         return ProviderError(
-            Verdict.RATE_LIMITED, f"alpha_vantage: no more calls{which} on this key", window_end(window, now, "UTC")
+            Verdict.RATE_LIMITED, f"alpha_vantage: no more calls{which} on this key", quota_window_end(window, now, "UTC")
         )
     if "premium" in words:
         return ProviderError(Verdict.PLAN_RESTRICTED, "alpha_vantage: wants a premium plan for this")
@@ -115,14 +115,14 @@ def _notice(notice: str, now: datetime) -> ProviderError:
     return ProviderError(Verdict.MALFORMED, "alpha_vantage: a notice instead of data that says neither limit nor plan nor key")
 
 
-def parse_rows(table: Table, timeframe: Timeframe, zone: str) -> Iterator[Row]:
+def parse_rows(table: Table, timeframe: Timeframe, zone: str) -> Iterator[Bar]:
     """The bars; one without a readable time is left out."""
     for row in table.rows:
         day = day_of(row.get("timestamp"))
         at = instant_of(row.get("timestamp"), zone) if timeframe in LENGTHS else day_start(day, zone) if day else None
         if at is not None:
             o, h, low, c, volume, adjusted = (number(row.get(name)) for name in PRICES)
-            yield Row(at, o, h, low, c, volume, adjusted)
+            yield Bar(at, o, h, low, c, volume, adjusted)
 
 
 def parse_contracts(table: Table) -> Iterator[Contract]:
@@ -151,7 +151,7 @@ def parse_contracts(table: Table) -> Iterator[Contract]:
             )
 
 
-def parse_quote(table: Table) -> Spot | None:
+def parse_quote(table: Table) -> Quote | None:
     """The quote of a share; it has a session date and no time of day."""
     row = table.rows[0] if table.rows else {}
     day = day_of(row.get("latesttradingday") or row.get("latestday"))
@@ -159,15 +159,15 @@ def parse_quote(table: Table) -> Spot | None:
     if last is None:
         return None
     at = day_start(day) if day else None
-    return Spot(at=at, price=last, previous_close=price(row.get("previousclose")), volume=number(row.get("volume")))
+    return Quote(at=at, price=last, previous_close=price(row.get("previousclose")), volume=number(row.get("volume")))
 
 
-def parse_exchange_rate(table: Table) -> Spot | None:
+def parse_exchange_rate(table: Table) -> Quote | None:
     """The rate of a pair."""
     row = table.rows[0] if table.rows else {}
     last = price(row.get("exchangerate"))
     at = instant_of(row.get("lastrefreshed"))
-    return (last and Spot(at=at, price=last, bid=price(row.get("bidprice")), ask=price(row.get("askprice")))) or None
+    return (last and Quote(at=at, price=last, bid=price(row.get("bidprice")), ask=price(row.get("askprice")))) or None
 
 
 def parse_actions(table: Table) -> Iterator[Action]:

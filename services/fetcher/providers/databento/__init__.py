@@ -22,9 +22,20 @@ from datetime import datetime, timedelta
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceEvent
-from services.fetcher.asked import Asked
-from services.fetcher.normalise import LENGTHS, Unit, day_start
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import EventBuilder
+from services.fetcher.adapter.fields import LENGTHS, Unit, day_start
+from services.fetcher.adapter.responses import fetch_each, fetch_in_groups
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.databento.chain import contracts_of
 from services.fetcher.providers.databento.ranges import Range
 from services.fetcher.providers.databento.requests import LONGEST_CLOSURE, Found, Requests
@@ -39,7 +50,6 @@ from services.fetcher.providers.databento.symbols import (
     spelled,
 )
 from services.fetcher.providers.databento.venues import consolidated, last_trade, top_of_book
-from services.fetcher.replies import group_by_group, one_by_one
 
 BARS_A_DAY: dict[Timeframe, int] = {"1m": 1440, "1h": 24, "1d": 1}
 # So many days hold 500 bars, or a long weekend and a day of trading before it.
@@ -62,7 +72,7 @@ class Databento:
         limits=Limits(per_second=100),
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         token = b64encode(f"{access.api_key}:".encode()).decode()
         self._headers = {"Authorization": f"Basic {token}"}
         self._secrets = (access.api_key, token)
@@ -72,11 +82,11 @@ class Databento:
         """`BRK.B` as it is, `ES.c.0` for ES.C.0, `AAPL  250221C00250000` for O:AAPL250221C00250000."""
         return spelled(symbol)
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. The symbols of a data set share requests, each for as long a range as an answer can hold."""
         refuse_unoffered(self.profile, call)
         if call.dataset == "chain":
-            return await one_by_one(call.symbols, lambda symbol: self._chain(Asked(self.profile, call, symbol, now), http))
+            return await fetch_each(call.symbols, lambda symbol: self._chain(EventBuilder(self.profile, call, symbol, now), http))
         batches: dict[tuple[str, str], list[str]] = defaultdict(list)
         failed: dict[str, ProviderError] = {}
         for symbol in call.symbols:
@@ -92,27 +102,27 @@ class Databento:
         async def ask_for(batch: Sequence[str]) -> Answer:
             return await ask(self._asked(batch, call, now), self._requests(batch, http, now))
 
-        answer = await group_by_group(batches.values(), ask_for)
+        answer = await fetch_in_groups(batches.values(), ask_for)
         return Answer(answer.events, failed | dict(answer.failed))
 
-    def _asked(self, batch: Sequence[str], call: Call, now: datetime) -> list[Asked]:
+    def _asked(self, batch: Sequence[str], call: FetchCall, now: datetime) -> list[EventBuilder]:
         dataset = dataset_of(spelled(batch[0]), self._dataset)
         unit, feed = Unit(currency_of(dataset)), feed_of(dataset)
-        return [Asked(self.profile, call, symbol, now, unit, feed=feed) for symbol in batch]
+        return [EventBuilder(self.profile, call, symbol, now, unit, feed=feed) for symbol in batch]
 
     def _requests(self, batch: Sequence[str], http: Http, now: datetime) -> Requests:
         symbols = tuple(dict.fromkeys(map(spelled, batch)))
         dataset, kind = dataset_of(symbols[0], self._dataset), kind_of(symbols[0])
         return Requests(http, self._headers, self._secrets, now, dataset, kind, symbols)
 
-    async def _chain(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _chain(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         dataset = self._dataset if self._dataset.startswith("OPRA.") else OPTIONS
         parents = (parent_of(asked.symbol),)
         requests = Requests(http, self._headers, self._secrets, asked.now, dataset, "parent", parents)
         asked = replace(asked, unit=Unit(currency_of(dataset)), feed=feed_of(dataset))
         return asked.chain(await contracts_of(requests))
 
-    async def _bars(self, batch: Sequence[Asked], requests: Requests) -> Answer:
+    async def _bars(self, batch: Sequence[EventBuilder], requests: Requests) -> Answer:
         call, timeframe = batch[0].call, batch[0].call.timeframe or "1d"
         minute = requests.now.replace(second=0, microsecond=0)
         whole = Range(minute - timedelta(days=LATEST_DAYS[timeframe]), minute)
@@ -131,7 +141,7 @@ class Databento:
                 failed[asked.symbol] = _unknown(asked.symbol, requests.dataset)
         return Answer(events, failed)
 
-    async def _quotes(self, batch: Sequence[Asked], requests: Requests) -> Answer:
+    async def _quotes(self, batch: Sequence[EventBuilder], requests: Requests) -> Answer:
         """Bid and ask of the last hour there is; of what had neither, as after a close, the last trade of the days before."""
         now, schema = requests.now, "cbbo-1m" if requests.dataset.startswith("OPRA.") else "bbo-1m"
         books = await requests.all(schema, [Range(now - BOOK_AGE, now)], slide=True)
@@ -149,7 +159,7 @@ class Databento:
             return Answer(events, {asked.symbol: error for asked in silent})
         return Answer([*events, *traded.events], traded.failed)
 
-    async def _last_trades(self, batch: Sequence[Asked], requests: Requests, until: datetime) -> Answer:
+    async def _last_trades(self, batch: Sequence[EventBuilder], requests: Requests, until: datetime) -> Answer:
         requests = replace(requests, symbols=tuple(dict.fromkeys(spelled(asked.symbol) for asked in batch)))
         found = await requests.all("ohlcv-1h", [Range(until - TRADE_AGE, until)])
         events: list[PriceEvent] = []

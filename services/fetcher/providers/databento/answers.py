@@ -10,10 +10,10 @@ import msgspec
 import zstandard
 from databento_dbn import UNDEF_PRICE, UNDEF_TIMESTAMP, BBOMsg, CBBOMsg, DBNDecoder, DBNError, ErrorMsg, Metadata, OHLCVMsg
 
-from services.fetcher.normalise import EPOCH, instant_of, number
+from services.fetcher.adapter.fields import EPOCH, instant_of, number
+from services.fetcher.adapter.responses import error_for_status
 from services.fetcher.provider import ProviderError, Reply, Verdict
 from services.fetcher.providers.databento.refusals import refused
-from services.fetcher.replies import refusal
 
 KINDS = {"ohlcv-1m": 33, "ohlcv-1h": 34, "ohlcv-1d": 35, "bbo-1m": 196, "cbbo-1m": 193}
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -96,7 +96,7 @@ def parse_answer(reply: Reply, schema: str, now: datetime, *secrets: str) -> Ans
     if body[:3] == b"DBN":
         return _from_dbn(body, schema)
     if body.lstrip()[:1] != b"{":
-        raise refusal("databento", Reply(200, {}, body), now)
+        raise error_for_status("databento", Reply(200, {}, body), now)
     if b'"detail"' in body[:200]:
         raise refused(Reply(reply.status, reply.headers, body), now, *secrets)
     return Answered([record for line in body.splitlines() if line.strip() for record in _from_line(line, KINDS[schema])])

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from services.fetcher.adapter.events import Contract, Quote
 from services.fetcher.provider import ProviderError, Verdict
 from services.fetcher.providers.databento.answers import Answered, Record
 from services.fetcher.providers.databento.ranges import Range
 from services.fetcher.providers.databento.requests import Requests
 from services.fetcher.providers.databento.venues import top_of_book
-from services.fetcher.rows import Contract, Spot
 
 NEW_YORK = ZoneInfo("America/New_York")
 CLOSES = (time(16), time(13))  # of a day, of half a day
@@ -69,13 +69,13 @@ def parse_contracts(answered: Answered) -> list[Contract]:
     for record in answered.records:
         for name in answered.names_of(record, []):
             books.setdefault(name, []).append(record)
-    found = [contract for name in sorted(books) if (contract := _contract(name, top_of_book(books[name]) or Spot()))]
+    found = [contract for name in sorted(books) if (contract := _contract(name, top_of_book(books[name]) or Quote()))]
     if answered.records and not found:
         raise ProviderError(Verdict.MALFORMED, "databento: does not say of which contracts its quotes are")
     return found
 
 
-def _contract(name: str, spot: Spot) -> Contract | None:
+def _contract(name: str, spot: Quote) -> Contract | None:
     found = _CONTRACT.fullmatch(name)
     if found is None:
         return None

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 
-from services.fetcher.normalise import instant_of
+from services.fetcher.adapter.fields import instant_of
+from services.fetcher.adapter.responses import decode_json, error_for_status, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.replies import json_in, refusal, retry_after, said
 
 _INSTANT = r"\W*(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)"
 _FROM = re.compile(rf"(?:available start of dataset \S+|between|available from){_INSTANT}")
@@ -29,14 +29,14 @@ class RefusalError(ProviderError):
 
 def refused(reply: Reply, now: datetime, *secrets: str) -> ProviderError:
     """The error that a reply stands for which brings no data."""
-    document = json_in(reply)
+    document = decode_json(reply)
     detail = document.get("detail") if isinstance(document, dict) else None
     case, words, payload = _told(detail)
     if not words:
-        return refusal("databento", reply, now)
+        return error_for_status("databento", reply, now)
     verdict = _verdict(reply.status, case, words.lower())
     hint = _HINTS.get(verdict)
-    message = f"databento: {said(words, *secrets)}" + (f" ({hint})" if hint else "")
+    message = f"databento: {sanitize(words, *secrets)}" + (f" ({hint})" if hint else "")
     error = RefusalError(verdict, message, retry_after(reply, now))
     error.words = words
     until = _UNTIL.search(words)

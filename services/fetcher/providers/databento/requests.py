@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from services.fetcher.adapter.responses import decode_json
 from services.fetcher.provider import Http, ProviderError, Verdict
 from services.fetcher.providers.databento.answers import Answered, Record, parse_answer
 from services.fetcher.providers.databento.ranges import Range, narrowed
 from services.fetcher.providers.databento.refusals import RefusalError
-from services.fetcher.replies import json_in
 
 NARROWINGS = 2  # the bounds of the data set, then those of the schema or of a licence
 LONGEST_CLOSURE = timedelta(days=5)  # a holiday on either side of a weekend, and one more
@@ -113,7 +113,7 @@ class Requests:
             "start_date": f"{(asked.start - 2 * LONGEST_CLOSURE).date()}",
             "end_date": f"{asked.end.date()}",
         }
-        document = json_in(await self.http.post_form("/v0/symbology.resolve", form, self.headers))
+        document = decode_json(await self.http.post_form("/v0/symbology.resolve", form, self.headers))
         result = document.get("result") if isinstance(document, dict) else None
         spans = result if isinstance(result, dict) else {}
         return {symbol for symbol in symbols if any(span.get("s") for span in spans.get(symbol) or [] if isinstance(span, dict))}

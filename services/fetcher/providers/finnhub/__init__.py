@@ -15,9 +15,20 @@ from datetime import datetime, timedelta
 
 from contracts.message import TIMEFRAMES, Timeframe
 from contracts.price_events import PriceEvent
-from services.fetcher.asked import Asked
-from services.fetcher.normalise import EPOCH, LENGTHS, day_start, period_start
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import Bar, EventBuilder
+from services.fetcher.adapter.fields import EPOCH, LENGTHS, day_start, period_start
+from services.fetcher.adapter.responses import fetch_each
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.finnhub.answers import (
     Candle,
     parse_candles,
@@ -28,8 +39,6 @@ from services.fetcher.providers.finnhub.answers import (
     records_in,
 )
 from services.fetcher.providers.finnhub.markets import Market, market_of, vendor_symbol
-from services.fetcher.replies import one_by_one
-from services.fetcher.rows import Row
 
 RESOLUTIONS: dict[Timeframe, str] = {
     "1m": "1", "5m": "5", "15m": "15", "30m": "30", "1h": "60", "1d": "D", "1wk": "W", "1mo": "M"
@@ -57,26 +66,28 @@ class Finnhub:
         limits=Limits(per_second=30, per_minute=60),
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self._key = access.api_key
 
     def to_vendor(self, symbol: str) -> str:
         """`OANDA:EUR_USD` for EUR/USD, `COINBASE:BTC-USD` for BTC/USD; BRK.B is spelled as here."""
         return vendor_symbol(symbol)
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. One request a symbol, for bars one a window, for splits and dividends one each."""
         refuse_unoffered(self.profile, call)
         ask = {"bars": self._bars, "quote": self._quote, "actions": self._actions}[call.dataset]
-        return await one_by_one(call.symbols, lambda symbol: ask(self._asked(call, symbol, now), http))
+        return await fetch_each(call.symbols, lambda symbol: ask(self._asked(call, symbol, now), http))
 
-    def _asked(self, call: Call, symbol: str, now: datetime) -> Asked:
+    def _asked(self, call: FetchCall, symbol: str, now: datetime) -> EventBuilder:
         market = market_of(self.to_vendor(symbol))
         raw = market.path == "stock" and call.timeframe in LENGTHS
         until = now - FOREIGN_DELAY if market.foreign else None
-        return Asked(self.profile, call, symbol, now, market.unit, market.zone, basis="raw" if raw else None, complete_until=until)
+        return EventBuilder(
+            self.profile, call, symbol, now, market.unit, market.zone, basis="raw" if raw else None, complete_until=until
+        )
 
-    async def _quote(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _quote(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         spot = parse_spot(await self._document(http, "/api/v1/quote", asked))
         if spot is None:
             raise ProviderError(Verdict.NOT_FOUND, f"finnhub: knows no {asked.symbol}")
@@ -84,7 +95,7 @@ class Finnhub:
             raise ProviderError(Verdict.EMPTY, f"finnhub: has no price of {asked.symbol}")
         return [asked.quote(spot, spot.at)]
 
-    async def _bars(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _bars(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         timeframe, start, end = asked.call.timeframe or "1d", asked.call.start, asked.call.end
         if start is None or end is None:
             rows = [c.row for c in await self._candles(asked, http, asked.now - LATEST_DAYS[timeframe] * DAY, asked.now)]
@@ -93,10 +104,10 @@ class Finnhub:
         # A session may be stamped on the day before its own: in the east, and where the day opens in the evening.
         return asked.bars(await self._history(asked, http, first if timeframe in LENGTHS else first - DAY, last))
 
-    async def _history(self, asked: Asked, http: Http, first: datetime, last: datetime) -> list[Row]:
+    async def _history(self, asked: EventBuilder, http: Http, first: datetime, last: datetime) -> list[Bar]:
         """The candles of a range, asked from its end backwards."""
         market, timeframe = market_of(self.to_vendor(asked.symbol)), asked.call.timeframe or "1d"
-        rows: list[Row] = []
+        rows: list[Bar] = []
         for _ in range(MOST_CALLS):
             if last < first:
                 return rows
@@ -110,12 +121,12 @@ class Finnhub:
             Verdict.BAD_REQUEST, f"finnhub: {asked.symbol}: so many bars take too many calls; ask for a shorter range"
         )
 
-    async def _candles(self, asked: Asked, http: Http, begin: datetime, last: datetime) -> list[Candle]:
+    async def _candles(self, asked: EventBuilder, http: Http, begin: datetime, last: datetime) -> list[Candle]:
         market, timeframe = market_of(self.to_vendor(asked.symbol)), asked.call.timeframe or "1d"
         window = {"from": str(_epoch(begin)), "to": str(_epoch(last)), "resolution": RESOLUTIONS[timeframe]}
         return parse_candles(await self._document(http, f"/api/v1/{market.path}/candle", asked, window), market, timeframe)
 
-    async def _actions(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _actions(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         if market_of(self.to_vendor(asked.symbol)).path != "stock":
             raise ProviderError(Verdict.BAD_REQUEST, f"finnhub has no actions of the pair {asked.symbol}")
         first = asked.call.start or EPOCH.date()
@@ -125,7 +136,7 @@ class Finnhub:
         dividends, unit = parse_dividends(records_in(await self._document(http, "/api/v1/stock/dividend", asked, window)))
         return [replace(asked, unit=unit or asked.unit).actions([*splits, *dividends])]
 
-    async def _document(self, http: Http, path: str, asked: Asked, params: Mapping[str, str] | None = None) -> object:
+    async def _document(self, http: Http, path: str, asked: EventBuilder, params: Mapping[str, str] | None = None) -> object:
         params = {"symbol": self.to_vendor(asked.symbol), **(params or {})}
         return parse_document(await http.get(path, params, {"X-Finnhub-Token": self._key}), asked.now, self._key)
 

@@ -5,11 +5,11 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from contracts.message import Timeframe
-from services.fetcher.normalise import LENGTHS, PLAIN, Unit, day_of, day_start, from_epoch, number, price, unit_of
+from services.fetcher.adapter.events import Action, Bar, Quote
+from services.fetcher.adapter.fields import LENGTHS, PLAIN, Unit, day_of, day_start, from_epoch, number, price, unit_of
+from services.fetcher.adapter.responses import decode_json, decode_text, error_for_status, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
 from services.fetcher.providers.finnhub.markets import Market
-from services.fetcher.replies import json_in, refusal, retry_after, said, text_in
-from services.fetcher.rows import Action, Row, Spot
 
 # What an error's words say before its status does: the same words have come with 200, 401, 403 and 429.
 SAID = (
@@ -28,7 +28,7 @@ class Candle(NamedTuple):
     """A candle under the instant it is stamped with, whatever that means in its market."""
 
     stamp: datetime
-    row: Row
+    row: Bar
 
 
 def parse_document(reply: Reply, now: datetime, key: str) -> object:
@@ -37,7 +37,7 @@ def parse_document(reply: Reply, now: datetime, key: str) -> object:
     Raises:
         ProviderError: the answer is an error, or nothing that can be read.
     """
-    document = json_in(reply)
+    document = decode_json(reply)
     words = document.get("error") if isinstance(document, dict) else None
     if words:
         raise _error(_said(str(words)) or _by_status(str(words), reply.status), str(words), reply, now, key)
@@ -48,9 +48,9 @@ def parse_document(reply: Reply, now: datetime, key: str) -> object:
         raise ProviderError(
             Verdict.RATE_LIMITED, "finnhub: sent us to a page, as it does to who asks too often", _reset(reply, now)
         )
-    text = text_in(reply)
+    text = decode_text(reply)
     verdict = Verdict.RATE_LIMITED if reply.status == 429 else None if text.startswith("<") else _said(text)
-    raise _error(verdict, text, reply, now, key) if verdict else refusal("finnhub", reply, now)
+    raise _error(verdict, text, reply, now, key) if verdict else error_for_status("finnhub", reply, now)
 
 
 def _said(words: str) -> Verdict | None:
@@ -71,7 +71,7 @@ def _error(verdict: Verdict, words: str, reply: Reply, now: datetime, key: str) 
         return ProviderError(Verdict.RATE_LIMITED, "finnhub: too many requests", _reset(reply, now))
     if verdict is Verdict.UNAUTHORIZED:
         return ProviderError(verdict, "finnhub: the key is not accepted; set api_key")
-    return ProviderError(verdict, f"finnhub: {said(words, key)}", retry_after(reply, now))
+    return ProviderError(verdict, f"finnhub: {sanitize(words, key)}", retry_after(reply, now))
 
 
 def _reset(reply: Reply, now: datetime) -> datetime | None:
@@ -97,7 +97,7 @@ def parse_candles(document: object, market: Market, timeframe: Timeframe) -> lis
     for i, seconds in enumerate(times):
         if (stamp := from_epoch(seconds)) is not None:
             at = stamp if timeframe in LENGTHS else day_start(market.session_of(stamp), market.zone)
-            found.append(Candle(stamp, Row(at, o[i], h[i], low[i], c[i], v[i])))
+            found.append(Candle(stamp, Bar(at, o[i], h[i], low[i], c[i], v[i])))
     return found
 
 
@@ -106,7 +106,7 @@ def _column(values: object, rows: int) -> list[float | None]:
     return [*known, *[None] * (rows - len(known))]
 
 
-def parse_spot(document: object) -> Spot | None:
+def parse_spot(document: object) -> Quote | None:
     """The quote; None where all is zero or null, which is how an unknown symbol is answered.
 
     Raises:
@@ -114,8 +114,8 @@ def parse_spot(document: object) -> Spot | None:
     """
     if not isinstance(document, dict) or "c" not in document:
         raise ProviderError(Verdict.MALFORMED, "finnhub: answered something else instead of a quote")
-    spot = Spot(at=from_epoch(document.get("t")), price=price(document["c"]), previous_close=price(document.get("pc")))
-    return None if spot == Spot() else spot
+    spot = Quote(at=from_epoch(document.get("t")), price=price(document["c"]), previous_close=price(document.get("pc")))
+    return None if spot == Quote() else spot
 
 
 def records_in(document: object) -> list[Record]:

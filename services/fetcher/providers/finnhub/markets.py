@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from services.fetcher.normalise import PLAIN, Unit, pair_of
+from services.fetcher.adapter.fields import PLAIN, Unit, pair_of
 
 NEW_YORK = "America/New_York"
 # The brokers whose symbols (`OANDA:EUR_USD`) are under /forex; every other prefix is a crypto exchange.

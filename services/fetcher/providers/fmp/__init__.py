@@ -16,9 +16,20 @@ from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceEvent, PriceQuote
-from services.fetcher.asked import Asked
-from services.fetcher.normalise import LENGTHS, PLAIN, Unit, dashed_class, day_of, day_start, pair_of, unit_of
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import Action, EventBuilder
+from services.fetcher.adapter.fields import LENGTHS, PLAIN, Unit, dashed_class, day_of, day_start, pair_of, unit_of
+from services.fetcher.adapter.responses import fetch_each
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.fmp.answers import (
     NEW_YORK,
     Record,
@@ -30,8 +41,6 @@ from services.fetcher.providers.fmp.answers import (
     parse_splits,
     parse_spot,
 )
-from services.fetcher.replies import one_by_one
-from services.fetcher.rows import Action
 
 INTERVALS: dict[Timeframe, str] = {"1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "1hour"}
 # Calendar days of one request, within what the vendor gives at once.
@@ -57,7 +66,7 @@ class Fmp:
         limits=Limits(per_day=250, day_zone=NEW_YORK),
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self._key = access.api_key
         self._adjusted = bool(access.options.get("adjusted"))
         self._has_batches = True
@@ -68,15 +77,15 @@ class Fmp:
         pair = pair_of(symbol)
         return f"{pair.base}{pair.quote}" if pair else dashed_class(symbol, EXCHANGES)
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. Quotes share a request where the plan has it; bars take one a symbol and window, actions two."""
         refuse_unoffered(self.profile, call)
         if call.dataset == "quote":
             return await self._quotes(call, http, now)
         ask = self._actions if call.dataset == "actions" else self._bars
-        return await one_by_one(call.symbols, lambda symbol: ask(Asked(self.profile, call, symbol, now), http))
+        return await fetch_each(call.symbols, lambda symbol: ask(EventBuilder(self.profile, call, symbol, now), http))
 
-    async def _bars(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _bars(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         asked = replace(asked, zone="UTC" if pair_of(asked.symbol) else NEW_YORK)
         timeframe = asked.call.timeframe or "1d"
         if timeframe in LENGTHS:
@@ -86,12 +95,12 @@ class Fmp:
             if self._adjusted and rows:
                 adjusted = await self._history(asked, http, "historical-price-eod/dividend-adjusted")
                 closes = parse_adjusted_closes(adjusted, asked.zone)
-                rows = [row._replace(adjusted=closes.get(row.at)) for row in rows]
+                rows = [row._replace(adjusted_close=closes.get(row.at)) for row in rows]
         if not rows and asked.call.start is None:
             raise ProviderError(Verdict.NOT_FOUND, f"fmp: has no bars of {asked.symbol}")
         return replace(asked, unit=await self._unit(asked, http)).bars(rows)
 
-    async def _history(self, asked: Asked, http: Http, path: str) -> list[Record]:
+    async def _history(self, asked: EventBuilder, http: Http, path: str) -> list[Record]:
         """The rows of the asked range, window by window from the newest back."""
         timeframe = asked.call.timeframe or "1d"
         if asked.call.start is None or asked.call.end is None:
@@ -110,7 +119,7 @@ class Fmp:
             last = oldest if was_cut else low - timedelta(days=1)
         return records
 
-    async def _actions(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _actions(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         if pair_of(asked.symbol):
             raise ProviderError(Verdict.BAD_REQUEST, f"fmp has no actions of the pair {asked.symbol}")
         actions: list[Action] = []
@@ -119,15 +128,15 @@ class Fmp:
         # In what unit London's dividends come is not said, so only those of the US have a currency.
         return [replace(asked, unit=self._plain_unit(asked.symbol)).actions(actions)]
 
-    async def _quotes(self, call: Call, http: Http, now: datetime) -> Answer:
-        def asked(symbol: str) -> Asked:
-            return Asked(self.profile, call, symbol, now)
+    async def _quotes(self, call: FetchCall, http: Http, now: datetime) -> Answer:
+        def asked(symbol: str) -> EventBuilder:
+            return EventBuilder(self.profile, call, symbol, now)
 
         async def alone(symbol: str) -> Sequence[PriceEvent]:
             return [await self._quote(asked(symbol), http, await self._of(asked(symbol), http, "quote"))]
 
         if len(call.symbols) == 1 or not self._has_batches:
-            return await one_by_one(call.symbols, alone)
+            return await fetch_each(call.symbols, alone)
         try:
             records = await self._records(http, "batch-quote", {"symbols": ",".join(map(self.to_vendor, call.symbols))}, now)
         except ProviderError as error:
@@ -135,20 +144,20 @@ class Fmp:
                 raise
             # The plan lacks batches, or one of the symbols, and then refuses them all: alone, each has its own answer.
             self._has_batches = "this endpoint" not in error.message.lower()
-            return await one_by_one(call.symbols, alone)
+            return await fetch_each(call.symbols, alone)
 
         async def together(symbol: str) -> Sequence[PriceEvent]:
             return [await self._quote(asked(symbol), http, self._own(records, symbol))]
 
-        return await one_by_one(call.symbols, together)
+        return await fetch_each(call.symbols, together)
 
-    async def _quote(self, asked: Asked, http: Http, records: Sequence[Record]) -> PriceQuote:
+    async def _quote(self, asked: EventBuilder, http: Http, records: Sequence[Record]) -> PriceQuote:
         spot = parse_spot(records[0]) if records else None
         if spot is None:
             raise ProviderError(Verdict.NOT_FOUND, f"fmp: has no quote of {asked.symbol}")
         return replace(asked, unit=await self._unit(asked, http)).quote(spot, spot.at)
 
-    async def _unit(self, asked: Asked, http: Http) -> Unit:
+    async def _unit(self, asked: EventBuilder, http: Http) -> Unit:
         ticker = self.to_vendor(asked.symbol)
         if not ticker.upper().endswith(MAYBE_MINOR):
             return self._plain_unit(asked.symbol)
@@ -163,7 +172,7 @@ class Fmp:
             return Unit(pair.quote)
         return PLAIN if symbol.startswith("^") or "." in self.to_vendor(symbol) else Unit("USD")
 
-    async def _of(self, asked: Asked, http: Http, path: str, params: dict[str, str] | None = None) -> list[Record]:
+    async def _of(self, asked: EventBuilder, http: Http, path: str, params: dict[str, str] | None = None) -> list[Record]:
         """The rows about one symbol."""
         ticker = self.to_vendor(asked.symbol)
         return self._own(await self._records(http, path, {"symbol": ticker} | (params or {}), asked.now), asked.symbol)

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from services.fetcher.normalise import YEARS, day_of, day_start, from_epoch, number, price
+from services.fetcher.adapter.events import Action, Bar, Quote
+from services.fetcher.adapter.fields import YEARS, day_of, day_start, from_epoch, number, price
+from services.fetcher.adapter.responses import decode_json, decode_text, error_for_status, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.replies import json_in, refusal, retry_after, said, text_in
-from services.fetcher.rows import Action, Row, Spot
 
 NEW_YORK = "America/New_York"
 PLAN = ("premium", "special endpoint", "exclusive endpoint", "restricted endpoint", "legacy endpoint", "subscription", "upgrade")
@@ -23,17 +23,17 @@ def parse_records(reply: Reply, now: datetime, key: str) -> list[Record]:
     Raises:
         ProviderError: the answer is a refusal, or nothing that can be read.
     """
-    document = json_in(reply)
+    document = decode_json(reply)
     if isinstance(document, list) and reply.status == 200:
         rows: list[Record] = [row for row in document if isinstance(row, dict)]
         if rows or all(row is None for row in document):
             if words := _sentence(rows[0]) if rows else "":
                 raise _refused(words, reply, now, key)
             return rows
-    words = text_in(reply) if document is None else _sentence(document)
+    words = decode_text(reply) if document is None else _sentence(document)
     if words and not words.startswith("<"):
         raise _refused(words, reply, now, key)
-    raise refusal("fmp", reply, now)
+    raise error_for_status("fmp", reply, now)
 
 
 def _sentence(document: object) -> str:
@@ -45,8 +45,8 @@ def _sentence(document: object) -> str:
 def _refused(words: str, reply: Reply, now: datetime, key: str) -> ProviderError:
     verdict = _verdict(words.lower(), reply.status)
     if verdict is None:
-        return refusal("fmp", reply, now)
-    message = f"fmp: {said(words, key)}"
+        return error_for_status("fmp", reply, now)
+    message = f"fmp: {sanitize(words, key)}"
     if verdict is Verdict.RATE_LIMITED:
         # Day, minute and bytes are refused in much the same words, and none says when it is over.
         spent = "bytes of 30 days" if "bandwidth" in words.lower() else "calls"
@@ -72,7 +72,7 @@ def _verdict(words: str, status: int) -> Verdict | None:
     return next((verdict for verdict, holds in rules if holds), None)
 
 
-def parse_sessions(records: Iterable[Record], zone: str) -> list[Row]:
+def parse_sessions(records: Iterable[Record], zone: str) -> list[Bar]:
     """Daily bars, each somewhere in the session of its date."""
     return [_row(record, day_start(day, zone)) for record in records if (day := day_of(record.get("date")))]
 
@@ -82,7 +82,7 @@ def parse_adjusted_closes(records: Iterable[Record], zone: str) -> dict[datetime
     return {day_start(day, zone): price(record.get("adjClose")) for record in records if (day := day_of(record.get("date")))}
 
 
-def parse_minutes(records: Iterable[Record]) -> list[Row]:
+def parse_minutes(records: Iterable[Record]) -> list[Bar]:
     """Intraday bars. Of two rows with the same wall-clock time, the later is of the hour after the clock went back."""
     times = [(time, record) for record in records if (time := _wall_clock(record.get("date")))]
     if times and times[0][0] > times[-1][0]:
@@ -102,18 +102,18 @@ def _wall_clock(text: object) -> datetime | None:
     return found if found.year in YEARS else None
 
 
-def _row(record: Record, at: datetime) -> Row:
+def _row(record: Record, at: datetime) -> Bar:
     o, h, low, c = (price(record.get(name)) for name in ("open", "high", "low", "close"))
-    return Row(at, o, h, low, c, number(record.get("volume")))
+    return Bar(at, o, h, low, c, number(record.get("volume")))
 
 
-def parse_spot(record: Record) -> Spot | None:
+def parse_spot(record: Record) -> Quote | None:
     """The quote; it has neither bid nor ask. None without a price."""
     last = price(record.get("price"))
     if last is None:
         return None
     seconds = number(record.get("timestamp")) or 0.0
-    return Spot(
+    return Quote(
         at=from_epoch(seconds / 1000 if seconds > MILLISECONDS else seconds),
         price=last,
         previous_close=price(record.get("previousClose")),

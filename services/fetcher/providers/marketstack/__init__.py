@@ -15,9 +15,20 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from contracts.price_events import PriceEvent
-from services.fetcher.asked import LATEST_BARS, Asked
-from services.fetcher.normalise import PLAIN, Unit, dashed_class, pair_of
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import LATEST_BARS, Action, EventBuilder
+from services.fetcher.adapter.fields import PLAIN, Unit, dashed_class, pair_of
+from services.fetcher.adapter.responses import fetch_each
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.marketstack.answers import (
     NEW_YORK,
     Record,
@@ -30,8 +41,6 @@ from services.fetcher.providers.marketstack.answers import (
     parse_splits,
     unit_in,
 )
-from services.fetcher.replies import one_by_one
-from services.fetcher.rows import Action
 
 SYMBOLS = 5  # as each is a request of the five a second
 PAGE = 1000
@@ -53,7 +62,7 @@ class Marketstack:
         limits=Limits(per_second=5, per_month=100),
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self._key = access.api_key
         # Shorter intervals want a larger plan still.
         self._interval = str(access.options.get("interval") or "15min")
@@ -63,7 +72,7 @@ class Marketstack:
         """`GSPC.INDX` for ^GSPC; all else as it is, with the exchange's MIC where that is not of the US: `VOD.XLON`."""
         return f"{symbol[1:]}.INDX" if symbol.startswith("^") and symbol[1:] else symbol
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. Symbols share requests as far as that costs no page more."""
         refuse_unoffered(self.profile, call)
         failed = {
@@ -78,17 +87,19 @@ class Marketstack:
         answers: list[Answer] = []
 
         async def ask_for(group: str) -> Sequence[PriceEvent]:
-            answers.append(await ask([Asked(self.profile, call, symbol, now, zone=NEW_YORK) for symbol in groups[group]], http))
+            answers.append(
+                await ask([EventBuilder(self.profile, call, symbol, now, zone=NEW_YORK) for symbol in groups[group]], http)
+            )
             return answers[-1].events
 
-        whole = await one_by_one(groups, ask_for)
+        whole = await fetch_each(groups, ask_for)
         for answer in answers:
             failed |= answer.failed
         for group, error in whole.failed.items():
             failed |= dict.fromkeys(groups[group], error)
         return Answer(whole.events, failed)
 
-    async def _bars(self, asked: Sequence[Asked], http: Http) -> Answer:
+    async def _bars(self, asked: Sequence[EventBuilder], http: Http) -> Answer:
         start, end = asked[0].call.start, asked[0].call.end
         if start is None or end is None:
             rows = await self._rows(asked, http, "eod", {"limit": str(LATEST_BARS)}, pages=1)
@@ -103,7 +114,7 @@ class Marketstack:
                 events += replace(each, unit=unit_in(own)).bars(parse_rows(own))
         return Answer(events)
 
-    async def _quotes(self, asked: Sequence[Asked], http: Http) -> Answer:
+    async def _quotes(self, asked: Sequence[EventBuilder], http: Http) -> Answer:
         events = await self._live_quotes([each for each in asked if _may_be_of_iex(each.symbol)], http)
         quoted = {event.symbol for event in events}
         rest = [each for each in asked if each.symbol not in quoted]
@@ -122,7 +133,7 @@ class Marketstack:
                 events.append(replace(each, unit=unit_in(own)).quote(spot))
         return Answer(events, failed)
 
-    async def _live_quotes(self, asked: Sequence[Asked], http: Http) -> list[PriceEvent]:
+    async def _live_quotes(self, asked: Sequence[EventBuilder], http: Http) -> list[PriceEvent]:
         """Those that IEX has; none where the plan does not have them."""
         if not asked or not self._has_intraday:
             return []
@@ -136,7 +147,7 @@ class Marketstack:
         found = ((each, parse_live(self._own(rows, each.symbol))) for each in asked)
         return [replace(each, unit=Unit("USD"), feed="iex").quote(spot, spot.at) for each, spot in found if spot]
 
-    async def _actions(self, asked: Sequence[Asked], http: Http) -> Answer:
+    async def _actions(self, asked: Sequence[EventBuilder], http: Http) -> Answer:
         call = asked[0].call
         days = {"date_from": str(call.start)} if call.start else {}
         days |= {"date_to": str(call.end - timedelta(days=1))} if call.end else {}
@@ -165,7 +176,7 @@ class Marketstack:
         return [row for row in rows if _spelled(str(row.get("symbol"))) == wanted]
 
     async def _rows(
-        self, asked: Sequence[Asked], http: Http, path: str, params: dict[str, str] | None = None, pages: int = MOST_PAGES
+        self, asked: Sequence[EventBuilder], http: Http, path: str, params: dict[str, str] | None = None, pages: int = MOST_PAGES
     ) -> list[Record]:
         """The rows of at most so many pages."""
         spell = dashed_class if path.startswith("intraday") else str
@@ -187,7 +198,7 @@ class Marketstack:
         return rows
 
 
-def _symbols_a_request(call: Call) -> int:
+def _symbols_a_request(call: FetchCall) -> int:
     if call.dataset != "bars":
         return SYMBOLS
     if call.start is None or call.end is None:

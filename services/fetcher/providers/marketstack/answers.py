@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from services.fetcher.normalise import PLAIN, Unit, day_of, day_start, instant_of, number, price, unit_of
+from services.fetcher.adapter.events import Action, Bar, Quote
+from services.fetcher.adapter.fields import PLAIN, Unit, day_of, day_start, instant_of, number, price, unit_of
+from services.fetcher.adapter.responses import decode_json, error_for_status, quota_window_end, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.replies import json_in, refusal, retry_after, said, window_end
-from services.fetcher.rows import Action, Row, Spot
 
 NEW_YORK = "America/New_York"  # the last exchange's day is over when the day is over there
 US_EXCHANGES = frozenset({"XNAS", "XNYS", "XASE", "ARCX", "BATS", "IEXG", "OTCM", "OTCB", "OTCQ", "PINX", "PSGM"})
@@ -62,20 +62,20 @@ def parse_page(reply: Reply, now: datetime, key: str) -> Page:
     Raises:
         ProviderError: the answer is an error, or nothing that can be read.
     """
-    document = json_in(reply)
+    document = decode_json(reply)
     if isinstance(document, dict):
         if error := document.get("error"):
             raise _refused(error if isinstance(error, dict) else {"message": error}, reply, now, key)
         if reply.status == 404:
             words = document.get("detail") or document.get("message") or "has nothing there"
-            raise ProviderError(Verdict.NOT_FOUND, f"marketstack: {said(words, key)}")
+            raise ProviderError(Verdict.NOT_FOUND, f"marketstack: {sanitize(words, key)}")
         rows = _rows(document.get("data")) if "data" in document else None
         if rows is not None and reply.status == 200:
             pagination = document.get("pagination")
             told = pagination if isinstance(pagination, dict) else {}
             offset, count, total = (int(number(told.get(name)) or 0) for name in ("offset", "count", "total"))
             return Page(rows, offset, max(count, len(rows)), total)
-    raise refusal("marketstack", reply, now)
+    raise error_for_status("marketstack", reply, now)
 
 
 def _rows(data: object) -> list[Record] | None:
@@ -97,12 +97,12 @@ def _refused(error: Record, reply: Reply, now: datetime, key: str) -> ProviderEr
     verdict = VERDICTS.get(name) or BY_STATUS.get(reply.status)
     if verdict is None:
         if reply.status != 200:
-            return refusal("marketstack", reply, now)
+            return error_for_status("marketstack", reply, now)
         verdict = Verdict.MALFORMED
     if name == "validation_error" and (fault := _fault(error.get("context"))):
         field, kind, words = fault
         verdict = Verdict.NOT_FOUND if field == "symbols" and "valid" in kind else verdict
-    message = f"marketstack: {said(words, key)}"
+    message = f"marketstack: {sanitize(words, key)}"
     if verdict is Verdict.UNAUTHORIZED:
         message = "marketstack: the key is not accepted, or its account is not active; set api_key"
     retry_at = retry_after(reply, now) or (_retry_at(name, now) if verdict is Verdict.RATE_LIMITED else None)
@@ -113,7 +113,7 @@ def _retry_at(name: str, now: datetime) -> datetime | None:
     if name == "rate_limit_reached":
         return now + timedelta(seconds=1)
     # A month of requests begins on the day of the subscription, which is not told: a new one shows within a day.
-    return window_end("day", now, "UTC") if name in ("usage_limit_reached", "too_many_requests") else None
+    return quota_window_end("day", now, "UTC") if name in ("usage_limit_reached", "too_many_requests") else None
 
 
 def _fault(context: object) -> tuple[str, str, str] | None:
@@ -142,22 +142,22 @@ def unit_in(rows: Sequence[Record]) -> Unit:
     return Unit("USD") if rows and str(rows[0].get("exchange")) in US_EXCHANGES else PLAIN
 
 
-def parse_rows(rows: Iterable[Record]) -> Iterator[Row]:
+def parse_rows(rows: Iterable[Record]) -> Iterator[Bar]:
     """Daily bars, raw, each under the date of its session as it is written."""
     for row in rows:
         if day := day_of(row.get("date")):
             o, h, low, c, adjusted = (price(row.get(name)) for name in ("open", "high", "low", "close", "adj_close"))
-            yield Row(day_start(day, NEW_YORK), o, h, low, c, number(row.get("volume")), adjusted)
+            yield Bar(day_start(day, NEW_YORK), o, h, low, c, number(row.get("volume")), adjusted)
 
 
-def parse_live(rows: Sequence[Record]) -> Spot | None:
+def parse_live(rows: Sequence[Record]) -> Quote | None:
     """The newest quote of IEX. `last`, bid and ask are null without an agreement with the exchange; the vendor's own is not."""
     row = max(rows, key=lambda row: str(row.get("date")), default={})
     last = price(row.get("last")) or price(row.get("marketstack_last"))
     if last is None:
         return None
     before = price(row.get("close"))
-    return Spot(
+    return Quote(
         at=instant_of(row.get("date")),
         price=last,
         bid=price(row.get("bid_price")),
@@ -168,13 +168,13 @@ def parse_live(rows: Sequence[Record]) -> Spot | None:
     )
 
 
-def parse_close(rows: Sequence[Record]) -> Spot | None:
+def parse_close(rows: Sequence[Record]) -> Quote | None:
     """The newest session's close as a quote: of when in the day it was is not known."""
     row = max(rows, key=lambda row: str(row.get("date")), default={})
     last, day = price(row.get("close")), day_of(row.get("date"))
     if last is None:
         return None
-    return Spot(at=day_start(day) if day else None, price=last, volume=number(row.get("volume")))
+    return Quote(at=day_start(day) if day else None, price=last, volume=number(row.get("volume")))
 
 
 def parse_splits(rows: Iterable[Record]) -> Iterator[Action]:

@@ -17,9 +17,20 @@ from urllib.parse import quote as quoted
 
 from contracts.message import TIMEFRAMES
 from contracts.price_events import PriceEvent
-from services.fetcher.asked import Asked
-from services.fetcher.normalise import PLAIN, Unit, unit_of
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import Action, Bar, EventBuilder, Quote
+from services.fetcher.adapter.fields import PLAIN, Unit, unit_of
+from services.fetcher.adapter.responses import fetch_each, fetch_in_groups, fetch_pages
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.polygon.answers import (
     NEW_YORK,
     Record,
@@ -50,8 +61,6 @@ from services.fetcher.providers.polygon.markets import (
     vendor_ticker,
 )
 from services.fetcher.providers.polygon.ranges import WINDOWS, span, today, trading_days
-from services.fetcher.replies import every_page, group_by_group, one_by_one
-from services.fetcher.rows import Action, Row, Spot
 
 ADJUSTED = {"adjusted": "true"}
 BARS = {**ADJUSTED, "sort": "asc", "limit": "50000"}
@@ -74,7 +83,7 @@ class Polygon:
         limits=Limits(per_minute=5),
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self._key = access.api_key
         self._headers = {"Authorization": f"Bearer {access.api_key}"}
 
@@ -82,34 +91,34 @@ class Polygon:
         """`BRK.B` as it is, `O:AAPL251219C00200000` for options, `I:SPX` for ^GSPC, `C:EURUSD` and `X:BTCUSD` for pairs."""
         return vendor_ticker(symbol)
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. Quotes of a market share a request, as do days of several shares; all else takes one a symbol."""
         refuse_unoffered(self.profile, call)
 
-        def asked(symbol: str) -> Asked:
-            return _placed(Asked(self.profile, call, symbol, now))
+        def asked(symbol: str) -> EventBuilder:
+            return _placed(EventBuilder(self.profile, call, symbol, now))
 
         if call.dataset == "quote":
-            return await group_by_group(quote_groups(call.symbols), lambda group: self._quotes([asked(s) for s in group], http))
+            return await fetch_in_groups(quote_groups(call.symbols), lambda group: self._quotes([asked(s) for s in group], http))
         if call.dataset == "bars":
             days, shares = trading_days(call, now), [s for s in call.symbols if market_of(vendor_ticker(s)) == SHARE]
             if 0 < len(days) < len(shares):
                 groups = [shares, *([s] for s in call.symbols if s not in shares)]
-                return await group_by_group(groups, lambda group: self._market([asked(s) for s in group], days, http))
+                return await fetch_in_groups(groups, lambda group: self._market([asked(s) for s in group], days, http))
         ask = {"bars": self._bars, "chain": self._chain, "actions": self._actions}[call.dataset]
-        return await one_by_one(call.symbols, lambda symbol: ask(asked(symbol), http))
+        return await fetch_each(call.symbols, lambda symbol: ask(asked(symbol), http))
 
-    async def _bars(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _bars(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         timeframe, ticker = asked.call.timeframe or "1d", quoted(vendor_ticker(asked.symbol), safe=":")
         path = f"/v2/aggs/ticker/{ticker}/range/{WINDOWS[timeframe]}/{span(asked.call, timeframe, asked.now)}"
         documents = await self._pages(http, path, BARS, asked.now)
         return _as_adjusted(asked, documents).bars(parse_rows(results_of(documents), timeframe, asked.zone))
 
-    async def _market(self, asked: Sequence[Asked], days: Sequence[date], http: Http) -> Answer:
+    async def _market(self, asked: Sequence[EventBuilder], days: Sequence[date], http: Http) -> Answer:
         """The days of several shares out of those of the whole market."""
         if len(asked) == 1:
             return Answer(await self._bars(asked[0], http))
-        rows: dict[str, list[Row]] = {vendor_ticker(each.symbol): [] for each in asked}
+        rows: dict[str, list[Bar]] = {vendor_ticker(each.symbol): [] for each in asked}
         documents: list[Record] = []
         for day in days:
             try:
@@ -124,10 +133,10 @@ class Polygon:
                 rows[ticker] += parse_rows(iter([record]), "1d", NEW_YORK)
         return Answer([e for each in asked for e in _as_adjusted(each, documents).bars(rows[vendor_ticker(each.symbol)])])
 
-    async def _quotes(self, asked: Sequence[Asked], http: Http) -> Answer:
+    async def _quotes(self, asked: Sequence[EventBuilder], http: Http) -> Answer:
         tickers, now = [vendor_ticker(each.symbol) for each in asked], asked[0].now
         market = market_of(tickers[0])
-        spots: dict[str, Spot | None]
+        spots: dict[str, Quote | None]
         failed: dict[str, ProviderError] = {}
         if market == OPTION:
             path = f"{CONTRACTS}/{quoted(underlying_of(tickers[0]), safe=':')}/{quoted(tickers[0], safe=':')}"
@@ -145,7 +154,7 @@ class Polygon:
         feed = "delayed" if str(document.get("status")).upper() == "DELAYED" else ""
         return _answer_of(asked, spots, failed, feed)
 
-    async def _chain(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _chain(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         ticker = vendor_ticker(asked.symbol)
         if market_of(ticker) not in (SHARE, INDEX):
             raise ProviderError(Verdict.BAD_REQUEST, f"polygon has no option chain of {asked.symbol}")
@@ -155,7 +164,7 @@ class Polygon:
         contracts = [contract for record in records if (contract := parse_contract(record))]
         return replace(asked, unit=Unit("USD"), feed="delayed" if is_delayed else "consolidated").chain(contracts)
 
-    async def _actions(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _actions(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         ticker, start, end = vendor_ticker(asked.symbol), asked.call.start, asked.call.end
         if market_of(ticker) != SHARE:
             raise ProviderError(Verdict.BAD_REQUEST, f"polygon has actions of shares only, not of {asked.symbol}")
@@ -187,13 +196,13 @@ class Polygon:
             document = await self._document(http, parts.path or path, params | query, now)
             return document, str(document.get("next_url") or "")
 
-        return await every_page("polygon", ask)
+        return await fetch_pages("polygon", ask)
 
     async def _document(self, http: Http, path: str, params: dict[str, str], now: datetime) -> Record:
         return parse_document(await http.get(path, params, self._headers), now, self._key)
 
 
-def _placed(asked: Asked) -> Asked:
+def _placed(asked: EventBuilder) -> EventBuilder:
     """With the currency, zone and feed of its market."""
     ticker = vendor_ticker(asked.symbol)
     market = market_of(ticker)
@@ -201,14 +210,16 @@ def _placed(asked: Asked) -> Asked:
     return replace(asked, unit=unit_of_ticker(ticker), zone=zone, feed="" if market == SHARE else "consolidated")
 
 
-def _as_adjusted(asked: Asked, documents: Sequence[Record]) -> Asked:
+def _as_adjusted(asked: EventBuilder, documents: Sequence[Record]) -> EventBuilder:
     """An answer says whether its prices are adjusted; should they not be, they belong to another series."""
     if any(document.get("adjusted") is False for document in documents):
         return replace(asked, profile=replace(asked.profile, basis="raw"))
     return asked
 
 
-def _answer_of(asked: Sequence[Asked], spots: dict[str, Spot | None], errors: dict[str, ProviderError], feed: str) -> Answer:
+def _answer_of(
+    asked: Sequence[EventBuilder], spots: dict[str, Quote | None], errors: dict[str, ProviderError], feed: str
+) -> Answer:
     events: list[PriceEvent] = []
     failed: dict[str, ProviderError] = {}
     for each in asked:

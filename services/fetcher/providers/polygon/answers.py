@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
-from services.fetcher.normalise import EPOCH, day_of, number, price
+from services.fetcher.adapter.events import Action, Bar, Contract, Quote
+from services.fetcher.adapter.fields import EPOCH, day_of, number, price
+from services.fetcher.adapter.responses import decode_json, decode_text, error_for_status, quota_window_end, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.replies import json_in, refusal, retry_after, said, text_in, window_end
-from services.fetcher.rows import Action, Contract, Row, Spot
 
 NEW_YORK = "America/New_York"
 
@@ -28,11 +28,11 @@ def parse_document(reply: Reply, now: datetime, *secrets: str) -> Record:
     Raises:
         ProviderError: it tells of an error, or there is none.
     """
-    document = json_in(reply)
+    document = decode_json(reply)
     if not isinstance(document, dict):
-        if any(sign in text_in(reply)[:300].lower() for sign in THROTTLED):
-            raise _throttled(text_in(reply), reply, now)
-        raise refusal("polygon", reply, now)
+        if any(sign in decode_text(reply)[:300].lower() for sign in THROTTLED):
+            raise _throttled(decode_text(reply), reply, now)
+        raise error_for_status("polygon", reply, now)
     status = str(document.get("status") or "").upper()
     words = document.get("error") or document.get("message")
     is_good = status in GOOD or (not status and any(name in document for name in CONTENT))
@@ -43,11 +43,11 @@ def parse_document(reply: Reply, now: datetime, *secrets: str) -> Record:
 
 def _refused(words: str, reply: Reply, now: datetime, *secrets: str) -> ProviderError:
     low, status = words.lower(), reply.status
-    message = f"polygon: {said(words, *secrets)}"
+    message = f"polygon: {sanitize(words, *secrets)}"
     if status == 429 or any(sign in low for sign in THROTTLED):
         return _throttled(low, reply, now)
     if status >= 500:
-        return refusal("polygon", reply, now)
+        return error_for_status("polygon", reply, now)
     # Before the plan's refusals: those of a key may also speak of authorization.
     if any(sign in low for sign in BAD_KEY):
         return ProviderError(Verdict.UNAUTHORIZED, "polygon: the key is not accepted; set api_key")
@@ -59,15 +59,15 @@ def _refused(words: str, reply: Reply, now: datetime, *secrets: str) -> Provider
         return ProviderError(Verdict.NOT_FOUND, message if words else "polygon: knows nothing of that name")
     if words and status in (200, 400, 409, 422):
         return ProviderError(Verdict.BAD_REQUEST, message)
-    return refusal("polygon", reply, now)
+    return error_for_status("polygon", reply, now)
 
 
 def _throttled(words: str, reply: Reply, now: datetime) -> ProviderError:
-    at = retry_after(reply, now) or window_end(words, now, "UTC")
+    at = retry_after(reply, now) or quota_window_end(words, now, "UTC")
     return ProviderError(Verdict.RATE_LIMITED, "polygon: too many requests", at)
 
 
-def parse_rows(records: Iterator[Record], timeframe: Timeframe, zone: str) -> Iterator[Row]:
+def parse_rows(records: Iterator[Record], timeframe: Timeframe, zone: str) -> Iterator[Bar]:
     """Aggregates. The vendor's week begins on Sunday, before the Monday which stands for it."""
     for record in records:
         at = from_any_epoch(record.get("t"))
@@ -76,10 +76,10 @@ def parse_rows(records: Iterator[Record], timeframe: Timeframe, zone: str) -> It
         if timeframe == "1wk" and at.astimezone(ZoneInfo(zone)).weekday() == SUNDAY:
             at += timedelta(hours=36)  # some time on Monday, whether that Sunday has 23, 24 or 25 hours
         o, h, low, c, volume = (number(record.get(name)) for name in "ohlcv")
-        yield Row(at, o, h, low, c, volume)
+        yield Bar(at, o, h, low, c, volume)
 
 
-def parse_spot(snapshot: Record) -> Spot:
+def parse_spot(snapshot: Record) -> Quote:
     """The snapshot of a share, or of a pair. Lower case is the bid, upper case the ask, but a currency's are `b` and `a`.
 
     From early morning until the first trade the day is all zeros.
@@ -88,7 +88,7 @@ def parse_spot(snapshot: Record) -> Spot:
         record_of(snapshot.get(name)) for name in ("lastQuote", "lastTrade", "min", "day", "prevDay")
     )
     closed = price(day.get("c"))
-    return Spot(
+    return Quote(
         at=from_any_epoch(quote.get("t")) or from_any_epoch(trade.get("t")) or from_any_epoch(snapshot.get("updated")),
         price=price(trade.get("p")) or price(minute.get("c")) or closed,
         bid=price(quote.get("p")) or price(quote.get("b")),
@@ -98,7 +98,7 @@ def parse_spot(snapshot: Record) -> Spot:
     )
 
 
-def parse_spots(document: Record, tickers: Sequence[str]) -> dict[str, Spot | None]:
+def parse_spots(document: Record, tickers: Sequence[str]) -> dict[str, Quote | None]:
     """The snapshots by ticker: one is an object under the name it was asked for, several are a list."""
     several = document.get("tickers")
     if isinstance(several, list):
@@ -107,10 +107,10 @@ def parse_spots(document: Record, tickers: Sequence[str]) -> dict[str, Spot | No
     return {tickers[0]: parse_spot(found) if found else None}
 
 
-def parse_index(record: Record) -> Spot:
+def parse_index(record: Record) -> Quote:
     """The value of an index."""
     session = record_of(record.get("session"))
-    return Spot(
+    return Quote(
         at=from_any_epoch(record.get("last_updated")),
         price=price(record.get("value")) or price(session.get("close")),
         previous_close=price(session.get("previous_close")),
@@ -123,7 +123,7 @@ def errors_of(records: Iterator[Record]) -> dict[str, ProviderError]:
     for record in records:
         if error := record.get("error"):
             verdict = Verdict.NOT_FOUND if "NOT_FOUND" in str(error).upper() else Verdict.PLAN_RESTRICTED
-            found[str(record.get("ticker"))] = ProviderError(verdict, f"polygon: {said(record.get('message') or error)}")
+            found[str(record.get("ticker"))] = ProviderError(verdict, f"polygon: {sanitize(record.get('message') or error)}")
     return found
 
 
@@ -166,13 +166,13 @@ def _same_day(updated: object, now: datetime | None) -> bool:
     return at is None or now is None or at.astimezone(zone).date() >= now.astimezone(zone).date()
 
 
-def spot_of(record: Record) -> Spot | None:
+def spot_of(record: Record) -> Quote | None:
     """The quote of the contract that `parse_contract` reads."""
     contract = parse_contract(record)
     if contract is None:
         return None
     closed = price(record_of(record.get("day")).get("previous_close"))
-    return Spot(contract.at, contract.last, contract.bid, contract.ask, closed, contract.volume)
+    return Quote(contract.at, contract.last, contract.bid, contract.ask, closed, contract.volume)
 
 
 def parse_actions(records: Iterator[Record], ticker: str) -> Iterator[Action]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote as quoted
 
-from services.fetcher.normalise import PLAIN, Unit, option_of, pair_of
+from services.fetcher.adapter.fields import PLAIN, Unit, option_of, pair_of
 
 SHARE, OPTION, INDEX, CRYPTO, FX = "", "O:", "I:", "X:", "C:"
 _TICKERS = "/v2/snapshot/locale/{}/tickers"

@@ -4,8 +4,8 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
-from services.fetcher.normalise import LENGTHS, day_start, period_end, period_start
-from services.fetcher.provider import Call
+from services.fetcher.adapter.fields import LENGTHS, day_start, period_end, period_start
+from services.fetcher.provider import FetchCall
 from services.fetcher.providers.polygon.answers import NEW_YORK
 
 WINDOWS: dict[Timeframe, str] = {
@@ -16,7 +16,7 @@ WINDOWS: dict[Timeframe, str] = {
 LATEST_DAYS: dict[Timeframe, int] = {"1m": 7, "5m": 14, "15m": 30, "30m": 50, "1h": 70, "1d": 728, "1wk": 3530, "1mo": 15300}
 
 
-def span(call: Call, timeframe: Timeframe, now: datetime) -> str:
+def span(call: FetchCall, timeframe: Timeframe, now: datetime) -> str:
     """The range as the vendor takes it, both ends inclusive: days of the exchange, or instants where our days are not its days."""
     if call.start is None or call.end is None:
         return f"{period_start(now.date() - timedelta(days=LATEST_DAYS[timeframe]), timeframe)}/{now.date()}"
@@ -30,7 +30,7 @@ def _milliseconds(day: date) -> int:
     return int(day_start(day).timestamp()) * 1000
 
 
-def trading_days(call: Call, now: datetime) -> list[date]:
+def trading_days(call: FetchCall, now: datetime) -> list[date]:
     """The weekdays of a range of daily bars that have begun in New York."""
     if call.timeframe != "1d" or call.start is None or call.end is None:
         return []

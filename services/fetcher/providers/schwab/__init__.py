@@ -19,15 +19,25 @@ from urllib.parse import quote_plus
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceEvent
-from services.fetcher.asked import Asked
-from services.fetcher.normalise import EPOCH, LENGTHS, Pair, Unit, dashed_class, day_start, pair_of, period_end, period_start
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Reply, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import Contract, EventBuilder
+from services.fetcher.adapter.fields import EPOCH, LENGTHS, Pair, Unit, dashed_class, day_start, pair_of, period_end, period_start
+from services.fetcher.adapter.responses import fetch_each
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Reply,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.schwab.answers import NEW_YORK, parse_rows, parse_spot, plain, quotes_in
 from services.fetcher.providers.schwab.chains import Piece, halves, parse_chain, parse_expirations
 from services.fetcher.providers.schwab.login import LOGIN_LASTS, keeper_of
 from services.fetcher.providers.schwab.refusals import Document, TooMuchError, document_in, refuses_token
-from services.fetcher.replies import one_by_one
-from services.fetcher.rows import Contract
 
 ROOT = "/marketdata/v1"
 FREQUENCIES: dict[Timeframe, tuple[str, str, str]] = {
@@ -64,7 +74,7 @@ class Schwab:
         login_lasts=LOGIN_LASTS,
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self._tokens = keeper_of(access)
         self._secrets = (access.api_key, access.api_secret, access.refresh_token)
         self._fitting: dict[str, int] = {}  # expirations in one answer, of chains that do not fit whole
@@ -82,19 +92,19 @@ class Schwab:
         dashed = dashed_class(symbol)
         return symbol if dashed == symbol else dashed.replace("-", "/")
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. Quotes share requests; bars take one a symbol, chains one if they fit in one answer."""
         refuse_unoffered(self.profile, call)
         if call.dataset == "quote":
             return await self._quotes(call, http, now)
         ask = self._chain if call.dataset == "chain" else self._bars
-        return await one_by_one(call.symbols, lambda symbol: ask(self._asked(call, symbol, now), http))
+        return await fetch_each(call.symbols, lambda symbol: ask(self._asked(call, symbol, now), http))
 
-    def _asked(self, call: Call, symbol: str, now: datetime) -> Asked:
+    def _asked(self, call: FetchCall, symbol: str, now: datetime) -> EventBuilder:
         pair = _fx(self.to_vendor(symbol))
-        return Asked(self.profile, call, symbol, now, Unit(pair.quote if pair else "USD"), NEW_YORK)
+        return EventBuilder(self.profile, call, symbol, now, Unit(pair.quote if pair else "USD"), NEW_YORK)
 
-    async def _bars(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _bars(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         timeframe, symbol = asked.call.timeframe or "1d", self.to_vendor(asked.symbol)
         period, kind, frequency = FREQUENCIES[timeframe]
         start, end = _window(asked.call, timeframe, asked.now)
@@ -111,7 +121,7 @@ class Schwab:
         history = await self._document(http, "/pricehistory", params, asked.now)
         return asked.bars(parse_rows(history, timeframe, has_volume=not symbol.startswith("$") and _fx(symbol) is None))
 
-    async def _quotes(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def _quotes(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         events: list[PriceEvent] = []
         failed: dict[str, ProviderError] = {}
         stop: ProviderError | None = None
@@ -143,7 +153,7 @@ class Schwab:
             length += more
         yield group
 
-    async def _quotes_of(self, asked: Sequence[Asked], http: Http, failed: dict[str, ProviderError]) -> list[PriceEvent]:
+    async def _quotes_of(self, asked: Sequence[EventBuilder], http: Http, failed: dict[str, ProviderError]) -> list[PriceEvent]:
         names = {each.symbol: self.to_vendor(each.symbol) for each in asked}
         params = {"symbols": ",".join(names.values()), "fields": "quote,regular,reference", "indicative": "false"}
         found, unknown = quotes_in(await self._document(http, "/quotes", params, asked[0].now))
@@ -161,7 +171,7 @@ class Schwab:
                 failed[each.symbol] = ProviderError(Verdict.EMPTY, f"schwab: has no price of {each.symbol}")
         return events
 
-    async def _chain(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _chain(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         symbol = self.to_vendor(asked.symbol)
         pieces = deque([Piece()])
         if size := self._fitting.get(symbol):
@@ -207,7 +217,7 @@ def _fx(symbol: str) -> Pair | None:
     return pair if pair and pair.fx else None
 
 
-def _window(call: Call, timeframe: Timeframe, now: datetime) -> tuple[datetime, datetime]:
+def _window(call: FetchCall, timeframe: Timeframe, now: datetime) -> tuple[datetime, datetime]:
     """What to ask for: whole weeks and months, which are cut to the days that are asked; a session may open the evening before."""
     if call.start is None or call.end is None:
         return now - timedelta(days=LATEST_DAYS[timeframe]), now

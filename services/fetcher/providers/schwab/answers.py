@@ -5,17 +5,17 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
-from services.fetcher.normalise import LENGTHS, day_start, from_epoch, instant_of, number, price
+from services.fetcher.adapter.events import Bar, Quote
+from services.fetcher.adapter.fields import LENGTHS, day_start, from_epoch, instant_of, number, price
 from services.fetcher.provider import ProviderError, Verdict
 from services.fetcher.providers.schwab.refusals import Document, refuse_unknown
-from services.fetcher.rows import Row, Spot
 
 NEW_YORK = "America/New_York"
 VOLUMELESS = frozenset({"INDEX", "FOREX", "MUTUAL_FUND"})
 _EVENING = timedelta(hours=7)
 
 
-def parse_rows(document: Document, timeframe: Timeframe, *, has_volume: bool = True) -> Iterator[Row]:
+def parse_rows(document: Document, timeframe: Timeframe, *, has_volume: bool = True) -> Iterator[Bar]:
     """The candles. A day is stamped with midnight in Chicago, or with the evening before where its session opens then.
 
     Raises:
@@ -35,7 +35,7 @@ def parse_rows(document: Document, timeframe: Timeframe, *, has_volume: bool = T
             continue
         volume = count_of(candle.get("volume"))
         o, h, low, c = (price(candle.get(name)) for name in ("open", "high", "low", "close"))
-        yield Row(at if timeframe in LENGTHS else _session_start(at), o, h, low, c, volume if volume or has_volume else None)
+        yield Bar(at if timeframe in LENGTHS else _session_start(at), o, h, low, c, volume if volume or has_volume else None)
 
 
 def _session_start(at: datetime) -> datetime:
@@ -62,13 +62,13 @@ def plain(symbol: object) -> str:
     return "".join(str(symbol).split()).upper()
 
 
-def parse_spot(entry: Document) -> Spot:
+def parse_spot(entry: Document) -> Quote:
     """The quote of any kind of asset. `closePrice` is the close before; a fund has its net asset value instead of a last price."""
     quote = _block(entry, "quote") or entry  # older answers have no blocks
     regular = _block(entry, "regular")
     volume = count_of(quote.get("totalVolume"))
     times = [quote.get(name) for name in ("quoteTime", "quoteTimeInLong", "tradeTime", "tradeTimeInLong")]
-    return Spot(
+    return Quote(
         at=next((at for time in (*times, regular.get("regularMarketTradeTime")) if (at := instant_in(time))), None),
         price=first_price(quote.get("lastPrice"), quote.get("nAV"), regular.get("regularMarketLastPrice")),
         bid=price(quote.get("bidPrice")),

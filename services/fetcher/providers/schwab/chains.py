@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Literal, NamedTuple
 
-from services.fetcher.normalise import day_of, number
+from services.fetcher.adapter.events import Contract
+from services.fetcher.adapter.fields import day_of, number
 from services.fetcher.provider import ProviderError, Verdict
 from services.fetcher.providers.schwab.answers import count_of, first_price, instant_in
 from services.fetcher.providers.schwab.refusals import Document, TooMuchError, refuse_unknown
-from services.fetcher.rows import Contract
 
 GREEKS = ("delta", "gamma", "theta", "vega")
 LEAST_IV_PERCENT = 0.01

@@ -4,11 +4,10 @@ from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from services.fetcher.normalise import instant_of, number
-from services.fetcher.provider import Access, Http, ProviderError, Reply, Verdict
-from services.fetcher.replies import json_in, refusal, retry_after, said
-from services.fetcher.token_keeper import TokenKeeper
-from services.fetcher.tokens import Grant, Login, LoginEndedError, TokensInMemory
+from services.fetcher.adapter.fields import instant_of, number
+from services.fetcher.adapter.responses import decode_json, error_for_status, retry_after, sanitize
+from services.fetcher.auth.tokens import AccessTokenManager, InMemoryTokenStore, Login, LoginEndedError, TokenResponse
+from services.fetcher.provider import Credentials, Http, ProviderError, Reply, Verdict
 
 PATH = "/v1/oauth/token"
 LASTS = timedelta(minutes=30)
@@ -19,7 +18,7 @@ _ENDED = ("unsupported_token_type", "refresh_token_authentication_error", "inval
 _PASSING = ("server_error", "temporarily_unavailable")
 
 
-def keeper_of(access: Access) -> TokenKeeper:
+def keeper_of(access: Credentials) -> AccessTokenManager:
     """The tokens of an account, shared where its access says so.
 
     Raises:
@@ -28,40 +27,42 @@ def keeper_of(access: Access) -> TokenKeeper:
     basic = b64encode(f"{access.api_key}:{access.api_secret}".encode()).decode()
     headers = {"Authorization": f"Basic {basic}", "Accept": "application/json"}
 
-    async def ask(http: Http, refresh_token: str) -> Grant:
+    async def ask(http: Http, refresh_token: str) -> TokenResponse:
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         reply = await http.post_form(PATH, form, headers)
         return parse_grant(reply, datetime.now(UTC), access.api_key, access.api_secret, refresh_token)
 
     login = Login(access.refresh_token, _logged_in_at(access.options))
-    return TokenKeeper(access.tokens or TokensInMemory(), login, ask)
+    return AccessTokenManager(access.tokens or InMemoryTokenStore(), login, ask)
 
 
-def parse_grant(reply: Reply, now: datetime, *secrets: str) -> Grant:
+def parse_grant(reply: Reply, now: datetime, *secrets: str) -> TokenResponse:
     """The access token, how long it serves, and the refresh token to use next.
 
     Raises:
         LoginEndedError: only a new login helps.
         ProviderError: there is none now, or not for this application.
     """
-    document = json_in(reply)
+    document = decode_json(reply)
     if not isinstance(document, dict):
-        raise refusal("schwab", reply, now)
+        raise error_for_status("schwab", reply, now)
     token, name = document.get("access_token"), document.get("error")
     if reply.status == 200 and isinstance(token, str) and token:
         replaced, seconds = document.get("refresh_token"), number(document.get("expires_in"))
         lasts = timedelta(seconds=seconds) if seconds and 0 < seconds <= 86400 else LASTS
-        return Grant(token, lasts, replaced if isinstance(replaced, str) else "")
+        return TokenResponse(token, lasts, replaced if isinstance(replaced, str) else "")
     # Only these two carry what the login itself says; any other status is somebody else's word.
     if not isinstance(name, str) or reply.status not in (400, 401):
-        raise refusal("schwab", reply, now)
+        raise error_for_status("schwab", reply, now)
     words = f"{name} {document.get('error_description')}".lower()
     if any(word in words for word in _ENDED):
         problem = "schwab: the refresh token is expired, replaced or revoked; log in again and set refresh_token"
         raise LoginEndedError(problem)
     if name in _PASSING:
-        raise ProviderError(Verdict.SERVER_ERROR, f"schwab: gives no token now: {said(name, *secrets)}", retry_after(reply, now))
-    problem = f"schwab: gives no token to this application ({said(name, *secrets)}); check api_key and api_secret"
+        raise ProviderError(
+            Verdict.SERVER_ERROR, f"schwab: gives no token now: {sanitize(name, *secrets)}", retry_after(reply, now)
+        )
+    problem = f"schwab: gives no token to this application ({sanitize(name, *secrets)}); check api_key and api_secret"
     raise ProviderError(Verdict.UNAUTHORIZED, problem)
 
 

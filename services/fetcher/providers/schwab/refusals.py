@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from services.fetcher.normalise import number
+from services.fetcher.adapter.fields import number
+from services.fetcher.adapter.responses import decode_json, decode_text, error_for_status, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.replies import json_in, refusal, retry_after, said, text_in
 
 Document = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ def document_in(reply: Reply, now: datetime, *secrets: str) -> Document:
     Raises:
         ProviderError: it is an error in any of its shapes, or no object.
     """
-    document, text = json_in(reply), text_in(reply)
+    document, text = decode_json(reply), decode_text(reply)
     if isinstance(document, dict):
         status, words = _complaint(document, reply)
         if words or status >= 400:
@@ -39,7 +39,7 @@ def document_in(reply: Reply, now: datetime, *secrets: str) -> Document:
         raise TooMuchError(Verdict.SERVER_ERROR, f"schwab: answered {reply.status}", retry_after(reply, now))
     elif "request timeout" in text[:200].lower():
         raise ProviderError(Verdict.TIMEOUT, "schwab: its own server did not answer in time", retry_after(reply, now))
-    raise refusal("schwab", reply, now)
+    raise error_for_status("schwab", reply, now)
 
 
 def refuses_token(reply: Reply) -> bool:
@@ -47,7 +47,7 @@ def refuses_token(reply: Reply) -> bool:
     if reply.status == 401:
         return True
     # Looked for before the body is parsed: nearly every answer is data.
-    document = json_in(reply) if b'"errors"' in reply.body[:100] else None
+    document = decode_json(reply) if b'"errors"' in reply.body[:100] else None
     return isinstance(document, dict) and bool(words := _complaint(document, reply)) and words[0] == 401
 
 
@@ -69,7 +69,7 @@ def _complaint(document: Document, reply: Reply) -> tuple[int, str]:
 
 def _refused(status: int, words: str, reply: Reply, now: datetime, secrets: Iterable[str]) -> ProviderError:
     low, again = words.lower(), retry_after(reply, now)
-    message = f"schwab: {said(words, *secrets) or f'answered {status}'}"
+    message = f"schwab: {sanitize(words, *secrets) or f'answered {status}'}"
     if any(sign in low for sign in _TOO_MUCH) or status == 502:
         return TooMuchError(Verdict.SERVER_ERROR, message, again)
     if status == 429 or any(sign in low for sign in _THROTTLED):

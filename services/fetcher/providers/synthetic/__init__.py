@@ -19,9 +19,9 @@ from datetime import UTC, date, datetime, timedelta
 
 from contracts.message import TIMEFRAMES
 from contracts.price_events import MAX_ROWS, PriceBars, PriceEvent
-from services.fetcher.asked import LATEST_BARS, Asked
-from services.fetcher.normalise import Unit, day_start
-from services.fetcher.provider import Access, Answer, Call, Http, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import LATEST_BARS, EventBuilder
+from services.fetcher.adapter.fields import Unit, day_start
+from services.fetcher.provider import Answer, Credentials, FetchCall, Http, Profile, ProviderError, Verdict, refuse_unoffered
 from services.fetcher.providers.synthetic.bars import Bar, bars, latest, rows_a_day, spot
 from services.fetcher.providers.synthetic.chain import chain_of
 from services.fetcher.providers.synthetic.market import FIRST_DAY, Instrument, instrument
@@ -49,7 +49,7 @@ class Synthetic:
         real=False,
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         for name in access.options.keys() - set(_OPTIONS):
             raise ValueError(f"providers.synthetic.options.{name}: no such option; there are {', '.join(_OPTIONS)}")
         self._seed = int(_option(access.options, "seed", -(2.0**53), 2.0**53))
@@ -60,7 +60,7 @@ class Synthetic:
         """The symbol itself."""
         return symbol
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:  # noqa: ARG002  (there is nobody to call)
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:  # noqa: ARG002  (there is nobody to call)
         """See `Provider.fetch`. Nothing later than `now` is told."""
         refuse_unoffered(self.profile, call)
         await asyncio.sleep(self._latency_s)
@@ -76,7 +76,7 @@ class Synthetic:
             await asyncio.sleep(0)
         return Answer(events, failed)
 
-    async def _symbol(self, symbol: str, call: Call, now: datetime) -> Sequence[PriceEvent]:
+    async def _symbol(self, symbol: str, call: FetchCall, now: datetime) -> Sequence[PriceEvent]:
         found = instrument(symbol, self._seed)
         if found is None:
             raise ProviderError(Verdict.NOT_FOUND, f"synthetic: {symbol} is no symbol of this market")
@@ -84,7 +84,7 @@ class Synthetic:
         if drawn < self._fault_rate:
             verdict = _pick(_SYMBOL_FAULTS, drawn / self._fault_rate)
             raise ProviderError(verdict, f"synthetic: {symbol} fails, as fault_rate wants it")
-        asked = Asked(self.profile, call, symbol, now, Unit(found.currency))
+        asked = EventBuilder(self.profile, call, symbol, now, Unit(found.currency))
         if call.dataset == "quote":
             return [asked.quote(spot(found, now))]
         if call.dataset == "chain":
@@ -93,7 +93,7 @@ class Synthetic:
             return [asked.actions(found.actions(*_span(call, now)))]
         return await _bar_events(found, asked, now)
 
-    def _fail_call(self, call: Call, now: datetime) -> None:
+    def _fail_call(self, call: FetchCall, now: datetime) -> None:
         drawn = self._chance(f"call {call.dataset} {' '.join(call.symbols)}", now)
         if drawn < self._fault_rate:
             verdict = _pick(_CALL_FAULTS, drawn / self._fault_rate)
@@ -104,7 +104,7 @@ class Synthetic:
         return chance(f"{self._seed} {what} {now.isoformat()}")
 
 
-async def _bar_events(found: Instrument, asked: Asked, now: datetime) -> list[PriceBars]:
+async def _bar_events(found: Instrument, asked: EventBuilder, now: datetime) -> list[PriceBars]:
     call, timeframe = asked.call, asked.call.timeframe or "1d"
     if call.start is None:
         rows = await _listed(latest(found, timeframe, LATEST_BARS, now))
@@ -125,7 +125,7 @@ async def _listed(rows: Iterable[Bar]) -> list[Bar]:
     return found
 
 
-def _events(found: Instrument, asked: Asked, rows: Sequence[Bar]) -> list[PriceBars]:
+def _events(found: Instrument, asked: EventBuilder, rows: Sequence[Bar]) -> list[PriceBars]:
     """Events of at most MAX_ROWS that share out the asked range."""
     start, end = asked.call.start, asked.call.end
     parts = [rows[i : i + MAX_ROWS] for i in range(0, len(rows), MAX_ROWS)] or [[]]
@@ -133,7 +133,9 @@ def _events(found: Instrument, asked: Asked, rows: Sequence[Bar]) -> list[PriceB
     return [_event(found, asked, part, (edges[i], edges[i + 1])) for i, part in enumerate(parts)]
 
 
-def _event(found: Instrument, asked: Asked, rows: Sequence[Bar], share: tuple[datetime | None, datetime | None]) -> PriceBars:
+def _event(
+    found: Instrument, asked: EventBuilder, rows: Sequence[Bar], share: tuple[datetime | None, datetime | None]
+) -> PriceBars:
     pieces = [row.piece for row in rows]
     return PriceBars(
         symbol=asked.symbol,
@@ -156,7 +158,7 @@ def _event(found: Instrument, asked: Asked, rows: Sequence[Bar], share: tuple[da
     )
 
 
-def _span(call: Call, now: datetime) -> tuple[date, date]:
+def _span(call: FetchCall, now: datetime) -> tuple[date, date]:
     """The first and last day that are asked for, within what there is."""
     today = now.astimezone(UTC).date()
     first, end = call.start or today - ACTIONS_DAYS * _DAY, call.end or today + _DAY

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal, NamedTuple
 
+from services.fetcher.adapter.events import Contract, Quote
 from services.fetcher.providers.synthetic.noise import chance
-from services.fetcher.rows import Contract, Spot
 
 WEEKS = (0, 1, 2, 4, 8, 26)  # after the next Friday
 STRIKES = 10  # on either side of the price
@@ -23,7 +23,7 @@ class _Share(NamedTuple):
     at: datetime
 
 
-def chain_of(symbol: str, spot: Spot, key: int) -> list[Contract]:
+def chain_of(symbol: str, spot: Quote, key: int) -> list[Contract]:
     """The contracts in order of expiration, strike and right. Greeks: theta a day, vega a percent of volatility."""
     if spot.price is None or spot.at is None:
         return []

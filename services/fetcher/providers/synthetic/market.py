@@ -9,10 +9,10 @@ from struct import Struct
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from services.fetcher.normalise import Pair, pair_of
+from services.fetcher.adapter.events import Action
+from services.fetcher.adapter.fields import Pair, pair_of
 from services.fetcher.providers.synthetic.intraday import Piece
 from services.fetcher.providers.synthetic.noise import chances, key_of, wander
-from services.fetcher.rows import Action
 
 Kind = Literal["share", "fx", "crypto"]
 FIRST_DAY = date(1950, 1, 1)

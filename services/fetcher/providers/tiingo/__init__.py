@@ -15,12 +15,21 @@ from urllib.parse import quote as quoted
 
 from contracts.message import TIMEFRAMES, Timeframe
 from contracts.price_events import PriceEvent
-from services.fetcher.asked import Asked
-from services.fetcher.normalise import LENGTHS, PLAIN, Unit, dashed_class, pair_of, period_end, period_start, unit_of
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import Bar, EventBuilder
+from services.fetcher.adapter.fields import LENGTHS, PLAIN, Unit, dashed_class, pair_of, period_end, period_start, unit_of
+from services.fetcher.adapter.responses import fetch_each
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.tiingo.answers import NEW_YORK, Record, parse_actions, parse_records, parse_rows, parse_spot
-from services.fetcher.replies import one_by_one
-from services.fetcher.rows import Row
 
 EOD_FREQUENCIES = {"1d": "daily", "1wk": "weekly", "1mo": "monthly"}
 FREQUENCIES = {"1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "1hour", "1d": "1day"}
@@ -46,7 +55,7 @@ class Tiingo:
         limits=Limits(per_hour=50, per_day=1000, symbols_per_month=500, day_zone=NEW_YORK),
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self._headers = {"Authorization": f"Token {access.api_key}"}
 
     def to_vendor(self, symbol: str) -> str:
@@ -54,15 +63,15 @@ class Tiingo:
         pair = pair_of(symbol)
         return f"{pair.base}{pair.quote}".lower() if pair else dashed_class(symbol)
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. Quotes, and bars of crypto pairs, share requests; all else takes one a symbol and window."""
         refuse_unoffered(self.profile, call)
         if call.dataset == "quote":
             return await self._quotes(call, http, now)
         ask = self._actions if call.dataset == "actions" else self._bars
-        return await one_by_one(call.symbols, lambda symbol: ask(Asked(self.profile, call, symbol, now), http))
+        return await fetch_each(call.symbols, lambda symbol: ask(EventBuilder(self.profile, call, symbol, now), http))
 
-    async def _bars(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _bars(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         timeframe, kind = asked.call.timeframe or "1d", _kind(asked.symbol)
         intraday = timeframe in LENGTHS
         if kind != "share" and timeframe not in FREQUENCIES:
@@ -70,7 +79,7 @@ class Tiingo:
         asked = _placed(asked, "iex" if intraday else "eod")
         path, params = self._series(asked.symbol, timeframe)
         ticker = self.to_vendor(asked.symbol).lower()
-        rows: list[Row] = []
+        rows: list[Bar] = []
         for first, last in _windows(asked.call, timeframe, kind, asked.now):
             records = await self._records(http, path, params | {"startDate": str(first), "endDate": str(last)}, asked.now)
             if kind == "crypto":
@@ -90,7 +99,7 @@ class Tiingo:
             return f"/iex/{quoted(ticker, safe='')}/prices", params
         return f"/tiingo/daily/{quoted(ticker, safe='')}/prices", {"resampleFreq": EOD_FREQUENCIES[timeframe], "format": "json"}
 
-    def _own_prices(self, records: Sequence[Record], asked: Asked) -> tuple[list[Record], Asked]:
+    def _own_prices(self, records: Sequence[Record], asked: EventBuilder) -> tuple[list[Record], EventBuilder]:
         """The bars of one crypto pair, and in what they are quoted."""
         for record in records:
             prices = record.get("priceData")
@@ -99,7 +108,7 @@ class Tiingo:
                 return [row for row in prices if isinstance(row, dict)], replace(asked, unit=unit)
         return [], asked
 
-    async def _actions(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _actions(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         if _kind(asked.symbol) != "share":
             raise ProviderError(Verdict.BAD_REQUEST, f"tiingo has no actions of the pair {asked.symbol}")
         asked = _placed(asked, "eod")
@@ -110,20 +119,24 @@ class Tiingo:
         path = f"/tiingo/daily/{quoted(self.to_vendor(asked.symbol), safe='')}/prices"
         return [asked.actions(parse_actions(await self._records(http, path, params, asked.now)))]
 
-    async def _quotes(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def _quotes(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         events: list[PriceEvent] = []
         failed: dict[str, ProviderError] = {}
         groups = {path: [s for s in call.symbols if TOPS[_kind(s)] == path] for path in TOPS.values()}
         for path, symbols in groups.items():
             try:
-                events += await self._tops(path, [Asked(self.profile, call, symbol, now) for symbol in symbols], http, failed)
+                events += await self._tops(
+                    path, [EventBuilder(self.profile, call, symbol, now) for symbol in symbols], http, failed
+                )
             except ProviderError as error:
                 if len(symbols) == len(call.symbols):
                     raise
                 failed |= dict.fromkeys(symbols, error)
         return Answer(events, failed)
 
-    async def _tops(self, path: str, asked: Sequence[Asked], http: Http, failed: dict[str, ProviderError]) -> list[PriceEvent]:
+    async def _tops(
+        self, path: str, asked: Sequence[EventBuilder], http: Http, failed: dict[str, ProviderError]
+    ) -> list[PriceEvent]:
         if not asked:
             return []
         tickers = ",".join(self.to_vendor(each.symbol) for each in asked)
@@ -148,14 +161,14 @@ def _kind(symbol: str) -> str:
     return "share" if pair is None else "fx" if pair.fx else "crypto"
 
 
-def _placed(asked: Asked, share_feed: str) -> Asked:
+def _placed(asked: EventBuilder, share_feed: str) -> EventBuilder:
     """With the currency, zone and feed of its market. Tickers of digits are Chinese; in what those are quoted is not said."""
     if pair := pair_of(asked.symbol):
         return replace(asked, unit=Unit(pair.quote), zone="UTC", feed="consolidated")
     return replace(asked, unit=PLAIN if asked.symbol[:1].isdigit() else Unit("USD"), zone=NEW_YORK, feed=share_feed)
 
 
-def _windows(call: Call, timeframe: Timeframe, kind: str, now: datetime) -> Iterator[tuple[date, date]]:
+def _windows(call: FetchCall, timeframe: Timeframe, kind: str, now: datetime) -> Iterator[tuple[date, date]]:
     """The first and last days of the requests that cover a call."""
     longest = (SESSION_WINDOWS if kind == "share" else ROUND_THE_CLOCK_WINDOWS).get(timeframe)
     if call.start is None or call.end is None:

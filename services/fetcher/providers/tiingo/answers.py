@@ -6,10 +6,10 @@ from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
-from services.fetcher.normalise import LENGTHS, day_of, day_start, instant_of, number, price
+from services.fetcher.adapter.events import Action, Bar, Quote
+from services.fetcher.adapter.fields import LENGTHS, day_of, day_start, instant_of, number, price
+from services.fetcher.adapter.responses import decode_json, decode_text, error_for_status, quota_window_end, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.replies import json_in, refusal, retry_after, said, text_in, window_end
-from services.fetcher.rows import Action, Row, Spot
 
 NEW_YORK = "America/New_York"
 
@@ -22,8 +22,8 @@ def parse_records(reply: Reply, now: datetime) -> list[Record]:
     Raises:
         ProviderError: the answer is a sentence, or nothing that can be read.
     """
-    document = json_in(reply)
-    text = text_in(reply)
+    document = decode_json(reply)
+    text = decode_text(reply)
     header = text.partition("\n")[0].strip().split(",")
     if isinstance(document, list) and all(isinstance(row, dict) for row in document) and reply.status == 200:
         return document
@@ -32,7 +32,7 @@ def parse_records(reply: Reply, now: datetime) -> list[Record]:
     words = _sentence(document) if document is not None else text
     if words and not words.startswith("<"):
         raise _refused(words, reply, now)
-    raise refusal("tiingo", reply, now)
+    raise error_for_status("tiingo", reply, now)
 
 
 def _sentence(document: object) -> str:
@@ -45,9 +45,9 @@ def _sentence(document: object) -> str:
 
 def _refused(words: str, reply: Reply, now: datetime) -> ProviderError:
     low = words.lower()
-    message = f"tiingo: {said(words.removeprefix('Error: '))}"
+    message = f"tiingo: {sanitize(words.removeprefix('Error: '))}"
     if reply.status == 429 or "run over" in low or "allocation" in low or "rate limit" in low:
-        return ProviderError(Verdict.RATE_LIMITED, message, retry_after(reply, now) or window_end(low, now, NEW_YORK))
+        return ProviderError(Verdict.RATE_LIMITED, message, retry_after(reply, now) or quota_window_end(low, now, NEW_YORK))
     if "not found" in low:
         return ProviderError(Verdict.NOT_FOUND, message)
     if reply.status == 401 or "token" in low or "credentials" in low:
@@ -56,17 +56,17 @@ def _refused(words: str, reply: Reply, now: datetime) -> ProviderError:
         return ProviderError(Verdict.PLAN_RESTRICTED, message)
     if reply.status == 400 or (low.startswith("error") and reply.status < 500):
         return ProviderError(Verdict.BAD_REQUEST, message)
-    return refusal("tiingo", reply, now)
+    return error_for_status("tiingo", reply, now)
 
 
-def parse_rows(records: Iterable[Record], timeframe: Timeframe, zone: str) -> Iterator[Row]:
+def parse_rows(records: Iterable[Record], timeframe: Timeframe, zone: str) -> Iterator[Bar]:
     """Bars, of a day under the date of its session."""
     for record in records:
         day = _session_of(record.get("date"))
         at = instant_of(record.get("date")) if timeframe in LENGTHS else day_start(day, zone) if day else None
         if at is not None:
             o, h, low, c = (number(record.get(name)) for name in ("open", "high", "low", "close"))
-            yield Row(at, o, h, low, c, number(record.get("volume")), number(record.get("adjClose")))
+            yield Bar(at, o, h, low, c, number(record.get("volume")), number(record.get("adjClose")))
 
 
 def _session_of(text: object) -> date | None:
@@ -87,14 +87,14 @@ def parse_actions(records: Iterable[Record]) -> Iterator[Action]:
             yield Action(day, "dividend", cash)
 
 
-def parse_spot(record: Record) -> Spot:
+def parse_spot(record: Record) -> Quote:
     """The top of the book at IEX, of a crypto pair or of a currency pair.
 
     Bid, ask and `last` of IEX are null without an agreement with the exchange; `tngoLast` is Tiingo's own.
     """
     book = record.get("topOfBookData")
     top: Record = book[0] if isinstance(book, list) and book and isinstance(book[0], dict) else record
-    return Spot(
+    return Quote(
         at=next((at for name in ("quoteTimestamp", "lastSaleTimestamp", "timestamp") if (at := instant_of(top.get(name)))), None),
         price=_known(top, "last", "tngoLast", "lastPrice", "midPrice"),
         bid=price(top.get("bidPrice")),

@@ -16,9 +16,20 @@ from datetime import datetime, timedelta
 
 from contracts.message import TIMEFRAMES, Timeframe
 from contracts.price_events import PriceEvent
-from services.fetcher.asked import LATEST_BARS, Asked
-from services.fetcher.normalise import LENGTHS, pair_of, period_start
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import LATEST_BARS, Action, Bar, EventBuilder
+from services.fetcher.adapter.fields import LENGTHS, pair_of, period_start
+from services.fetcher.adapter.responses import fetch_each
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.twelvedata.answers import (
     Record,
     by_symbol,
@@ -32,8 +43,6 @@ from services.fetcher.providers.twelvedata.answers import (
     values_in,
     zone_in,
 )
-from services.fetcher.replies import one_by_one
-from services.fetcher.rows import Action, Row
 
 INTERVALS: dict[Timeframe, str] = {
     "1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "1h", "1d": "1day", "1wk": "1week", "1mo": "1month"
@@ -54,8 +63,8 @@ Parts = dict[str, Record | ProviderError]
 class _Series:
     """The bars of one symbol as they come in, page by page. `oldest`: the earliest time so far as it was written."""
 
-    asked: Asked
-    rows: list[Row] = field(default_factory=list)
+    asked: EventBuilder
+    rows: list[Bar] = field(default_factory=list)
     oldest: str = ""
 
     def take(self, record: Record) -> bool:
@@ -87,7 +96,7 @@ class TwelveData:
         limits=Limits(per_minute=8, per_day=800),
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self._key = access.api_key
         self._headers = {"Authorization": f"apikey {access.api_key}"}
         self._actions_credits = int(access.options.get("actions_credits") or 1)
@@ -97,17 +106,17 @@ class TwelveData:
         pair = pair_of(symbol)
         return f"{pair.base}/{pair.quote}" if pair and ":" not in symbol else symbol
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. The symbols share a request; further pages, splits and dividends take one a symbol."""
         refuse_unoffered(self.profile, call)
-        asked = [Asked(self.profile, call, symbol, now) for symbol in call.symbols]
+        asked = [EventBuilder(self.profile, call, symbol, now) for symbol in call.symbols]
         if call.dataset == "bars":
             return await self._bars(asked, http)
         if call.dataset == "quote":
             return await self._quotes(asked, http)
-        return await one_by_one(call.symbols, lambda symbol: self._actions(Asked(self.profile, call, symbol, now), http))
+        return await fetch_each(call.symbols, lambda symbol: self._actions(EventBuilder(self.profile, call, symbol, now), http))
 
-    async def _bars(self, asked: Sequence[Asked], http: Http) -> Answer:
+    async def _bars(self, asked: Sequence[EventBuilder], http: Http) -> Answer:
         params = _window(asked[0].call)
         events: list[PriceEvent] = []
         failed: dict[str, ProviderError] = {}
@@ -120,7 +129,9 @@ class TwelveData:
                 failed[each.symbol] = error
         return Answer(events, failed)
 
-    async def _series(self, asked: Asked, part: Record | ProviderError, params: Mapping[str, str], http: Http) -> list[PriceEvent]:
+    async def _series(
+        self, asked: EventBuilder, part: Record | ProviderError, params: Mapping[str, str], http: Http
+    ) -> list[PriceEvent]:
         """The bars of one symbol, asked on for what lies before the first page where that was full."""
         series = _Series(asked)
         for _ in range(MOST_PAGES):
@@ -137,7 +148,7 @@ class TwelveData:
             raise ProviderError(Verdict.BAD_REQUEST, problem)
         return list(series.asked.bars(series.rows))
 
-    async def _quotes(self, asked: Sequence[Asked], http: Http) -> Answer:
+    async def _quotes(self, asked: Sequence[EventBuilder], http: Http) -> Answer:
         events: list[PriceEvent] = []
         failed: dict[str, ProviderError] = {}
         for symbol, part in (await self._parts(http, "/quote", {}, asked)).items():
@@ -147,7 +158,7 @@ class TwelveData:
                 failed[symbol] = error
         return Answer(events, failed)
 
-    async def _parts(self, http: Http, path: str, params: Mapping[str, str], asked: Sequence[Asked]) -> Parts:
+    async def _parts(self, http: Http, path: str, params: Mapping[str, str], asked: Sequence[EventBuilder]) -> Parts:
         """What is said of each symbol, in one request. A symbol that is left out of the answer is not in it.
 
         Raises:
@@ -166,7 +177,7 @@ class TwelveData:
         parts = {symbol: found[vendor] for symbol, vendor in vendors.items() if vendor in found}
         return {symbol: error_in(part, reply, asked[0].now, self._key) or part for symbol, part in parts.items()}
 
-    async def _one_by_one(self, http: Http, path: str, params: Mapping[str, str], asked: Iterable[Asked]) -> Parts:
+    async def _one_by_one(self, http: Http, path: str, params: Mapping[str, str], asked: Iterable[EventBuilder]) -> Parts:
         parts: Parts = {}
         stop: ProviderError | None = None
         for each in asked:
@@ -176,7 +187,7 @@ class TwelveData:
                 parts[each.symbol] = stop = error
         return parts
 
-    async def _actions(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _actions(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         if pair_of(asked.symbol.partition(":")[0]):
             raise ProviderError(Verdict.BAD_REQUEST, f"twelvedata has no actions of the pair {asked.symbol}")
         vendor = self.to_vendor(asked.symbol)
@@ -206,7 +217,7 @@ class TwelveData:
         return part
 
 
-def _window(call: Call) -> dict[str, str]:
+def _window(call: FetchCall) -> dict[str, str]:
     """The parameters of a series. The end is the vendor's own, which days exclude and times include."""
     timeframe = call.timeframe or "1d"
     params = {"interval": INTERVALS[timeframe], "adjust": "splits", "outputsize": str(LATEST_BARS)}
@@ -219,7 +230,7 @@ def _window(call: Call) -> dict[str, str]:
     return params | {"outputsize": str(MOST_ROWS), "start_date": first, "end_date": last}
 
 
-def _quote(asked: Asked, part: Record | ProviderError) -> PriceEvent:
+def _quote(asked: EventBuilder, part: Record | ProviderError) -> PriceEvent:
     if isinstance(part, ProviderError):
         raise part
     spot = parse_spot(part)

@@ -4,10 +4,29 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from contracts.message import Timeframe
-from services.fetcher.normalise import LENGTHS, Unit, day_of, day_start, from_epoch, instant_of, number, pair_of, price, unit_of
+from services.fetcher.adapter.events import Action, Bar, Quote
+from services.fetcher.adapter.fields import (
+    LENGTHS,
+    Unit,
+    day_of,
+    day_start,
+    from_epoch,
+    instant_of,
+    number,
+    pair_of,
+    price,
+    unit_of,
+)
+from services.fetcher.adapter.responses import (
+    check_zone,
+    decode_json,
+    decode_text,
+    error_for_status,
+    quota_window_end,
+    retry_after,
+    sanitize,
+)
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.replies import json_in, refusal, retry_after, said, text_in, window_end, zone_named
-from services.fetcher.rows import Action, Row, Spot
 
 RESTRICTED = (
     "available starting",
@@ -37,7 +56,7 @@ def parse_document(reply: Reply, now: datetime, key: str) -> Record:
     Raises:
         ProviderError: the answer as a whole is an error, or nothing that can be read.
     """
-    document = json_in(reply)
+    document = decode_json(reply)
     if isinstance(document, dict):
         if error := error_in(document, reply, now, key):
             raise error
@@ -46,9 +65,9 @@ def parse_document(reply: Reply, now: datetime, key: str) -> Record:
         if reply.status in VERDICTS:
             raise _refused(reply.status, "", reply, now, key)
     if reply.status in (414, 429):
-        words = text_in(reply)
+        words = decode_text(reply)
         raise _refused(reply.status, "" if words.startswith("<") else words, reply, now, key)
-    raise refusal("twelvedata", reply, now)
+    raise error_for_status("twelvedata", reply, now)
 
 
 def error_in(record: Record, reply: Reply, now: datetime, key: str) -> ProviderError | None:
@@ -68,7 +87,7 @@ def _refused(code: int, words: str, reply: Reply, now: datetime, key: str) -> Pr
     if verdict is Verdict.UNAUTHORIZED:
         return ProviderError(verdict, "twelvedata: the key is not accepted; set api_key")
     return ProviderError(
-        verdict, f"twelvedata: {said(words.replace('**', ''), key) or f'answered {code}'}", retry_after(reply, now)
+        verdict, f"twelvedata: {sanitize(words.replace('**', ''), key) or f'answered {code}'}", retry_after(reply, now)
     )
 
 
@@ -87,7 +106,7 @@ def _verdict(code: int, low: str) -> Verdict:
 def _reset(window: str, now: datetime) -> datetime | None:
     """When credits are given again: with the next minute of the clock, or day in UTC."""
     if window == "day":
-        return window_end(window, now, "UTC")
+        return quota_window_end(window, now, "UTC")
     return now.astimezone(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
 
 
@@ -121,7 +140,7 @@ def zone_in(record: Record, symbol: str, timeframe: Timeframe) -> str:
     """
     named = meta_of(record).get("exchange_timezone")
     if named:
-        return zone_named("twelvedata", str(named))
+        return check_zone("twelvedata", str(named))
     if timeframe in LENGTHS and pair_of(symbol.partition(":")[0]) is None and "currency_base" not in meta_of(record):
         raise ProviderError(Verdict.MALFORMED, f"twelvedata: does not say in which zone the times of {symbol} are")
     return "UTC"
@@ -141,17 +160,17 @@ def values_in(record: Record) -> list[Record]:
     raise ProviderError(Verdict.MALFORMED, "twelvedata: answered something else instead of a series")
 
 
-def parse_rows(values: Iterable[Record], timeframe: Timeframe, zone: str) -> Iterator[Row]:
+def parse_rows(values: Iterable[Record], timeframe: Timeframe, zone: str) -> Iterator[Bar]:
     """Bars, of a day or longer under the date that is written."""
     for record in values:
         day = day_of(record.get("datetime"))
         at = instant_of(record.get("datetime"), zone) if timeframe in LENGTHS else day_start(day, zone) if day else None
         if at is not None:
             o, h, low, c = (number(record.get(name)) for name in ("open", "high", "low", "close"))
-            yield Row(at, o, h, low, c, number(record.get("volume")))
+            yield Bar(at, o, h, low, c, number(record.get("volume")))
 
 
-def parse_spot(record: Record) -> Spot:
+def parse_spot(record: Record) -> Quote:
     """The quote: as of its last minute, else the bar it belongs to, else only the session's date.
 
     Raises:
@@ -160,7 +179,7 @@ def parse_spot(record: Record) -> Spot:
     if "close" not in record:
         raise ProviderError(Verdict.MALFORMED, "twelvedata: answered something else instead of a quote")
     day = day_of(record.get("datetime"))
-    return Spot(
+    return Quote(
         at=from_epoch(record.get("last_quote_at")) or from_epoch(record.get("timestamp")) or (day_start(day) if day else None),
         price=price(record["close"]),
         previous_close=price(record.get("previous_close")),

@@ -16,9 +16,20 @@ from urllib.parse import quote as quoted
 
 from contracts.message import TIMEFRAMES, Timeframe
 from contracts.price_events import PriceEvent
-from services.fetcher.asked import Asked
-from services.fetcher.normalise import LENGTHS, dashed_class, day_start, from_epoch, pair_of, period_start, unit_of
-from services.fetcher.provider import Access, Answer, Call, Http, Limits, Profile, ProviderError, Verdict, refuse_unoffered
+from services.fetcher.adapter.events import Bar, EventBuilder
+from services.fetcher.adapter.fields import LENGTHS, dashed_class, day_start, from_epoch, pair_of, period_start, unit_of
+from services.fetcher.adapter.responses import check_zone, fetch_each
+from services.fetcher.provider import (
+    Answer,
+    Credentials,
+    FetchCall,
+    Http,
+    Limits,
+    Profile,
+    ProviderError,
+    Verdict,
+    refuse_unoffered,
+)
 from services.fetcher.providers.yahoo.answers import (
     Chain,
     Chart,
@@ -29,8 +40,6 @@ from services.fetcher.providers.yahoo.answers import (
     parse_spot,
 )
 from services.fetcher.providers.yahoo.crumb import Visitor
-from services.fetcher.replies import one_by_one, zone_named
-from services.fetcher.rows import Row
 
 # So many days hold 500 bars of regular sessions, and are within what Yahoo gives in one request.
 LATEST_DAYS: dict[Timeframe, int] = {"1m": 7, "5m": 14, "15m": 30, "30m": 59, "1h": 110, "1d": 740, "1wk": 3530, "1mo": 15300}
@@ -55,7 +64,7 @@ class Yahoo:
         secrets=(),
     )
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self._visitor = Visitor(str(access.options.get("user_agent") or BROWSER))
 
     def to_vendor(self, symbol: str) -> str:
@@ -65,16 +74,16 @@ class Yahoo:
             return dashed_class(symbol, EXCHANGES)
         return f"{pair.base}{pair.quote}=X" if pair.fx else f"{pair.base}-{pair.quote}"
 
-    async def fetch(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. Quotes share one request; bars and actions take one a symbol, chains one an expiration."""
         refuse_unoffered(self.profile, call)
         if call.dataset == "quote":
             return await self._quotes(call, http, now)
         ask = {"bars": self._bars, "actions": self._actions, "chain": self._chain}[call.dataset]
-        return await one_by_one(call.symbols, lambda symbol: ask(Asked(self.profile, call, symbol, now), http))
+        return await fetch_each(call.symbols, lambda symbol: ask(EventBuilder(self.profile, call, symbol, now), http))
 
-    async def _bars(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
-        rows: list[Row] = []
+    async def _bars(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
+        rows: list[Bar] = []
         timeframe = asked.call.timeframe or "1d"
         for window in _windows(asked.call, timeframe, asked.now):
             chart = await self._chart(asked, http, timeframe, window)
@@ -83,13 +92,13 @@ class Yahoo:
                 rows += _without_live_row(parse_rows(chart), timeframe, asked)
         return asked.bars(rows)
 
-    async def _actions(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _actions(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         start = day_start(asked.call.start) if asked.call.start else asked.now - timedelta(days=ALL_DAYS)
         end = day_start(asked.call.end) if asked.call.end else asked.now
         chart = await self._chart(asked, http, "1d", (start - timedelta(days=1), end + timedelta(days=1)))
         return [asked.actions([])] if chart is None else [_placed(asked, chart).actions(parse_actions(chart))]
 
-    async def _chart(self, asked: Asked, http: Http, interval: str, window: tuple[datetime, datetime]) -> Chart | None:
+    async def _chart(self, asked: EventBuilder, http: Http, interval: str, window: tuple[datetime, datetime]) -> Chart | None:
         """None: Yahoo says that there is nothing in the window."""
         params = {
             "period1": str(int(window[0].timestamp())),
@@ -108,7 +117,7 @@ class Yahoo:
             raise
         return charts[0] if charts else None
 
-    async def _chain(self, asked: Asked, http: Http) -> Sequence[PriceEvent]:
+    async def _chain(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         path = f"/v7/finance/options/{quoted(self.to_vendor(asked.symbol), safe='')}"
         plain = {"formatted": "false"}
         chains = parse_results(await self._visitor.get(http, path, plain, asked.now), Chain, asked.now)
@@ -121,7 +130,7 @@ class Yahoo:
                 contracts += parse_contracts(chain)
         return asked.chain(contracts)
 
-    async def _quotes(self, call: Call, http: Http, now: datetime) -> Answer:
+    async def _quotes(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         params = {"symbols": ",".join(map(self.to_vendor, call.symbols)), "formatted": "false"}
         results = parse_results(await self._visitor.get(http, "/v7/finance/quote", params, now), dict[str, Any], now)
         found = {str(row.get("symbol", "")).upper(): row for row in results}
@@ -134,11 +143,11 @@ class Yahoo:
                 failed[symbol] = ProviderError(Verdict.NOT_FOUND, f"yahoo: has no quote of {symbol}")
             else:
                 unit = unit_of(row.get("currency"))
-                events.append(Asked(self.profile, call, symbol, now, unit).quote(spot, spot.at))
+                events.append(EventBuilder(self.profile, call, symbol, now, unit).quote(spot, spot.at))
         return Answer(events, failed)
 
 
-def _windows(call: Call, timeframe: Timeframe, now: datetime) -> list[tuple[datetime, datetime]]:
+def _windows(call: FetchCall, timeframe: Timeframe, now: datetime) -> list[tuple[datetime, datetime]]:
     """The requests that cover a call. For days one more on either side, as a session can begin on another UTC date than its own."""
     if call.start is None or call.end is None:
         return [(now - timedelta(days=LATEST_DAYS[timeframe]), now + timedelta(days=1))]
@@ -150,15 +159,15 @@ def _windows(call: Call, timeframe: Timeframe, now: datetime) -> list[tuple[date
     return [(edge, min(edge + step, end)) for edge in edges]
 
 
-def _placed(asked: Asked, chart: Chart) -> Asked:
-    zone = zone_named("yahoo", chart.meta.exchange_timezone_name)
+def _placed(asked: EventBuilder, chart: Chart) -> EventBuilder:
+    zone = check_zone("yahoo", chart.meta.exchange_timezone_name)
     # Many exchanges are delayed, and a chart does not say by how much: only what lies before the last trade is complete.
     last_trade = from_epoch(chart.meta.regular_market_time) or asked.now
     complete_until = min(asked.now, max(last_trade, asked.now - LONGEST_DELAY))
     return replace(asked, unit=unit_of(chart.meta.currency), zone=zone, complete_until=complete_until)
 
 
-def _without_live_row(rows: list[Row], timeframe: Timeframe, asked: Asked) -> list[Row]:
+def _without_live_row(rows: list[Bar], timeframe: Timeframe, asked: EventBuilder) -> list[Bar]:
     """The rows with the last folded into the one before, where Yahoo gives the price of now as a row of its own."""
     if len(rows) < 2 or rows[-1].close is None:
         return rows
@@ -171,7 +180,7 @@ def _without_live_row(rows: list[Row], timeframe: Timeframe, asked: Asked) -> li
     # The live row of a day counts the whole day, that of a longer or shorter bar only what came after.
     volumes = [live.volume] if timeframe == "1d" and live.volume else [v for v in (bar.volume, live.volume) if v is not None]
     start = live.open if bar.open is None else bar.open
-    folded = Row(bar.at, start, max(highs, default=None), min(lows, default=None), live.close, sum(volumes), live.adjusted)
+    folded = Bar(bar.at, start, max(highs, default=None), min(lows, default=None), live.close, sum(volumes), live.adjusted_close)
     return [*before, folded if volumes else folded._replace(volume=None)]
 
 

@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from services.fetcher.normalise import EPOCH, from_epoch, number, price, significant
+from services.fetcher.adapter.events import Action, Bar, Contract, Quote
+from services.fetcher.adapter.fields import EPOCH, from_epoch, number, price, significant
+from services.fetcher.adapter.responses import check_zone, decode_text, error_for_status, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.replies import refusal, retry_after, said, text_in, zone_named
-from services.fetcher.rows import Action, Contract, Row, Spot
 
 T = TypeVar("T")
 
@@ -104,12 +104,12 @@ def parse_results(reply: Reply, kind: type[T], now: datetime) -> list[T]:
         if envelope is not None and envelope.result is not None and reply.status == 200:
             return [msgspec.json.decode(result, type=kind) for result in envelope.result]
     except (ValueError, RecursionError):  # no JSON, no text, or nested beyond measure
-        if reply.status == 999 or "too many requests" in text_in(reply)[:200].lower():
+        if reply.status == 999 or "too many requests" in decode_text(reply)[:200].lower():
             raise ProviderError(Verdict.RATE_LIMITED, "yahoo: too many requests", retry_after(reply, now)) from None
-    raise refusal("yahoo", reply, now)
+    raise error_for_status("yahoo", reply, now)
 
 
-def parse_rows(chart: Chart) -> list[Row]:
+def parse_rows(chart: Chart) -> list[Bar]:
     """The bars in Yahoo's order, prices in Yahoo's unit.
 
     Raises:
@@ -126,13 +126,13 @@ def parse_rows(chart: Chart) -> list[Row]:
     opens, high, low, close, adjusted = map(_exact_column, (*exact, adjusted))
     volume = [_volume(value, kind) for value in volume] if kind in VOLUMELESS else volume
     instants = list(map(_instant, chart.timestamp))
-    rows = list(map(Row._make, zip(instants, opens, high, low, close, volume, adjusted, strict=True)))
+    rows = list(map(Bar._make, zip(instants, opens, high, low, close, volume, adjusted, strict=True)))
     return [row for row in rows if row.at != EPOCH] if EPOCH in instants else rows
 
 
 def parse_actions(chart: Chart) -> Iterator[Action]:
     """Splits and dividends, on their day in the exchange's zone."""
-    zone = ZoneInfo(zone_named("yahoo", chart.meta.exchange_timezone_name))
+    zone = ZoneInfo(check_zone("yahoo", chart.meta.exchange_timezone_name))
     for event in chart.events.get("splits", {}).values():
         new, old, at = number(event.get("numerator")), number(event.get("denominator")), from_epoch(event.get("date"))
         if new and old and at:
@@ -150,9 +150,9 @@ def parse_contracts(chain: Chain) -> Iterator[Contract]:
         yield from _contracts(expiration.puts, "put")
 
 
-def parse_spot(row: dict[str, Any]) -> Spot:
+def parse_spot(row: dict[str, Any]) -> Quote:
     """A quote of the regular session, prices in Yahoo's unit."""
-    return Spot(
+    return Quote(
         at=from_epoch(row.get("regularMarketTime")),
         price=_exact(price(row.get("regularMarketPrice"))),
         bid=_exact(price(row.get("bid"))),
@@ -166,8 +166,8 @@ def _refused(reply: Reply, error: _Error, now: datetime) -> ProviderError:
     words = f"{error.code}: {error.description or ''}"
     for verdict, signs in SIGNS.items():
         if any(sign in words.lower() for sign in signs):
-            return ProviderError(verdict, f"yahoo: {said(words)}", retry_after(reply, now))
-    return refusal("yahoo", reply, now)
+            return ProviderError(verdict, f"yahoo: {sanitize(words)}", retry_after(reply, now))
+    return error_for_status("yahoo", reply, now)
 
 
 def _contracts(rows: Iterable[dict[str, Any]], right: Literal["call", "put"]) -> Iterator[Contract]:

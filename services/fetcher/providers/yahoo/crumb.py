@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 
+from services.fetcher.adapter.responses import decode_text, error_for_status, retry_after
 from services.fetcher.provider import Http, ProviderError, Reply, Verdict
-from services.fetcher.replies import refusal, retry_after, text_in
 
 COOKIE_PAGE = "https://fc.yahoo.com/"
 CRUMB_PATH = "/v1/test/getcrumb"
@@ -57,9 +57,9 @@ def crumb_in(reply: Reply, now: datetime) -> str:
     Raises:
         ProviderError: anything else.
     """
-    text = text_in(reply)
+    text = decode_text(reply)
     if "too many requests" in text.lower():
         raise ProviderError(Verdict.RATE_LIMITED, "yahoo: too many requests", retry_after(reply, now))
     if reply.status != 200 or not text or len(text) > 64 or set(text) & set("<{ \n"):
-        raise refusal("yahoo", reply, now)
+        raise error_for_status("yahoo", reply, now)
     return text

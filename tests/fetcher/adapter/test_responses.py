@@ -1,10 +1,7 @@
-from datetime import date
-
 import pytest
 
-from services.fetcher.normalise import option_of
+from services.fetcher.adapter.responses import MAX_PAGES, fetch_in_groups, fetch_pages
 from services.fetcher.provider import Answer, ProviderError, Verdict
-from services.fetcher.replies import MOST_PAGES, every_page, group_by_group
 
 
 async def test_pages_are_followed_to_the_last() -> None:
@@ -13,14 +10,14 @@ async def test_pages_are_followed_to_the_last() -> None:
     async def ask(token: str) -> tuple[str, str]:
         return f"page {token}", following[token]
 
-    assert await every_page("acme", ask) == ["page ", "page b", "page c"]
+    assert await fetch_pages("acme", ask) == ["page ", "page b", "page c"]
 
 
 async def test_a_token_that_comes_again_ends_the_pages() -> None:
     async def ask(token: str) -> tuple[str, str]:
         return token, "same"
 
-    assert await every_page("acme", ask) == ["", "same"]
+    assert await fetch_pages("acme", ask) == ["", "same"]
 
 
 async def test_pages_without_end_are_an_error_not_half_an_answer() -> None:
@@ -28,9 +25,9 @@ async def test_pages_without_end_are_an_error_not_half_an_answer() -> None:
         return 0, f"{token}x"
 
     with pytest.raises(ProviderError) as caught:
-        await every_page("acme", ask)
+        await fetch_pages("acme", ask)
     assert caught.value.verdict is Verdict.MALFORMED
-    assert str(MOST_PAGES) in caught.value.message
+    assert str(MAX_PAGES) in caught.value.message
 
 
 async def test_a_group_that_fails_takes_no_other_with_it_unless_the_vendor_as_a_whole_does_not_answer() -> None:
@@ -43,7 +40,7 @@ async def test_a_group_that_fails_takes_no_other_with_it_unless_the_vendor_as_a_
             raise ProviderError(verdict, "no")
         return Answer()
 
-    answer = await group_by_group([["A"], ["B", "b"], ["C"], ["D"]], ask)
+    answer = await fetch_in_groups([["A"], ["B", "b"], ["C"], ["D"]], ask)
     assert asked == [["A"], ["B", "b"], ["C"]]
     assert {symbol: error.verdict for symbol, error in answer.failed.items()} == {
         "B": Verdict.BAD_REQUEST,
@@ -51,16 +48,3 @@ async def test_a_group_that_fails_takes_no_other_with_it_unless_the_vendor_as_a_
         "C": Verdict.RATE_LIMITED,
         "D": Verdict.RATE_LIMITED,
     }
-
-
-@pytest.mark.parametrize("symbol", ["O:AAPL251219C00202500", "AAPL251219C00202500", "AAPL  251219C00202500", "aapl251219c00202500"])
-def test_an_option_is_the_same_in_every_spelling(symbol: str) -> None:
-    option = option_of(symbol)
-    assert option == ("AAPL", date(2025, 12, 19), "call", 202.5)
-    assert option is not None
-    assert option.symbol == "AAPL251219C00202500"
-
-
-@pytest.mark.parametrize("symbol", ["AAPL", "AAPL251319C00202500", "BTC/USD", "", "AAPL251219X00202500"])
-def test_other_symbols_are_no_options(symbol: str) -> None:
-    assert option_of(symbol) is None

@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from services.fetcher.http import MeteredHttp, open_session
-from services.fetcher.origin import Trust
+from services.fetcher.http.client import MeteredHttp, open_session
+from services.fetcher.http.egress_policy import EgressPolicy
 from services.fetcher.provider import ProviderError, Verdict
 from services.runtime.redact import Redactor
 
@@ -265,9 +265,9 @@ async def test_our_keys_come_back_in_no_answer_but_one_to_a_form() -> None:
         key = request.query.get("apikey") or (await request.post())["refresh_token"]
         return web.Response(text=f'{{"contract": "{key}"}}', headers={"Location": f"https://elsewhere/?k={quote(str(key))}"})
 
-    trust = Trust(redact=Redactor(["ca/nary-5d1c"], 8))
+    policy = EgressPolicy(redact=Redactor(["ca/nary-5d1c"], 8))
     async with vendor(parrot) as origin, open_session() as session:
-        http = MeteredHttp(session, origin, Permits(), 5.0, 1000, trust=trust)
+        http = MeteredHttp(session, origin, Permits(), 5.0, 1000, policy=policy)
         told = await http.get("/a", {"apikey": "ca/nary-5d1c"})
         form = await http.post_form("/token", {"refresh_token": "ca/nary-5d1c"})
     assert told.body == b'{"contract": "***"}'
@@ -364,7 +364,7 @@ async def test_plain_http_is_for_this_machine_or_where_it_is_allowed() -> None:
     async with open_session() as session:
         for origin in ("http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"):
             MeteredHttp(session, origin, Permits(), 1.0, 1000)
-        MeteredHttp(session, "http://vendor.internal", Permits(), 1.0, 1000, trust=Trust(allow_http=True))
+        MeteredHttp(session, "http://vendor.internal", Permits(), 1.0, 1000, policy=EgressPolicy(allow_http=True))
 
 
 async def test_a_whole_url_keeps_its_host_only_within_the_vendors_site() -> None:

@@ -7,10 +7,9 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from services.fetcher.app import build
-from services.fetcher.http import MeteredHttp, no_permit_needed, open_session
-from services.fetcher.origin import Trust, origin_of, trust_of
+from services.fetcher.http.client import GuardedResolver, MeteredHttp, no_permit_needed, open_session
+from services.fetcher.http.egress_policy import EgressPolicy, check_base_url, policy_for
 from services.fetcher.provider import ProviderError, Verdict, providers
-from services.fetcher.resolver import GuardedResolver
 from services.runtime.main import StartRefusedError
 from services.runtime.settings import ProviderSettings, Settings
 
@@ -31,12 +30,12 @@ class Names(AbstractResolver):
     async def close(self) -> None: ...
 
 
-async def problem_of(base_url: str, address: str, trust: Trust | None = None) -> str:
+async def problem_of(base_url: str, address: str, policy: EgressPolicy | None = None) -> str:
     """Why a host that has this address is not asked."""
     async with open_session() as session:
         connector = session.connector
         connector._resolver = GuardedResolver(Names({"api.example.com": address}))  # type: ignore[union-attr]
-        http = MeteredHttp(session, base_url, no_permit_needed, 2.0, 1000, trust=trust)
+        http = MeteredHttp(session, base_url, no_permit_needed, 2.0, 1000, policy=policy)
         with pytest.raises(ProviderError) as caught:
             await http.get("/a")
     assert caught.value.verdict is Verdict.SERVER_ERROR
@@ -56,30 +55,30 @@ async def test_a_vendors_own_name_that_leads_into_a_private_network_is_refused_b
     "address", ["169.254.169.254", "fe80::1", "fd00:ec2::254", "100.100.100.200", "0.0.0.0", "::ffff:169.254.169.254"]
 )
 async def test_where_no_vendor_can_be_is_refused_whatever_the_settings_say(address: str) -> None:
-    trust = Trust(allow_http=True, private=True)
-    assert "no vendor is" in await problem_of("http://api.example.com", address, trust)
+    policy = EgressPolicy(allow_http=True, private=True)
+    assert "no vendor is" in await problem_of("http://api.example.com", address, policy)
     if address.startswith("1") and ":" not in address:
         with pytest.raises(ValueError, match="no vendor is there"):
-            origin_of(f"http://{address}", trust)
+            check_base_url(f"http://{address}", policy)
 
 
 async def test_a_host_that_the_operator_names_may_be_private() -> None:
-    trust = trust_of(providers()["tiingo"].profile, ProviderSettings(base_url="https://api.example.com"))
-    assert trust.private
-    assert not trust_of(providers()["tiingo"].profile, ProviderSettings()).private
+    policy = policy_for(providers()["tiingo"].profile, ProviderSettings(base_url="https://api.example.com"))
+    assert policy.private
+    assert not policy_for(providers()["tiingo"].profile, ProviderSettings()).private
     # Nobody listens there; that it was tried is the point.
-    assert "cannot be reached" in await problem_of("https://api.example.com:1", "127.0.0.1", trust)
+    assert "cannot be reached" in await problem_of("https://api.example.com:1", "127.0.0.1", policy)
 
 
 async def test_http_to_another_machine_wants_the_setting_that_allows_it() -> None:
     profile = providers()["tiingo"].profile
     for settings in (ProviderSettings(), ProviderSettings(allow_http=True)):
-        trust = trust_of(profile, settings)
+        policy = policy_for(profile, settings)
         if settings.allow_http:
-            assert origin_of("http://vendor.internal:8000", trust) == ("http://vendor.internal:8000", "vendor.internal")
+            assert check_base_url("http://vendor.internal:8000", policy) == ("http://vendor.internal:8000", "vendor.internal")
         else:
             with pytest.raises(ValueError, match="set allow_http = true"):
-                origin_of("http://vendor.internal:8000", trust)
+                check_base_url("http://vendor.internal:8000", policy)
 
 
 @pytest.mark.parametrize("base_url", ["http://vendor.internal", "https://vendor.internal/v1", "http://169.254.169.254"])
@@ -91,12 +90,12 @@ def test_a_fetcher_does_not_start_with_a_base_url_that_cannot_be_used(base_url: 
 
 
 async def test_names_are_looked_up_once_in_a_while_and_connections_are_bounded() -> None:
-    names, private = Names({"api.example.com": "127.0.0.1"}), Trust(private=True)
+    names, private = Names({"api.example.com": "127.0.0.1"}), EgressPolicy(private=True)
     async with open_session() as session:
         connector = session.connector
         connector._resolver = GuardedResolver(names)  # type: ignore[union-attr]
         for _ in range(3):
             with pytest.raises(ProviderError):
-                await MeteredHttp(session, "https://api.example.com:1", no_permit_needed, 2.0, 9, trust=private).get("/")
+                await MeteredHttp(session, "https://api.example.com:1", no_permit_needed, 2.0, 9, policy=private).get("/")
         assert (connector.limit, connector.limit_per_host) == (64, 8)  # type: ignore[union-attr]
     assert names.asked == ["api.example.com"]

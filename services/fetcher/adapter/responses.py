@@ -1,4 +1,4 @@
-"""What a reply says before its data is read: the verdict of a status, the text of a body, when to come back."""
+"""Readers of HTTP responses: body, error by status, retry time; and calls of several symbols or pages."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -13,39 +13,39 @@ from contracts.price_events import PriceEvent
 from services.fetcher.provider import Answer, ProviderError, Reply, Verdict
 
 # The vendor as a whole does not answer: asking for the next symbol would only cost another call.
-_STOPPING = frozenset({Verdict.RATE_LIMITED, Verdict.UNAUTHORIZED, Verdict.SERVER_ERROR, Verdict.TIMEOUT})
-_SHORT = 120
-MOST_PAGES = 1000
-LONGEST_REST = timedelta(days=32)  # a quota's month
+_VENDOR_WIDE = frozenset({Verdict.RATE_LIMITED, Verdict.UNAUTHORIZED, Verdict.SERVER_ERROR, Verdict.TIMEOUT})
+_MAX_LENGTH = 120
+MAX_PAGES = 1000
+MAX_RETRY_AFTER = timedelta(days=32)  # a quota's month
 
 T = TypeVar("T")
 
 
-def json_in(reply: Reply) -> object | None:
-    """The body's JSON, whatever its content type says; None if it is none."""
+def decode_json(reply: Reply) -> object | None:
+    """Decode a body as JSON, whatever its content type says; None if it is no JSON."""
     try:
         return msgspec.json.decode(reply.body) if reply.body else None
     except (ValueError, RecursionError):  # no JSON, no text, or nested beyond measure
         return None
 
 
-def text_in(reply: Reply) -> str:
-    """The body as text."""
+def decode_text(reply: Reply) -> str:
+    """Decode a body as text."""
     return reply.body.decode("utf-8-sig", errors="replace").strip()
 
 
-def said(text: object, *secrets: str) -> str:
-    """A vendor's words, fit to be shown: one short line without web addresses, control characters and the secrets."""
+def sanitize(text: object, *secrets: str) -> str:
+    """Sanitize a vendor's text for display: one short line without URLs, control characters and the secrets."""
     # The start alone: of a text of megabytes without a space the search below would take hours.
-    words = "".join(letter if letter.isprintable() else " " for letter in str(text)[: 5 * _SHORT])
+    words = "".join(letter if letter.isprintable() else " " for letter in str(text)[: 5 * _MAX_LENGTH])
     line = re.sub(r"\S*://\S*|\bwww\.\S+", "…", " ".join(words.split()))
     for secret in filter(None, secrets):
         line = line.replace(secret, "***")
-    return line if len(line) <= _SHORT else line[:_SHORT].rstrip() + "…"
+    return line if len(line) <= _MAX_LENGTH else line[:_MAX_LENGTH].rstrip() + "…"
 
 
-def refusal(vendor: str, reply: Reply, now: datetime) -> ProviderError:
-    """The error that an answer without readable data stands for, by its status."""
+def error_for_status(vendor: str, reply: Reply, now: datetime) -> ProviderError:
+    """Map the status of a response without readable data to an error."""
     status = reply.status
     if status == 429:
         return ProviderError(Verdict.RATE_LIMITED, f"{vendor}: too many requests", retry_after(reply, now))
@@ -65,7 +65,7 @@ def refusal(vendor: str, reply: Reply, now: datetime) -> ProviderError:
 
 
 def retry_after(reply: Reply, now: datetime) -> datetime | None:
-    """When the `Retry-After` header says to come back: seconds or a date, LONGEST_REST at most; one that is past says nothing."""
+    """Parse the `Retry-After` header (seconds or a date), at most MAX_RETRY_AFTER ahead; None if it is absent or past."""
     text = reply.headers.get("retry-after", "").strip()
     try:
         # A date without a zone is meant in UTC.
@@ -73,11 +73,11 @@ def retry_after(reply: Reply, now: datetime) -> datetime | None:
     except ValueError:
         return None
     at = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return min(at.astimezone(UTC), now + LONGEST_REST) if at > now else None
+    return min(at.astimezone(UTC), now + MAX_RETRY_AFTER) if at > now else None
 
 
-def window_end(text: str, now: datetime, zone: str) -> datetime | None:
-    """When the window a refusal names (second, minute, hour, day, month) is over in the vendor's `zone`; None if it names none."""
+def quota_window_end(text: str, now: datetime, zone: str) -> datetime | None:
+    """End of the quota window that a text names (second, minute, hour, day, month), in the vendor's `zone`; None without one."""
     words = text.lower()
     local = now.astimezone(ZoneInfo(zone))
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -92,8 +92,8 @@ def window_end(text: str, now: datetime, zone: str) -> datetime | None:
     return now + timedelta(seconds=1) if "second" in words else None
 
 
-def zone_named(vendor: str, name: str) -> str:
-    """The name, if it is that of a time zone.
+def check_zone(vendor: str, name: str) -> str:
+    """Check that a name is a time zone's and return it.
 
     Raises:
         ProviderError: malformed, when it is not.
@@ -101,11 +101,11 @@ def zone_named(vendor: str, name: str) -> str:
     try:
         return ZoneInfo(name).key
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ProviderError(Verdict.MALFORMED, f"{vendor}: {said(name)!r} is no time zone we know") from None
+        raise ProviderError(Verdict.MALFORMED, f"{vendor}: {sanitize(name)!r} is no time zone we know") from None
 
 
-async def group_by_group(groups: Iterable[Sequence[str]], ask: Callable[[Sequence[str]], Awaitable[Answer]]) -> Answer:
-    """Ask for the symbols of each group at once; after an error that concerns the whole vendor the rest is not asked.
+async def fetch_in_groups(groups: Iterable[Sequence[str]], ask: Callable[[Sequence[str]], Awaitable[Answer]]) -> Answer:
+    """Fetch each group of symbols in one call; an error that concerns the whole vendor skips the remaining groups.
 
     Raises:
         ProviderError: such an error, and no symbol had an answer before it.
@@ -119,40 +119,40 @@ async def group_by_group(groups: Iterable[Sequence[str]], ask: Callable[[Sequenc
                 answer = await ask(group)
             except ProviderError as error:
                 failed |= dict.fromkeys(group, error)
-                stop = error if error.verdict in _STOPPING else None
+                stop = error if error.verdict in _VENDOR_WIDE else None
             else:
                 events += answer.events
                 failed |= answer.failed
         else:
             failed |= dict.fromkeys(group, stop)
-    if stop is not None and not events and all(error.verdict in _STOPPING for error in failed.values()):
+    if stop is not None and not events and all(error.verdict in _VENDOR_WIDE for error in failed.values()):
         raise stop
     return Answer(events, failed)
 
 
-async def one_by_one(symbols: Iterable[str], ask: Callable[[str], Awaitable[Sequence[PriceEvent]]]) -> Answer:
-    """Ask for each symbol on its own; see `group_by_group`."""
+async def fetch_each(symbols: Iterable[str], ask: Callable[[str], Awaitable[Sequence[PriceEvent]]]) -> Answer:
+    """Fetch each symbol in a call of its own; see `fetch_in_groups`."""
 
     async def one(group: Sequence[str]) -> Answer:
         return Answer(await ask(group[0]))
 
-    return await group_by_group(([symbol] for symbol in symbols), one)
+    return await fetch_in_groups(([symbol] for symbol in symbols), one)
 
 
-async def every_page(vendor: str, ask: Callable[[str], Awaitable[tuple[T, str]]]) -> list[T]:
-    """The pages of an answer. `ask` gives the page of a token and the token of the next: "" asks for the first and ends the last.
+async def fetch_pages(vendor: str, ask: Callable[[str], Awaitable[tuple[T, str]]]) -> list[T]:
+    """Fetch all pages of a response. `ask` returns the page of a token and the next token: "" asks for the first and ends the last.
 
-    A token that comes again is taken for the end.
+    A repeated token ends the pages.
 
     Raises:
         ProviderError: malformed, when there is no end.
     """
     pages: list[T] = []
     token, seen = "", {""}
-    while len(pages) < MOST_PAGES:
+    while len(pages) < MAX_PAGES:
         page, token = await ask(token)
         pages.append(page)
         if token in seen:
             return pages
         seen.add(token)
-    raise ProviderError(Verdict.MALFORMED, f"{vendor}: an answer of more than {MOST_PAGES} pages; ask for a shorter range")
+    raise ProviderError(Verdict.MALFORMED, f"{vendor}: an answer of more than {MAX_PAGES} pages; ask for a shorter range")

@@ -1,4 +1,4 @@
-"""Tokens of an account in a KV bucket, for all replicas: encrypted with a key that only who has the account's secret can derive."""
+"""Encrypted token store in a KV bucket, shared by all replicas: the encryption key derives from the account's secret."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from services.fetcher.provider import Access, Kept, ProviderError, Verdict
+from services.fetcher.provider import Credentials, ProviderError, StoredValue, Verdict
 
 NONCE_BYTES = 12
 PURPOSE = b"quotebus tokens v1"
@@ -20,33 +20,33 @@ PURPOSE = b"quotebus tokens v1"
 log = structlog.get_logger()
 
 
-class TokenBucket:
-    """`provider.TokenStore` of one account. What another secret has sealed is as good as not there."""
+class EncryptedTokenStore:
+    """`provider.TokenStore` of one account, encrypted. A value encrypted under another secret reads as empty."""
 
-    def __init__(self, bucket: KeyValue, provider: str, access: Access) -> None:
+    def __init__(self, bucket: KeyValue, provider: str, credentials: Credentials) -> None:
         self._bucket = bucket
         self._provider = provider
         # Another key is another application, with tokens of its own.
-        self._name = f"{provider}.{hashlib.sha256(access.api_key.encode()).hexdigest()[:16]}"
+        self._name = f"{provider}.{hashlib.sha256(credentials.api_key.encode()).hexdigest()[:16]}"
         # The vendor made the secret up at random: no slow derivation has to stretch it.
         derive = HKDF(algorithm=SHA256(), length=32, salt=self._name.encode(), info=PURPOSE)
-        self._cipher = AESGCM(derive.derive(access.api_secret.encode()))
+        self._cipher = AESGCM(derive.derive(credentials.api_secret.encode()))
 
-    async def read(self) -> Kept:
+    async def read(self) -> StoredValue:
         """See `TokenStore`."""
         try:
             entry = await self._bucket.get(self._name)
         except KeyNotFoundError as error:
             # Of a key that was deleted the marker's revision is the one to write after.
-            return Kept(b"", error.entry.revision if error.entry else 0)
+            return StoredValue(b"", error.entry.revision if error.entry else 0)
         except (nats.errors.Error, APIError) as error:
-            raise self._silent(error) from None
-        return Kept(self._opened(entry.value or b""), entry.revision or 0)
+            raise self._store_error(error) from None
+        return StoredValue(self._decrypt(entry.value or b""), entry.revision or 0)
 
     async def write(self, value: bytes, revision: int) -> int | None:
         """See `TokenStore`."""
         try:
-            return await self._bucket.update(self._name, self._sealed(value), last=revision)
+            return await self._bucket.update(self._name, self._encrypt(value), last=revision)
         except KeyWrongLastSequenceError:
             return None
         except nats.errors.TimeoutError:
@@ -54,19 +54,19 @@ class TokenBucket:
             kept = await self.read()
             return kept.revision if kept.value == value else None
         except (nats.errors.Error, APIError) as error:
-            raise self._silent(error) from None
+            raise self._store_error(error) from None
 
-    def _sealed(self, value: bytes) -> bytes:
+    def _encrypt(self, value: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, value, self._name.encode())
 
-    def _opened(self, sealed: bytes) -> bytes:
+    def _decrypt(self, encrypted: bytes) -> bytes:
         try:
-            return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._name.encode())
+            return self._cipher.decrypt(encrypted[:NONCE_BYTES], encrypted[NONCE_BYTES:], self._name.encode())
         except (InvalidTag, ValueError):
             log.warning("tokens_not_readable", provider=self._provider, action="kept under another api_secret; they are replaced")
             return b""
 
-    def _silent(self, error: Exception) -> ProviderError:
+    def _store_error(self, error: Exception) -> ProviderError:
         why = str(error) or type(error).__name__
         return ProviderError(Verdict.SERVER_ERROR, f"{self._provider}: the store of its tokens does not answer: {why}")

@@ -1,21 +1,23 @@
-"""HTTP for the adapters: every attempt takes its own permit; nothing is followed, retried, remembered or unbounded."""
+"""Metered HTTP client for adapters: every attempt takes its own permit; nothing is followed, retried, remembered or unbounded."""
 
 import os
+import socket
 from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
+from aiohttp import ThreadedResolver
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
-from services.fetcher.origin import Trust, is_loopback, origin_of, site_of
+from services.fetcher.http.egress_policy import EgressPolicy, check_base_url, is_loopback, site_of, why_refused
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.resolver import MAY_BE_PRIVATE, AddressRefusedError, GuardedResolver
 
-Permit = Callable[[int], Awaitable[None]]
+AcquirePermit = Callable[[int], Awaitable[None]]
 
 CONNECT_TIMEOUT_S = 10.0
 CONNECTIONS, CONNECTIONS_PER_HOST = 64, 8
@@ -26,18 +28,48 @@ CHUNK = 64 * 1024
 
 
 async def no_permit_needed(_cost: int) -> None:
-    """The permit, and the pace, of requests that nobody counts."""
+    """No-op permit and pace for unmetered requests."""
 
 
-def nobody_listens(_reply: Reply) -> None:
-    """Who hears the replies where nobody wants to know."""
+def ignore_reply(_reply: Reply) -> None:
+    """No-op observer of replies."""
 
 
-_PERMIT: ContextVar[tuple[Permit, int]] = ContextVar("permit")
+_PERMIT: ContextVar[tuple[AcquirePermit, int]] = ContextVar("permit")
+
+# Whether the host of the request at hand may have a private address.
+MAY_BE_PRIVATE: ContextVar[bool] = ContextVar("may_be_private", default=False)
+
+
+class AddressRefusedError(OSError):
+    """A host name resolved to an address that the egress policy forbids."""
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves host names and refuses addresses that the egress policy forbids."""
+
+    def __init__(self, resolver: AbstractResolver | None = None) -> None:
+        self._resolver = resolver or ThreadedResolver()
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        """Resolve a host name to its addresses.
+
+        Raises:
+            AddressRefusedError: the egress policy forbids one of them.
+        """
+        found = await self._resolver.resolve(host, port, family)
+        for each in found:
+            if problem := why_refused(each["host"], private=MAY_BE_PRIVATE.get()):
+                raise AddressRefusedError(problem)
+        return found
+
+    async def close(self) -> None:
+        """Close the resolver this one wraps."""
+        await self._resolver.close()
 
 
 class _MeteredRequest(aiohttp.ClientRequest):
-    """A request that takes its permit when the connection is there and its bytes leave next, however long connecting took.
+    """Request that takes its permit once the connection is open and its bytes leave next, however long connecting took.
 
     aiohttp sends a GET again by itself when a kept connection turns out dead: it passes here a second time, for a second permit.
     """
@@ -49,7 +81,7 @@ class _MeteredRequest(aiohttp.ClientRequest):
 
 
 def open_session() -> aiohttp.ClientSession:
-    """The session that every adapter of a process shares: no cookies, no proxies or passwords from the environment."""
+    """Open the client session that all adapters of a process share: no cookies, no proxies or passwords from the environment."""
     connector = aiohttp.TCPConnector(
         limit=CONNECTIONS, limit_per_host=CONNECTIONS_PER_HOST, ttl_dns_cache=NAMES_KEPT_S, resolver=GuardedResolver()
     )
@@ -65,11 +97,11 @@ def open_session() -> aiohttp.ClientSession:
 
 
 class MeteredHttp:
-    """One provider's way out: `provider.Http` on a session of `open_session`.
+    """HTTP client of one provider: `provider.Http` on a session of `open_session`.
 
-    `base_url`: scheme and host only; see `origin.py` for what is refused, and `trust` for what the settings allow. `pace`: awaited
-    with the cost before each request, as long as it likes. `permit`: awaited with the cost when the bytes of an attempt leave next.
-    `heard`: told of every reply, before the adapter sees it.
+    `base_url`: scheme and host only, checked against `policy` (`egress_policy.py`). `pace`: awaited with the cost before each
+    request, as long as it likes. `permit`: awaited with the cost when the bytes of an attempt leave next. `on_reply`: called with
+    every reply, before the adapter sees it.
     A `path` that is a whole URL keeps its host only if that belongs to the site of `base_url`. A body comes without its byte order
     mark, and the answer to a GET without our own keys, wherever the vendor repeats them. Answers to a form are left as they are:
     they bring the keys that come next.
@@ -79,38 +111,38 @@ class MeteredHttp:
         self,
         session: aiohttp.ClientSession,
         base_url: str,
-        permit: Permit,
+        permit: AcquirePermit,
         timeout_s: float,
         max_body_bytes: int,
         *,
-        pace: Permit = no_permit_needed,
-        heard: Callable[[Reply], None] = nobody_listens,
-        trust: Trust | None = None,
+        pace: AcquirePermit = no_permit_needed,
+        on_reply: Callable[[Reply], None] = ignore_reply,
+        policy: EgressPolicy | None = None,
     ) -> None:
-        trust = trust or Trust()
+        policy = policy or EgressPolicy()
         self._session = session
-        self._origin, self._host = origin_of(base_url, trust)
-        self._private = trust.private or is_loopback(self._host)
-        self._redact = trust.redact
+        self._origin, self._host = check_base_url(base_url, policy)
+        self._private = policy.private or is_loopback(self._host)
+        self._redact = policy.redact
         self._permit = permit
         self._pace = pace
-        self._heard = heard
+        self._on_reply = on_reply
         self._timeout_s = timeout_s
         self._max_body_bytes = max_body_bytes
 
     async def get(
         self, path: str, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None, cost: int = 1
     ) -> Reply:
-        """The answer to a GET; see `provider.Http`."""
-        reply = await self._ask("GET", self._url(path, params), headers, None, cost)
-        told = {name: self._redact.text(value) for name, value in reply.headers.items()}
-        return Reply(reply.status, told, self._redact.body(reply.body))
+        """Send a GET; see `provider.Http`."""
+        reply = await self._send("GET", self._url(path, params), headers, None, cost)
+        headers_shown = {name: self._redact.text(value) for name, value in reply.headers.items()}
+        return Reply(reply.status, headers_shown, self._redact.body(reply.body))
 
     async def post_form(self, path: str, form: Mapping[str, str], headers: Mapping[str, str] | None = None, cost: int = 1) -> Reply:
-        """The answer to a POST of a form; see `provider.Http`."""
-        return await self._ask("POST", self._url(path, None), headers, form, cost)
+        """Send a form by POST; see `provider.Http`."""
+        return await self._send("POST", self._url(path, None), headers, form, cost)
 
-    async def _ask(
+    async def _send(
         self, method: str, url: URL, headers: Mapping[str, str] | None, form: Mapping[str, str] | None, cost: int
     ) -> Reply:
         await self._pace(cost)
@@ -128,11 +160,11 @@ class MeteredHttp:
         except TimeoutError:
             raise ProviderError(Verdict.TIMEOUT, f"{url.host}: no whole answer in {self._timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ProviderError(Verdict.SERVER_ERROR, f"{url.host}: {_what_broke(error)}") from None
+            raise ProviderError(Verdict.SERVER_ERROR, f"{url.host}: {_describe_error(error)}") from None
         except ValueError:
             problem = "cannot be asked: the key has a character that no header may hold"
             raise ProviderError(Verdict.UNAUTHORIZED, f"{url.host}: {problem}") from None
-        self._heard(reply)
+        self._on_reply(reply)
         return reply
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
@@ -163,7 +195,7 @@ def _headers(response: aiohttp.ClientResponse) -> dict[str, str]:
     return {name.lower(): "\n".join(response.headers.getall(name)) for name in response.headers}
 
 
-def _what_broke(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError():
             refused = isinstance(error.os_error, AddressRefusedError)

@@ -1,39 +1,112 @@
-"""One symbol of a call, and how what a vendor said about it becomes events."""
+"""Builds contract events from what an adapter parsed: bars, quotes, option contracts and corporate actions. None: unknown."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from itertools import repeat
 from operator import attrgetter
-from typing import NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 from zoneinfo import ZoneInfo
 
 from contracts.message import Basis, Timeframe
 from contracts.price_events import MAX_ROWS, PriceActions, PriceBars, PriceChain, PriceQuote
-from services.fetcher.normalise import LENGTHS, PLAIN, Unit, day_start, period_end, period_start
-from services.fetcher.provider import Call, Profile
-from services.fetcher.rows import Action, Contract, Row, Spot
+from services.fetcher.adapter.fields import LENGTHS, PLAIN, Unit, day_start, period_end, period_start
+from services.fetcher.provider import FetchCall, Profile
 
 LATEST_BARS = 500
 CLOCK_SLACK = timedelta(minutes=1)
 DAY_SLACK = timedelta(hours=14)  # a session's date begins so much earlier in the Pacific than in UTC
 
 
-class _Bars(NamedTuple):
-    """Columns in order of time, prices in the major unit; `at` as the contract wants it."""
+class Bar(NamedTuple):
+    """One bar. `at` is its start if it is shorter than a day, else any instant of its session.
 
-    at: list[datetime]
-    open: list[float]
-    high: list[float]
-    low: list[float]
-    close: list[float]
-    volume: list[float | None]
-    adjusted: list[float | None]
+    The fields are the columns of `PriceBars`, by name; those after `volume` are absent from an event when no bar of it has a value.
+    """
 
-    def between(self, first: int, last: int) -> "_Bars":
-        return _Bars._make(column[first:last] for column in self)
+    at: datetime
+    open: float | None
+    high: float | None
+    low: float | None
+    close: float | None
+    volume: float | None = None
+    adjusted_close: float | None = None
+
+
+_OPTIONAL_COLUMNS = Bar._fields[Bar._fields.index("volume") + 1 :]
+_PRICE_COLUMNS = frozenset({"open", "high", "low", "close", "adjusted_close"})  # in the vendor's unit until they are scaled
+_POSITIVE_COLUMNS = frozenset({"adjusted_close"})  # vendors write 0 where they know none
+
+
+class Quote(NamedTuple):
+    """The price of now: `at` is the quote's time, else the last trade's."""
+
+    at: datetime | None = None
+    price: float | None = None
+    bid: float | None = None
+    ask: float | None = None
+    previous_close: float | None = None
+    volume: float | None = None
+
+
+class Contract(NamedTuple):
+    """One option: `iv` is a fraction, `at` the quote's time, else the last trade's."""
+
+    contract: str
+    expiry: date
+    strike: float
+    right: Literal["call", "put"]
+    bid: float | None = None
+    ask: float | None = None
+    last: float | None = None
+    mark: float | None = None
+    volume: float | None = None
+    open_interest: float | None = None
+    iv: float | None = None
+    delta: float | None = None
+    gamma: float | None = None
+    theta: float | None = None
+    vega: float | None = None
+    at: datetime | None = None
+
+
+class Action(NamedTuple):
+    """On its ex-date, a split of `value` new shares per old, or a dividend of `value` per share."""
+
+    date: date
+    kind: Literal["split", "dividend"]
+    value: float
+
+
+class BarColumns(dict[str, list[Any]]):
+    """Bars in time order as one list per field of `Bar`, prices in the major unit."""
+
+    @classmethod
+    def of(cls, bars: Mapping[datetime, Bar], unit: Unit) -> "BarColumns":
+        """The columns of bars by the instant that labels them."""
+        if not bars:
+            return cls((name, []) for name in Bar._fields)
+        columns = cls(zip(Bar._fields, map(list, zip(*bars.values(), strict=True)), strict=True))
+        columns["at"] = list(bars)
+        for name in _POSITIVE_COLUMNS:
+            columns[name] = [value if value and value > 0 else None for value in columns[name]]
+        if unit.scale != 1.0:
+            for name in _PRICE_COLUMNS:
+                columns[name] = [unit.major(value) for value in columns[name]]
+        return columns
+
+    def between(self, first: int, last: int) -> "BarColumns":
+        """The bars of these positions."""
+        return BarColumns((name, column[first:last]) for name, column in self.items())
+
+    def fields(self) -> dict[str, Any]:
+        """The columns as arguments of `PriceBars`: None for an optional one in which nothing is known."""
+        return {
+            name: None if name in _OPTIONAL_COLUMNS and column.count(None) == len(column) else column
+            for name, column in self.items()
+        }
 
 
 class _Source(TypedDict):
@@ -47,14 +120,15 @@ class _Source(TypedDict):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """`zone`: the exchange's, in which its sessions begin and end. `feed`, `basis`: where they are not the profile's.
+class EventBuilder:
+    """Builds the events of one symbol of a call.
 
-    `complete_until`: what the vendor has is the whole of it up to here, by default up to now less its declared delay.
+    `zone`: the exchange's time zone, in which its sessions begin and end. `feed`, `basis`: override the profile's.
+    `complete_until`: bars that end by then are final, by default those that end before now less the declared delay.
     """
 
     profile: Profile
-    call: Call
+    call: FetchCall
     symbol: str
     now: datetime
     unit: Unit = PLAIN
@@ -63,7 +137,7 @@ class Asked:
     basis: Basis | None = None
     complete_until: datetime | None = None
 
-    def bars(self, rows: Iterable[Row]) -> list[PriceBars]:
+    def bars(self, rows: Iterable[Bar]) -> list[PriceBars]:
         """Bars in time order, in events of at most MAX_ROWS that share out the asked range; no rows give one empty event.
 
         Rows outside the range or without a price are left out; of two for one bar the later counts. Without a range the
@@ -71,30 +145,30 @@ class Asked:
         """
         # A close of 0 is a vendor's "no trade". Another price of 0 beside it is wrong, not unknown: validation names it.
         priced = [row for row in rows if row.close and row.open is not None and row.high is not None and row.low is not None]
-        priced.sort(key=_row_at)
-        found = dict(zip(self._labels(map(_row_at, priced)), priced, strict=True))
+        priced.sort(key=_at)
+        found = dict(zip(self._labels(map(_at, priced)), priced, strict=True))
         if self.call.start is not None:
             found = {at: row for at, row in found.items() if self._wanted(at)}
-        bars = self._columns(found)
+        bars = BarColumns.of(found, self.unit)
         count, first = len(found), 0 if self.call.start else max(0, len(found) - LATEST_BARS)
         parts = [bars.between(i, min(i + MAX_ROWS, count)) for i in range(first, count, MAX_ROWS)] or [bars]
         if self.call.start is None or self.call.end is None:
             return [self._event(part, None, None) for part in parts]
-        edges = [day_start(self.call.start), *(part.at[0] for part in parts[1:]), day_start(self.call.end)]
+        edges = [day_start(self.call.start), *(part["at"][0] for part in parts[1:]), day_start(self.call.end)]
         return [self._event(part, edges[i], edges[i + 1]) for i, part in enumerate(parts)]
 
-    def quote(self, spot: Spot, observed_at: datetime | None = None) -> PriceQuote:
+    def quote(self, quote: Quote, observed_at: datetime | None = None) -> PriceQuote:
         """The price of now, in the major unit. `observed_at`: as of when, if the vendor says; one that lies ahead says nothing."""
         # No later quote would ever replace one that was observed in the year 3000.
         observed = observed_at if observed_at and observed_at <= self.now + CLOCK_SLACK else None
         return PriceQuote(
             **self._source(observed),
-            at=spot.at if spot.at and spot.at <= self.now + DAY_SLACK else None,
-            price=self.unit.major(spot.price),
-            bid=self.unit.major(spot.bid),
-            ask=self.unit.major(spot.ask),
-            previous_close=self.unit.major(spot.previous_close),
-            volume=spot.volume,
+            at=quote.at if quote.at and quote.at <= self.now + DAY_SLACK else None,
+            price=self.unit.major(quote.price),
+            bid=self.unit.major(quote.bid),
+            ask=self.unit.major(quote.ask),
+            previous_close=self.unit.major(quote.previous_close),
+            volume=quote.volume,
         )
 
     def chain(self, contracts: Iterable[Contract]) -> list[PriceChain]:
@@ -136,26 +210,15 @@ class Asked:
             "quoted_in": self.unit.quoted_in,
         }
 
-    def _columns(self, found: Mapping[datetime, Row]) -> _Bars:
-        if not found:
-            return _Bars([], [], [], [], [], [], [])
-        _, *prices, volume, adjusted = map(list, zip(*found.values(), strict=True))
-        known = [value if value and value > 0 else None for value in adjusted]
-        if self.unit.scale != 1.0:
-            prices = [[self.unit.known(value) for value in column] for column in prices]
-            known = [self.unit.major(value) for value in known]
-        opens, high, low, close = prices
-        return _Bars(list(found), opens, high, low, close, volume, known)
-
     def label(self, at: datetime) -> datetime:
-        """The instant that stands for the bar which a vendor's instant lies in; a bar shorter than a day keeps its start."""
+        """Label of the bar that contains an instant: its start if it is shorter than a day, else its period's first day."""
         [label] = self._labels([at])
         return label
 
     def _labels(self, instants: Iterable[datetime]) -> Iterable[datetime]:
         if self.call.timeframe is None or self.call.timeframe in LENGTHS:
             return instants
-        return map(_period_at, instants, repeat(self.zone), repeat(self.call.timeframe))
+        return map(_bar_label, instants, repeat(self.zone), repeat(self.call.timeframe))
 
     def _wanted(self, at: datetime) -> bool:
         start, end, timeframe = self.call.start, self.call.end, self.call.timeframe
@@ -170,23 +233,17 @@ class Asked:
         end = at + LENGTHS[timeframe] if timeframe in LENGTHS else day_start(period_end(at.date(), timeframe), self.zone)
         return end <= (self.complete_until or self._as_of)
 
-    def _event(self, bars: _Bars, asked_from: datetime | None, asked_to: datetime | None) -> PriceBars:
+    def _event(self, bars: BarColumns, asked_from: datetime | None, asked_to: datetime | None) -> PriceBars:
         # Once one bar can still change, so can those after it.
-        over = bisect_left(bars.at, True, key=lambda at: not self._is_over(at))
+        over = bisect_left(bars["at"], True, key=lambda at: not self._is_over(at))
         return PriceBars(
             **self._source(),
+            **bars.fields(),
             timeframe=self.call.timeframe or "1d",
             basis=self.basis or self.profile.basis,
             asked_from=asked_from,
             asked_to=asked_to,
-            at=bars.at,
-            open=bars.open,
-            high=bars.high,
-            low=bars.low,
-            close=bars.close,
-            volume=bars.volume,
-            final=[True] * over + [False] * (len(bars.at) - over),
-            adjusted_close=bars.adjusted if any(bars.adjusted) else None,
+            final=[True] * over + [False] * (len(bars["at"]) - over),
         )
 
     def _chain(self, rows: Sequence[Contract], part: int, parts: int) -> PriceChain:
@@ -213,10 +270,10 @@ class Asked:
         )
 
 
-_row_at = attrgetter("at")
+_at = attrgetter("at")
 
 
 @lru_cache(maxsize=65536)
-def _period_at(at: datetime, zone: str, timeframe: Timeframe) -> datetime:
+def _bar_label(at: datetime, zone: str, timeframe: Timeframe) -> datetime:
     """The label of a daily or longer bar. Remembered, as bars of many symbols begin at the same instants."""
     return day_start(period_start(at.astimezone(ZoneInfo(zone)).date(), timeframe))

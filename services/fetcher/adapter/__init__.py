@@ -1,0 +1,1 @@
+"""What an adapter may use: builders of events, parsers of fields, readers of responses."""

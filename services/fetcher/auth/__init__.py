@@ -1,0 +1,1 @@
+"""Access tokens of providers at which a person logs in: renewal, storage, monitoring."""

@@ -1,0 +1,1 @@
+"""HTTP for the adapters: a metered client behind an egress policy."""
