@@ -11,12 +11,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psutil
 from aiohttp import web
 from redis.asyncio import Redis
 
 from bench.report import Figure
+from contracts.price_events import BAR_COLUMNS
 from quotebus.embedded import free_port
 from quotebus.supervisor import Service
 from services.runtime.price_document import BarsDocument, as_of_text, bars_key, encode_document
@@ -74,18 +76,22 @@ async def _start_keeping_nothing(deployment: Deployment, folder: Path, port: int
 async def _keep_documents(deployment: Deployment) -> list[bytes]:
     assert deployment.redis is not None
     settings, now, bodies = RedisSettings(), datetime.now(UTC), []
-    column = [100.25 + n / 100 for n in range(BARS)]
     async with Redis.from_url(deployment.redis.url) as redis:
         for number in range(SYMBOLS):
             document = BarsDocument(
                 symbol=f"S{number:03d}", provider="tiingo", currency="USD", timeframe="1d", basis="raw", feed="eod", real=1,
-                at=[now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=BARS - n) for n in range(BARS)],
-                open=column, high=column, low=column, close=column, volume=[1_000_000.0 + n for n in range(BARS)],
-                adjusted_close=[None] * BARS, final=[True] * BARS, as_of=as_of_text(now),
+                columns=_columns(now), as_of=as_of_text(now),
             )  # fmt: skip
             bodies.append(encode_document(document, compress=False))
             await redis.set(bars_key(settings, document.symbol, "1d"), bodies[-1])
     return bodies
+
+
+def _columns(now: datetime) -> dict[str, list[Any]]:
+    prices = [100.25 + n / 100 for n in range(BARS)]
+    at = [now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=BARS - n) for n in range(BARS)]
+    values = {column.name: [None] * BARS if column.optional else prices for column in BAR_COLUMNS}
+    return {"at": at, **values, "final": [True] * BARS}
 
 
 async def _round(port: int, process: psutil.Process) -> tuple[float, float]:

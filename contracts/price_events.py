@@ -2,13 +2,43 @@
 
 from datetime import UTC, date
 from operator import ge
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from contracts.message import Basis, Message, Timeframe, UtcInstant
 
 MAX_ROWS = 2000
 Column = list[float | None]
 Delay = Literal["real_time", "delayed", "end_of_day"]
+
+
+class BarColumn(NamedTuple):
+    """One column of values of a bar, by which it is packed, stored, read and printed.
+
+    `type`: PostgreSQL's. `nullable`: a value may be unknown. `optional`: an event may lack the column, and a null of it says
+    nothing: what is stored stays. `unit`: `price` (per share, in the currency's major unit) or `count`, which is never negative.
+    `resampled`: which of the values of shorter bars a longer one has, their sum, or none (null).
+    """
+
+    name: str
+    type: Literal["float8", "int8"] = "float8"
+    nullable: bool = False
+    optional: bool = False
+    unit: Literal["price", "count"] = "price"
+    resampled: Literal["first", "max", "min", "last", "sum", "none"] = "none"
+
+
+# A new column: here, in `PriceBars`, in a migration, and in what an adapter gives (`Row`).
+BAR_COLUMNS = (
+    BarColumn("open", resampled="first"),
+    BarColumn("high", resampled="max"),
+    BarColumn("low", resampled="min"),
+    BarColumn("close", resampled="last"),
+    BarColumn("volume", nullable=True, unit="count", resampled="sum"),
+    BarColumn("adjusted_close", nullable=True, optional=True, resampled="last"),
+)
+BAR_COLUMN_NAMES = tuple(column.name for column in BAR_COLUMNS)
+# What `before` and `after` of a correction list.
+CORRECTED_COLUMNS = ("open", "high", "low", "close", "volume")
 
 
 class _Provenance(Message, frozen=True, kw_only=True):
@@ -60,7 +90,7 @@ class PriceBars(_Provenance, frozen=True, kw_only=True, tag="price_bars.v1"):
     adjusted_close: Column | None = None
 
     def __post_init__(self) -> None:
-        _same_length(self, "open", "high", "low", "close", "volume", "final", "adjusted_close")
+        _check_lengths(self, "at", *BAR_COLUMN_NAMES, "final")
         if any(map(ge, self.at, self.at[1:])):
             raise ValueError("at: instants must rise")
 
@@ -105,8 +135,8 @@ class PriceChain(_Provenance, frozen=True, kw_only=True, tag="price_chain.v1"):
     at: list[UtcInstant | None]
 
     def __post_init__(self) -> None:
-        _same_length(self, "contract", "expiry", "strike", "right", "bid", "ask", "last", "mark", "volume")
-        _same_length(self, "open_interest", "iv", "delta", "gamma", "theta", "vega")
+        _check_lengths(self, "at", "contract", "expiry", "strike", "right", "bid", "ask", "last", "mark", "volume")
+        _check_lengths(self, "at", "open_interest", "iv", "delta", "gamma", "theta", "vega")
 
 
 class PriceActions(_Provenance, frozen=True, kw_only=True, tag="price_actions.v1"):
@@ -148,7 +178,7 @@ class PriceIv(_Provenance, frozen=True, kw_only=True, tag="price_iv.v1"):
     contracts: list[int]
 
     def __post_init__(self) -> None:
-        _same_length(self, "forward", "iv", "contracts")
+        _check_lengths(self, "expiry", "forward", "iv", "contracts")
 
     @property
     def day(self) -> date:
@@ -190,8 +220,7 @@ class PriceQuarantined(_Provenance, frozen=True, kw_only=True, tag="price_quaran
 PriceEvent = PriceBars | PriceQuote | PriceChain | PriceActions | PriceIv
 
 
-def _same_length(event: PriceBars | PriceChain | PriceIv, *columns: str) -> None:
-    index = "expiry" if isinstance(event, PriceIv) else "at"
+def _check_lengths(event: PriceBars | PriceChain | PriceIv, index: str, *columns: str) -> None:
     rows = len(getattr(event, index))
     if rows > MAX_ROWS:
         raise ValueError(f"{index}: {rows} rows, at most {MAX_ROWS} an event")

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from services.runtime.prices.bar_columns import listed
 from services.runtime.read_postgres import Connection
 
 _BATCH = 2000
@@ -37,9 +38,8 @@ async def bars(connection: Connection, wanted: SeriesWanted) -> AsyncGenerator[d
     """The bars of a series in order of time; a batch at a time is held in memory."""
     async with connection.transaction(readonly=True):
         found = connection.cursor(
-            "SELECT symbol, timeframe, at, open, high, low, close, volume, adjusted_close, currency, basis, final, provider, feed"
-            " FROM price_bars WHERE symbol = $1 AND timeframe = $2 AND basis = $3 AND feed = $4 AND at >= $5 AND at < $6"
-            " ORDER BY at",
+            f"SELECT symbol, timeframe, at, {listed('{0}')}, currency, basis, final, provider, feed FROM price_bars"
+            " WHERE symbol = $1 AND timeframe = $2 AND basis = $3 AND feed = $4 AND at >= $5 AND at < $6 ORDER BY at",
             wanted.symbol,
             wanted.timeframe,
             wanted.basis,

@@ -92,8 +92,8 @@ async def store_rows(connection: "Connection[Any]", given: Imported) -> None:
     taken = ", ".join(f"{column} = excluded.{column}" for column in columns)
     records = [tuple(getattr(row, column) for column in columns) for row in given.rows]
     # Nothing in these statements comes from the file.
-    make = f"CREATE TEMP TABLE imported ON COMMIT DROP AS SELECT {named} FROM {table} WITH NO DATA"  # noqa: S608
-    fill = f"INSERT INTO {table} ({named}) SELECT {named} FROM imported ON CONFLICT ({key}) DO UPDATE SET {taken}"  # noqa: S608
+    make = f"CREATE TEMP TABLE imported ON COMMIT DROP AS SELECT {named} FROM {table} WITH NO DATA"
+    fill = f"INSERT INTO {table} ({named}) SELECT {named} FROM imported ON CONFLICT ({key}) DO UPDATE SET {taken}"
     async with connection.transaction():
         await connection.execute(make)
         await connection.copy_records_to_table("imported", records=records, columns=columns)

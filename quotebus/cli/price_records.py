@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceIv, PriceQuote
+from contracts.price_events import BAR_COLUMN_NAMES, PriceActions, PriceBars, PriceChain, PriceEvent, PriceIv, PriceQuote
 from quotebus.cli.output import Row
 
 _CONTRACT = ("contract", "expiry", "strike", "right", "bid", "ask", "last", "mark", "volume", "open_interest", "iv")
@@ -26,19 +26,14 @@ def records_of(event: PriceEvent) -> Iterator[Row]:
 
 
 def _bars(event: PriceBars) -> Iterator[Row]:
-    adjusted = event.adjusted_close or [None] * len(event.at)
-    prices = zip(event.open, event.high, event.low, event.close, event.volume, adjusted, event.final, strict=True)
-    for at, (open_, high, low, close, volume, adjusted_close, final) in zip(event.at, prices, strict=True):
+    nothing = [None] * len(event.at)
+    columns = [nothing if (column := getattr(event, name)) is None else column for name in BAR_COLUMN_NAMES]
+    for at, final, *values in zip(event.at, event.final, *columns, strict=True):
         yield {
             "symbol": event.symbol,
             "timeframe": event.timeframe,
             "at": at,
-            "open": open_,
-            "high": high,
-            "low": low,
-            "close": close,
-            "volume": volume,
-            "adjusted_close": adjusted_close,
+            **dict(zip(BAR_COLUMN_NAMES, values, strict=True)),
             "currency": event.currency,
             "basis": event.basis,
             "final": final,

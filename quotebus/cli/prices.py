@@ -117,7 +117,7 @@ def _row(document: "BarsDocument | QuoteDocument", source: str) -> tuple[Row, st
     at: datetime | None
     as_of = datetime.fromisoformat(document.as_of)
     if isinstance(document, BarsDocument):
-        what, price, at = f"{document.timeframe} close", document.close[-1], document.at[-1]
+        what, price, at = f"{document.timeframe} close", document.columns["close"][-1], document.columns["at"][-1]
     else:
         what, price, at = "quote", document.price, document.at
     row = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from contracts.price_events import PriceBars
-from services.cacher.copy_rows import BarColumns
+from services.cacher.copy_rows import BarValues
 from services.cacher.read_event import Observed
 
 KEPT_BY_MONTH = ("1m", "5m")
@@ -31,7 +31,7 @@ class Slice:
     known: KnownBars
     event: PriceBars
     table: str
-    bars: BarColumns
+    bars: BarValues
 
 
 def rounds(bars: Sequence[KnownBars]) -> list[list[KnownBars]]:

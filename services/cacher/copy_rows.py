@@ -8,61 +8,46 @@ Source: https://www.postgresql.org/docs/current/sql-copy.html (Binary Format).
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import repeat
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from contracts.price_events import Column, PriceBars
+from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, PriceBars
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-BAR_COLUMNS = ("at", "open", "high", "low", "close", "volume", "adjusted_close", "final")
+# The columns that `pack_bars` packs, in its order.
+PACKED_COLUMNS = ("at", *BAR_COLUMN_NAMES, "final")
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _FIELD_COUNT, _LENGTH = Struct(">h"), Struct(">i")
 _INT2, _INT4, _INT8 = Struct(">ih"), Struct(">ii"), Struct(">iq")
-_KEY_AND_PRICES = "iq" + 4 * "id"
-# One shape for each way in which volume and adjusted_close, the two that may be null, are there or not.
-_SHAPES = {
-    (True, True): Struct(f">{_KEY_AND_PRICES}ididib"),
-    (True, False): Struct(f">{_KEY_AND_PRICES}idiib"),
-    (False, True): Struct(f">{_KEY_AND_PRICES}iidib"),
-    (False, False): Struct(f">{_KEY_AND_PRICES}iiib"),
-}
+_CODES = {"float8": "d", "int8": "q"}
+_NULL = _LENGTH.pack(-1)
 
 
-class BarColumns(NamedTuple):
-    """The bars of an event; `at` in microseconds since 2000, as Postgres stores an instant."""
+class BarValues(NamedTuple):
+    """The bars of an event, or stored ones, in columns.
 
-    at: list[int]
-    open: list[float]
-    high: list[float]
-    low: list[float]
-    close: list[float]
-    volume: Column
-    adjusted_close: Column
-    final: list[bool]
+    `at`: in microseconds since 2000, as Postgres stores an instant. `values`: one column for each of `BAR_COLUMNS`, in their order.
+    """
 
-    def take(self, rows: Sequence[int]) -> "BarColumns":
+    at: Sequence[int]
+    values: tuple[Sequence[Any], ...]
+    final: Sequence[bool]
+
+    def take(self, rows: Sequence[int]) -> "BarValues":
         """Only these rows."""
-        at, opens, high, low, close, volume, adjusted, final = self
-        return BarColumns(
-            [at[row] for row in rows],
-            [opens[row] for row in rows],
-            [high[row] for row in rows],
-            [low[row] for row in rows],
-            [close[row] for row in rows],
-            [volume[row] for row in rows],
-            [adjusted[row] for row in rows],
-            [final[row] for row in rows],
-        )
+        at, values, final = self
+        columns = tuple([column[row] for row in rows] for column in values)
+        return BarValues([at[row] for row in rows], columns, [final[row] for row in rows])
 
-    def between(self, first: int, last: int) -> "BarColumns":
+    def between(self, first: int, last: int) -> "BarValues":
         """The rows from `first` to `last`, the latter not included."""
         part = slice(first, last)
-        at, opens, high, low, close, volume, adjusted, final = self
-        return BarColumns(at[part], opens[part], high[part], low[part], close[part], volume[part], adjusted[part], final[part])
+        return BarValues(self.at[part], tuple(column[part] for column in self.values), self.final[part])
 
 
 class Instants:
@@ -78,27 +63,33 @@ class Instants:
         return self._packed
 
 
-def bar_columns(event: PriceBars, instants: Instants) -> BarColumns:
-    """The event's bars, ready to be packed or compared."""
-    adjusted: Column = [None] * len(event.at) if event.adjusted_close is None else event.adjusted_close
-    at = instants(event.at)
-    return BarColumns(at, event.open, event.high, event.low, event.close, event.volume, adjusted, event.final)
+def bar_values(event: PriceBars, instants: Instants) -> BarValues:
+    """The event's bars, ready to be packed or compared; a column that it lacks is null throughout."""
+    nothing: list[None] = [None] * len(event.at)
+    values = tuple(nothing if (column := getattr(event, name)) is None else column for name in BAR_COLUMN_NAMES)
+    return BarValues(instants(event.at), values, event.final)
 
 
-def pack_bars(bars: BarColumns) -> list[bytes]:
-    """Each bar's `BAR_COLUMNS`, without the field count."""
-    volumes, adjusted = _whole(bars.volume), _whole(bars.adjusted_close)
-    leading: list[Iterable[float]] = [repeat(8), bars.at]
-    for column in (bars.open, bars.high, bars.low, bars.close):
-        leading += [repeat(8), column]
-    if volumes is not None and adjusted is not None:
-        pack = _SHAPES[len(volumes) > 1, len(adjusted) > 1].pack
-        return list(map(pack, *leading, *volumes, *adjusted, repeat(1), bars.final))
-    nullables = zip(bars.volume, bars.adjusted_close, bars.final, strict=True)
-    return [
-        _SHAPES[volume is not None, close is not None].pack(*prices, *_nullable(volume), *_nullable(close), 1, final)
-        for prices, (volume, close, final) in zip(zip(*leading, strict=False), nullables, strict=False)
-    ]
+def pack_bars(bars: BarValues) -> list[bytes]:
+    """Each bar's `PACKED_COLUMNS`, without the field count.
+
+    Columns beside each other that are alike in all rows, there or null, are packed by one struct; a column of both sorts, value by
+    value.
+    """
+    parts: list[list[bytes]] = []
+    layout, fields = "iq", [repeat(8), bars.at]
+    for column, values in zip(BAR_COLUMNS, bars.values, strict=True):
+        nulls = values.count(None) if column.nullable else 0
+        code = _CODES[column.type]
+        if nulls == 0:
+            layout, fields = f"{layout}i{code}", [*fields, repeat(8), values]
+        elif nulls == len(values):
+            layout, fields = f"{layout}i", [*fields, repeat(-1)]
+        else:
+            parts += [_packed(layout, fields), _each_packed(code, values)] if layout else [_each_packed(code, values)]
+            layout, fields = "", []
+    parts.append(_packed(f"{layout}ib", [*fields, repeat(1), bars.final]))
+    return parts[0] if len(parts) == 1 else list(map(b"".join, zip(*parts, strict=True)))
 
 
 def copy_rows(start: bytes, rows: Sequence[bytes]) -> bytes:
@@ -142,13 +133,15 @@ def text(value: str) -> bytes:
     return _LENGTH.pack(len(encoded)) + encoded
 
 
-def _whole(column: Column) -> tuple[Iterable[float | None], ...] | None:
-    """The column's part of a row when all of it is there or all is null; none when mixed."""
-    nulls = column.count(None)
-    if nulls == 0:
-        return repeat(8), column
-    return (repeat(-1),) if nulls == len(column) else None
+def _packed(layout: str, fields: Sequence[Iterable[Any]]) -> list[bytes]:
+    return list(map(_struct(layout).pack, *fields))
 
 
-def _nullable(value: float | None) -> tuple[float, ...]:
-    return (-1,) if value is None else (8, value)
+def _each_packed(code: str, values: Sequence[float | None]) -> list[bytes]:
+    pack = _struct(f"i{code}").pack
+    return [_NULL if value is None else pack(8, value) for value in values]
+
+
+@lru_cache(maxsize=256)
+def _struct(layout: str) -> Struct:
+    return Struct(f">{layout}")

@@ -1,6 +1,6 @@
 """From a message to an event that can be stored as it is, or the reason why not, naming the field."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import gt
@@ -9,14 +9,25 @@ from typing import NamedTuple
 import msgspec
 
 from contracts.message import Dataset
-from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceEvent, PriceIv, PriceQuarantined, PriceQuote
+from contracts.price_events import (
+    BAR_COLUMNS,
+    BarColumn,
+    PriceActions,
+    PriceBars,
+    PriceChain,
+    PriceEvent,
+    PriceIv,
+    PriceQuarantined,
+    PriceQuote,
+)
 from contracts.subjects import symbol_token
-from services.cacher.copy_rows import BarColumns, Instants, bar_columns
+from services.cacher.copy_rows import BarValues, Instants, bar_values
 
 # A wrong clock must not give a series an observation that nothing true can be newer than.
 FUTURE_TOLERANCE = timedelta(days=1)
 MAX_NAME_CHARACTERS = 64
-_MOST_COUNTED = 2**31 - 1
+_MOST_COUNTED, _MOST_INT8 = 2**31 - 1, 2**63 - 1
+_COUNTS = [column for column in BAR_COLUMNS if column.unit == "count"]
 _EARLIEST, _LATEST = datetime(1700, 1, 1, tzinfo=UTC), datetime(2250, 1, 1, tzinfo=UTC)
 _PERIOD = {
     "1m": timedelta(minutes=1),
@@ -49,7 +60,7 @@ class Observed:
     at_from: datetime
     at_to: datetime
     rows: int
-    bars: BarColumns | None = None
+    bars: BarValues | None = None
 
 
 class MalformedEventError(ValueError):
@@ -97,7 +108,7 @@ class EventReader:
             if event.timeframe != rest[0]:
                 raise ValueError(f"timeframe: {event.timeframe} on a subject of {rest[0]}")
             _check_bars(event)
-            return _observed_bars(event, bar_columns(event, self._instants))
+            return _observed_bars(event, bar_values(event, self._instants))
         at = event.observed_at
         if isinstance(event, PriceQuote):
             _check_instants("at", [event.at] if event.at else [])
@@ -113,7 +124,7 @@ class EventReader:
         return Observed(event, SeriesKey(event.symbol, "chain", "", "", event.feed), at, at, len(event.contract))
 
 
-def _observed_bars(event: PriceBars, bars: BarColumns) -> Observed:
+def _observed_bars(event: PriceBars, bars: BarValues) -> Observed:
     at_from = at_to = event.observed_at
     if event.at:
         at_from, at_to = event.at[0], event.at[-1] + _PERIOD[event.timeframe]
@@ -148,8 +159,15 @@ def _check_bars(event: PriceBars) -> None:
         if any(map(gt, below, above)):
             row = next(i for i, (a, b) in enumerate(zip(below, above, strict=True)) if a > b)
             raise ValueError(f"{lower}: {below[row]} is above {upper} {above[row]} at {event.at[row].isoformat()}")
-    if event.volume and min(filter(None, event.volume), default=0) < 0:
-        raise ValueError("volume: a volume is never negative")
+    for column in _COUNTS:
+        _check_counts(column, getattr(event, column.name) or ())
+
+
+def _check_counts(column: BarColumn, values: Sequence[float | None]) -> None:
+    if min(filter(None, values), default=0) < 0:
+        raise ValueError(f"{column.name}: a {column.name} is never negative")
+    if column.type == "int8" and max(filter(None, values), default=0) > _MOST_INT8:
+        raise ValueError(f"{column.name}: more than {_MOST_INT8} are not to be counted")
 
 
 def _check_chain(event: PriceChain) -> None:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 
 import asyncpg
 
-from contracts.price_events import PriceBars
+from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, CORRECTED_COLUMNS, PriceBars
 from services.cacher.bar_slices import KEPT_BY_MONTH, KnownBars, Slice, month_table, months, rounds, slices
 from services.cacher.changed_rows import changed_rows, stored_bars
 from services.cacher.copy_rows import (
-    BAR_COLUMNS,
     HEADER,
+    PACKED_COLUMNS,
     TRAILER,
-    BarColumns,
+    BarValues,
     copy_rows,
     instant_of,
     int2,
@@ -23,57 +23,53 @@ from services.cacher.copy_rows import (
     text,
     timestamptz,
 )
+from services.runtime.prices.bar_columns import arrays_sent, listed
 from services.runtime.read_postgres import Connection
 
-_TABLE_COLUMNS = ("instrument", "timeframe", "basis", "feed", "provider", "observed_at", *BAR_COLUMNS)
-_STAGED_COLUMNS = ("part", "instrument", "observed_at", *BAR_COLUMNS)
-_STAGE = """
-CREATE TEMP TABLE IF NOT EXISTS staged_bars (part smallint, instrument integer, at timestamptz, open float8, high float8,
-    low float8, close float8, volume float8, adjusted_close float8, final boolean, observed_at timestamptz) ON COMMIT DELETE ROWS"""
-_STORED = """
+_TABLE_COLUMNS = ("instrument", "timeframe", "basis", "feed", "provider", "observed_at", *PACKED_COLUMNS)
+_STAGED_COLUMNS = ("part", "instrument", "observed_at", *PACKED_COLUMNS)
+_STAGE = f"""
+CREATE TEMP TABLE IF NOT EXISTS staged_bars (part smallint, instrument integer, at timestamptz, final boolean,
+    observed_at timestamptz, {", ".join(f"{column.name} {column.type}" for column in BAR_COLUMNS)}) ON COMMIT DELETE ROWS"""
+_STORED = f"""
 SELECT e.ordinal, b.*
 FROM unnest($1::int[], $2::timestamptz[], $3::timestamptz[], $4::text[], $5::text[]) WITH ORDINALITY
     AS e (instrument, first, last, basis, feed, ordinal)
 CROSS JOIN LATERAL (
-    SELECT array_send(array_agg(at)) AS at, array_send(array_agg(open)) AS open, array_send(array_agg(high)) AS high,
-        array_send(array_agg(low)) AS low, array_send(array_agg(close)) AS close, array_send(array_agg(final)) AS final,
-        CASE WHEN count(volume) > 0 THEN array_send(array_agg(coalesce(volume, 'NaN'))) END AS volume,
-        CASE WHEN count(adjusted_close) > 0 THEN array_send(array_agg(coalesce(adjusted_close, 'NaN'))) END AS adjusted_close
+    SELECT {arrays_sent()}
     FROM (
         SELECT * FROM TABLE b WHERE b.instrument = e.instrument AND b.timeframe = 'TIMEFRAME' AND b.at BETWEEN e.first AND e.last
             AND b.basis = e.basis AND b.feed = e.feed ORDER BY b.at OFFSET 0
     ) stored
 ) b
 WHERE b.at IS NOT NULL"""
+_NAMES, _CORRECTED = listed("{0}"), listed("{0}", CORRECTED_COLUMNS)
+# An optional column that is null leaves what is stored.
+_TOLD = [f"coalesce(s.{column.name}, b.{column.name})" if column.optional else f"s.{column.name}" for column in BAR_COLUMNS]
 # OFFSET 0 keeps the planner from turning one look-up a row into a scan of everything.
-_WRITE = """
+_WRITE = f"""
 WITH changed AS MATERIALIZED (
-    SELECT s.instrument, s.at, s.open, s.high, s.low, s.close, s.volume, s.final, s.observed_at,
-        coalesce(s.adjusted_close, b.adjusted_close) AS adjusted_close, b.final AS was_final, b.open AS was_open,
-        b.high AS was_high, b.low AS was_low, b.close AS was_close, b.volume AS was_volume
+    SELECT s.instrument, s.at, s.final, s.observed_at, b.final AS was_final,
+        {", ".join(f"{told} AS {name}" for told, name in zip(_TOLD, BAR_COLUMN_NAMES, strict=True))},
+        {listed("b.{0} AS was_{0}", CORRECTED_COLUMNS)}
     FROM staged_bars s
     LEFT JOIN LATERAL (
         SELECT * FROM TABLE b WHERE b.instrument = s.instrument AND b.timeframe = 'TIMEFRAME' AND b.at = s.at AND b.basis = $2
             AND b.feed = $3 OFFSET 0
     ) b ON true
     WHERE s.part = $1 AND (b.observed_at IS NULL OR b.observed_at < s.observed_at AND s.final >= b.final
-        AND (s.open, s.high, s.low, s.close, s.volume, s.final, coalesce(s.adjusted_close, b.adjusted_close))
-            IS DISTINCT FROM (b.open, b.high, b.low, b.close, b.volume, b.final, b.adjusted_close)) COVERAGE
+        AND ({", ".join(_TOLD)}, s.final) IS DISTINCT FROM ({listed("b.{0}")}, b.final)) COVERAGE
 ), written AS (
-    INSERT INTO TABLE AS t
-        (instrument, timeframe, basis, feed, provider, observed_at, at, open, high, low, close, volume, adjusted_close, final)
-    SELECT instrument, 'TIMEFRAME', $2, $3, $4, observed_at, at, open, high, low, close, volume, adjusted_close, final
-    FROM changed ORDER BY instrument, at
-    ON CONFLICT (instrument, timeframe, at, basis, feed) DO UPDATE SET provider = excluded.provider,
-        observed_at = excluded.observed_at, open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-        volume = excluded.volume, adjusted_close = excluded.adjusted_close, final = excluded.final
+    INSERT INTO TABLE AS t (instrument, timeframe, basis, feed, provider, observed_at, at, {_NAMES}, final)
+    SELECT instrument, 'TIMEFRAME', $2, $3, $4, observed_at, at, {_NAMES}, final FROM changed ORDER BY instrument, at
+    ON CONFLICT (instrument, timeframe, at, basis, feed) DO UPDATE
+    SET {listed("{0} = excluded.{0}", ("provider", "observed_at", *BAR_COLUMN_NAMES, "final"))}
     WHERE t.observed_at < excluded.observed_at AND excluded.final >= t.final
 ), corrected AS (
     INSERT INTO corrections (instrument, timeframe, at, basis, feed, provider, before, after, observed_at)
-    SELECT instrument, 'TIMEFRAME', at, $2, $3, $4, ARRAY[was_open, was_high, was_low, was_close, was_volume],
-        ARRAY[open, high, low, close, volume], observed_at
+    SELECT instrument, 'TIMEFRAME', at, $2, $3, $4, ARRAY[{listed("was_{0}", CORRECTED_COLUMNS)}], ARRAY[{_CORRECTED}], observed_at
     FROM changed
-    WHERE was_final AND (was_open, was_high, was_low, was_close, was_volume) IS DISTINCT FROM (open, high, low, close, volume)
+    WHERE was_final AND ({listed("was_{0}", CORRECTED_COLUMNS)}) IS DISTINCT FROM ({_CORRECTED})
     ORDER BY instrument, at RETURNING id
 )
 SELECT (SELECT count(*) FROM changed) AS rows, ARRAY(SELECT DISTINCT instrument FROM changed) AS instruments,
@@ -146,7 +142,7 @@ async def _write_round(connection: Connection, cut: Sequence[Slice], written: Ba
         await _write_staged(connection, staged, written)
 
 
-async def _stored(connection: Connection, table: str, cut: Sequence[Slice]) -> dict[int, BarColumns]:
+async def _stored(connection: Connection, table: str, cut: Sequence[Slice]) -> dict[int, BarValues]:
     """What is stored between the first and the last instant of each slice, by the slice's number."""
     numbers = [number for number, each in enumerate(cut) if not each.known.first]
     if not numbers:

@@ -15,7 +15,7 @@ from services.gateway.routes import Route
 from services.gateway.routes_jobs import JobList, PauseForm
 from services.gateway.routes_prices import PriceList
 from services.gateway.routes_refresh import BackfillForm, RefreshForm
-from services.runtime.price_document import BarsDocument, ChainDocument, IvDocument, QuoteDocument
+from services.runtime.price_document import ChainDocument, IvDocument, QuoteDocument, WrittenBars
 
 _REF = "#/components/schemas/{name}"
 _FURTHER = (
@@ -26,7 +26,7 @@ _FURTHER = (
     BackfillForm,
     ProblemDocument,
     PriceList,
-    BarsDocument,
+    WrittenBars,
     QuoteDocument,
     ChainDocument,
     IvDocument,

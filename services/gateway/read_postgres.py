@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import asyncpg
 
+from contracts.price_events import BAR_COLUMN_NAMES
 from services.gateway.problems import Problem
+from services.runtime.prices.bar_columns import listed
 from services.runtime.read_postgres import Connection, read_bars
 
 EVER = datetime(1600, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
@@ -22,24 +24,21 @@ SESSION = {
     "timezone": "UTC",
 }
 # A line has its instant as JSON writes it, to the microsecond.
-_BARS = """
-SELECT symbol, timeframe, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at, open, high, low, close, volume,
-    adjusted_close, currency, basis, final, provider, feed
+_BARS = f"""
+SELECT symbol, timeframe, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at, {listed("{0}")},
+    currency, basis, final, provider, feed
 FROM price_bars b
 WHERE symbol = $1 AND timeframe = $2 AND basis = $3 AND feed = $4 AND b.at >= $5 AND b.at < $6
 ORDER BY b.at"""
-_CSV = """
-SELECT symbol, timeframe, at, open, high, low, close, volume, adjusted_close, currency, basis, final::text AS final, provider, feed
-FROM (BARS) line""".replace("BARS", _BARS)
-_NDJSON = "SELECT row_to_json(line)::text FROM (BARS) line".replace("BARS", _BARS)
-_PAGE = """
+_CSV = f"""
+SELECT symbol, timeframe, at, {listed("{0}")}, currency, basis, final::text AS final, provider, feed
+FROM ({_BARS}) line"""
+_NDJSON = f"SELECT row_to_json(line)::text FROM ({_BARS}) line"
+_PAGE = f"""
 SELECT json_build_object('symbol', $1::text, 'timeframe', $2::text, 'basis', $3::text, 'feed', $4::text, 'currency', max(currency),
-    'at', coalesce(json_agg(at), '[]'), 'open', coalesce(json_agg(open), '[]'), 'high', coalesce(json_agg(high), '[]'),
-    'low', coalesce(json_agg(low), '[]'), 'close', coalesce(json_agg(close), '[]'), 'volume', coalesce(json_agg(volume), '[]'),
-    'adjusted_close', coalesce(json_agg(adjusted_close), '[]'), 'final', coalesce(json_agg(final), '[]'),
-    'provider', coalesce(json_agg(provider), '[]'),
+    {listed("'{0}', coalesce(json_agg({0}), '[]')", ("at", *BAR_COLUMN_NAMES, "final", "provider"))},
     'next_start', CASE WHEN count(*) = $7 THEN max(at)::timestamptz + interval '1 microsecond' END)::text
-FROM (BARS LIMIT $7) page""".replace("BARS", _BARS)
+FROM ({_BARS} LIMIT $7) page"""
 _SERIES = """
 SELECT DISTINCT basis, feed FROM price_observations WHERE symbol = $1 AND dataset = 'bars' AND timeframe = $2 AND rows > 0
 ORDER BY basis, feed"""

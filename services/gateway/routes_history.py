@@ -8,11 +8,13 @@ import msgspec
 from aiohttp import web
 
 from contracts.message import Basis, Dataset, Text, Timeframe
+from contracts.price_events import BAR_COLUMNS
 from services.gateway.answering import document_answer, json_answer
 from services.gateway.problems import Problem, field_problem
 from services.gateway.read_postgres import EVER, BarsWanted, Row
 from services.gateway.reading import Instant, instant_of, query_of, symbol_of_path, symbols_of
 from services.gateway.routes import Gateway, Route
+from services.runtime.price_document import column_type
 
 _MEDIA = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
 
@@ -32,24 +34,20 @@ class HistoryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=50_000)] = 5_000
 
 
-class History(msgspec.Struct, frozen=True):
-    """Bars in columns, oldest first. `next_start`: the `start` of the next page, null on the last one."""
-
-    symbol: str
-    timeframe: str
-    basis: str
-    feed: str
-    currency: str | None
-    at: list[datetime]
-    open: list[float]
-    high: list[float]
-    low: list[float]
-    close: list[float]
-    volume: list[float | None]
-    adjusted_close: list[float | None]
-    final: list[bool]
-    provider: list[str]
-    next_start: datetime | None
+History = msgspec.defstruct(
+    "History",
+    [
+        *((name, str) for name in ("symbol", "timeframe", "basis", "feed")),
+        ("currency", str | None),
+        ("at", list[datetime]),
+        *((column.name, column_type(column)) for column in BAR_COLUMNS),
+        ("final", list[bool]),
+        ("provider", list[str]),
+        ("next_start", datetime | None),
+    ],
+    namespace={"__doc__": "Bars in columns, oldest first. `next_start`: the `start` of the next page, null on the last one."},
+    frozen=True,
+)
 
 
 class CoverageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,7 +1,7 @@
 """Columns of numbers as Postgres sends arrays in binary (`array_send`), read at once instead of one by one.
 
 Source: src/backend/utils/adt/arrayfuncs.c, array_send: 20 bytes of header for one dimension, then each element as its length and
-its bytes, big-endian. Only arrays without nulls: NaN is sent in their place.
+its bytes, big-endian. Only arrays without nulls: NaN, or -1 of an integer, is sent in their place.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,18 @@ def read_nullable_floats(array: bytes | None, count: int) -> list[float | None]:
     if array is None:
         return [None] * count
     return [None if isnan(value) else value for value in _elements(array, "d", 8)]
+
+
+def read_integers(array: bytes) -> list[int]:
+    """The numbers of an int8[]."""
+    return _elements(array, "q", 8)
+
+
+def read_nullable_integers(array: bytes | None, count: int) -> list[int | None]:
+    """The numbers of an int8[] in which those below zero stand for null; all null when there is no array."""
+    if array is None:
+        return [None] * count
+    return [None if value < 0 else value for value in _elements(array, "q", 8)]
 
 
 def read_booleans(array: bytes) -> list[bool]:

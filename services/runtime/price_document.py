@@ -7,11 +7,12 @@ skippable frame after the data, which every zstd reader passes over; the one the
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import zstandard
 
+from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, BarColumn
 from services.runtime.settings import RedisSettings
 
 SYNTHETIC = "synthetic"
@@ -45,21 +46,44 @@ class PriceDocument(msgspec.Struct, kw_only=True):
 
 
 class BarsDocument(PriceDocument, kw_only=True):
-    """The newest bars of one series, oldest first."""
+    """The newest bars of one series, oldest first. `columns`: `at`, then each of BAR_COLUMNS, then `final`."""
 
     timeframe: str
-    at: Sequence[datetime]
-    open: list[float]
-    high: list[float]
-    low: list[float]
-    close: list[float]
-    volume: list[float | None]
-    adjusted_close: list[float | None]
-    final: list[bool]
+    columns: Mapping[str, Sequence[Any]]
     basis: str
     feed: str
     real: Literal[0, 1]
     as_of: str
+
+    def flat(self) -> dict[str, object]:
+        """The document as it is written: its columns are members like the others."""
+        fields = msgspec.structs.asdict(self)
+        return {name: fields[name] for name in _BARS_HEAD} | dict(self.columns) | {name: fields[name] for name in _BARS_END}
+
+
+_BARS_HEAD, _BARS_END = ("symbol", "provider", "currency", "timeframe"), ("basis", "feed", "real", "as_of")
+
+
+def column_type(column: BarColumn) -> Any:
+    """The type of a column in a document."""
+    value: Any = int if column.type == "int8" else float
+    return list[value | None] if column.nullable else list[value]
+
+
+# A document of bars as it is written: what readers are told of it.
+WrittenBars = msgspec.defstruct(
+    "BarsDocument",
+    [
+        ("timeframe", str),
+        ("at", list[datetime]),
+        *((column.name, column_type(column)) for column in BAR_COLUMNS),
+        ("final", list[bool]),
+        *((name, BarsDocument.__annotations__[name]) for name in _BARS_END),
+    ],
+    bases=(PriceDocument,),
+    namespace={"__doc__": "The newest bars of one series, oldest first."},
+    kw_only=True,
+)
 
 
 class QuoteDocument(PriceDocument, kw_only=True):
@@ -173,11 +197,25 @@ def _end(feed: str, as_of: datetime) -> bytes:
 
 def encode_document(document: Document, *, compress: bool) -> bytes:
     """The document as Redis holds it."""
-    body = _encoder.encode(document)
+    body = _encoder.encode(document.flat() if isinstance(document, BarsDocument) else document)
     if not compress:
         return body
     end = body[body.rindex(b'"basis":' if isinstance(document, BarsDocument) else b'"real":') :]
     return zstandard.ZstdCompressor(level=1).compress(body) + _SKIPPABLE_MAGIC + len(end).to_bytes(4, "little") + end
+
+
+def decode_bars(body: bytes) -> BarsDocument:
+    """The bars of a document's JSON; a column that an older version did not write is null throughout.
+
+    Raises:
+        msgspec.MsgspecError: it is no document of bars.
+    """
+    fields: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    nothing = [None] * len(fields.get("at", ()))
+    optional = {column.name: nothing for column in BAR_COLUMNS if column.optional}
+    written = msgspec.structs.asdict(msgspec.convert(optional | fields, WrittenBars))
+    columns = {name: written.pop(name) for name in ("at", *BAR_COLUMN_NAMES, "final")}
+    return BarsDocument(**written, columns=columns)
 
 
 def document_json(value: bytes) -> bytes:

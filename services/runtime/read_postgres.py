@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from services.runtime.binary_arrays import read_booleans, read_floats, read_instants, read_nullable_floats
+from contracts.price_events import BAR_COLUMNS
+from services.runtime.binary_arrays import read_booleans, read_instants
 from services.runtime.price_document import (
     BarsDocument,
     ChainDocument,
@@ -18,6 +19,7 @@ from services.runtime.price_document import (
     as_of_text,
     real,
 )
+from services.runtime.prices.bar_columns import arrays_sent, read_column
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
@@ -45,15 +47,11 @@ CROSS JOIN LATERAL (
     ) known
     ORDER BY is_real DESC, is_fresh DESC, array_position(ARRAY['split', 'raw', 'split_dividend'], basis::text), feed LIMIT 1
 ) c"""
-_BARS = """
+_BARS = f"""
 SELECT e.ordinal, b.*
 FROM unnest($1::int[], $2::text[], $3::text[]) WITH ORDINALITY AS e (instrument, basis, feed, ordinal)
 CROSS JOIN LATERAL (
-    SELECT array_send(array_agg(at)) AS at, array_send(array_agg(open)) AS open, array_send(array_agg(high)) AS high,
-        array_send(array_agg(low)) AS low, array_send(array_agg(close)) AS close, array_send(array_agg(final)) AS final,
-        CASE WHEN count(volume) > 0 THEN array_send(array_agg(coalesce(volume, 'NaN'))) END AS volume,
-        CASE WHEN count(adjusted_close) > 0 THEN array_send(array_agg(coalesce(adjusted_close, 'NaN'))) END AS adjusted_close,
-        (array_agg(provider))[1] AS provider
+    SELECT {arrays_sent()}, (array_agg(provider))[1] AS provider
     FROM (
         SELECT * FROM TABLE b WHERE b.instrument = e.instrument AND b.timeframe = 'TIMEFRAME' AND b.basis = e.basis
             AND b.feed = e.feed SINCE ORDER BY b.at DESC LIMIT $4
@@ -180,19 +178,13 @@ def _bars_statement(timeframe: str, series: Sequence[asyncpg.Record]) -> str:
 
 def _bars_document(series: asyncpg.Record, row: asyncpg.Record) -> BarsDocument:
     at = read_instants(row["at"])[::-1]
+    values = {column.name: read_column(column, row[column.name], len(at))[::-1] for column in BAR_COLUMNS}
     return BarsDocument(
         symbol=series["symbol"],
         provider=row["provider"],
         currency=series["currency"],
         timeframe=series["timeframe"],
-        at=at,
-        open=read_floats(row["open"])[::-1],
-        high=read_floats(row["high"])[::-1],
-        low=read_floats(row["low"])[::-1],
-        close=read_floats(row["close"])[::-1],
-        volume=read_nullable_floats(row["volume"], len(at))[::-1],
-        adjusted_close=read_nullable_floats(row["adjusted_close"], len(at))[::-1],
-        final=read_booleans(row["final"])[::-1],
+        columns={"at": at, **values, "final": read_booleans(row["final"])[::-1]},
         basis=series["basis"],
         **_end(series["feed"], series["as_of"]),
     )

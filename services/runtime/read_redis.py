@@ -19,6 +19,7 @@ from services.runtime.price_document import (
     QuoteDocument,
     bars_key,
     dataset_key,
+    decode_bars,
     document_json,
     document_key,
     document_kind,
@@ -121,7 +122,7 @@ async def read_price(settings: RedisSettings, symbol: str, timeframe: str | None
         if value is None:
             return None
         body = document_json(value)
-        return msgspec.json.decode(body, type=BarsDocument) if timeframe else msgspec.json.decode(body, type=QuoteDocument)
+        return decode_bars(body) if timeframe else msgspec.json.decode(body, type=QuoteDocument)
     except (RedisError, OSError, ValueError) as error:
         raise RedisUnreadableError(f"Redis: {str(error) or type(error).__name__}") from None
     except (msgspec.MsgspecError, zstandard.ZstdError) as error:

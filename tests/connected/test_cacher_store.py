@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.message import Message
+from contracts.price_events import BAR_COLUMN_NAMES
 from services.cacher.migrate import migrate
 from services.cacher.read_event import SeriesKey
 from services.cacher.store_postgres import SESSION, PostgresStore, Written
@@ -232,7 +233,7 @@ async def test_two_writers_at_once_neither_deadlock_nor_lose_a_row(db: Database)
 
 async def test_a_failed_batch_leaves_nothing_behind(db: Database) -> None:
     good, bad = read(bars("GOOD"), bars("BAD"))
-    bad.bars.high[1] = float("nan")  # type: ignore[union-attr]
+    bad.bars.values[BAR_COLUMN_NAMES.index("high")][1] = float("nan")  # type: ignore[union-attr]
     with pytest.raises(asyncpg.CheckViolationError):
         await db.store.write([good, bad])
     assert [await db.count(table) for table in ("bars", "observations", "instruments")] == [0, 0, 0]

@@ -1,0 +1,1 @@
+"""Prices as services store and read them: columns, documents, and the readers of PostgreSQL and Redis."""
