@@ -5,7 +5,7 @@ from datetime import date
 import msgspec
 
 from contracts.job import Job
-from contracts.message import Dataset, Lane, Message, Timeframe
+from contracts.message import Message
 
 
 class PlanAsk(Message, frozen=True, kw_only=True, tag="plan_ask.v1", forbid_unknown_fields=True):
@@ -25,9 +25,9 @@ class JobCost(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     job: str
-    lane: Lane
-    dataset: Dataset
-    timeframe: Timeframe | None = None
+    lane: str
+    dataset: str
+    timeframe: str | None = None
     provider: str | None = None
     symbols: int | None = None
     runs: int | None = None

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from contracts.calendars import check_calendar
+from contracts.datasets import DATASETS
 from contracts.job_days import parse_days
 from contracts.message import Dataset, JobId, Lane, Message, SymbolText, Text, Timeframe, UniverseName, UtcInstant
 from contracts.session_times import parse_session
@@ -87,9 +88,9 @@ def _faults(job: Job) -> Iterator[str]:
     yield from _faults_of_times(job)
     if not job.symbols and job.universe is None:
         yield "symbols: name at least one, or a universe"
-    if job.timeframe is not None and job.dataset != "bars":
+    if job.timeframe is not None and not DATASETS[job.dataset].timeframed:
         yield f"timeframe: a {job.dataset} has none"
-    if job.lookback_days is not None and job.dataset not in ("bars", "actions"):
+    if job.lookback_days is not None and not DATASETS[job.dataset].ranged:
         yield f"lookback_days: a {job.dataset} has no past to ask for"
     try:
         ZoneInfo(job.timezone)

@@ -12,13 +12,15 @@ JobId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,63}$")]
 # The name of a list of symbols that a database holds: watchlist, active, or one that the settings define.
 UniverseName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,63}$")]
 
+# Requests and what we write hold no other members than these. Events that others write have `str` there: a newer version may know
+# more, and an older reader lives with it.
 Lane = Literal["manual", "live", "backfill"]
 Dataset = Literal["bars", "quote", "chain", "iv", "actions"]
 Timeframe = Literal["1m", "5m", "15m", "30m", "1h", "1d", "1wk", "1mo"]
 Basis = Literal["raw", "split", "split_dividend"]
 
 LANES: tuple[Lane, ...] = ("manual", "live", "backfill")
-DATASETS: tuple[Dataset, ...] = ("bars", "quote", "chain", "iv", "actions")
+BASES: tuple[Basis, ...] = ("raw", "split", "split_dividend")
 TIMEFRAMES: tuple[Timeframe, ...] = ("1m", "5m", "15m", "30m", "1h", "1d", "1wk", "1mo")
 
 

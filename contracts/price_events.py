@@ -4,7 +4,7 @@ from datetime import UTC, date
 from operator import ge
 from typing import Literal, NamedTuple
 
-from contracts.message import Basis, Message, Timeframe, UtcInstant
+from contracts.message import Message, UtcInstant
 
 MAX_ROWS = 2000
 Column = list[float | None]
@@ -49,7 +49,7 @@ class _Provenance(Message, frozen=True, kw_only=True):
     rows of two feeds are never mixed. `currency`: ISO 4217, the major unit; `quoted_in`: the vendor's own unit where that
     is a hundredth of it (GBp, ILA, ZAc) and prices were divided by 100. `fallback_from`: providers in whose place this one
     answers, the first choice first; `fallback_reason`: why not the first choice, a verdict or the state it was in. `delay`: how
-    late the provider's newest data is.
+    late the provider's newest data is (real_time, delayed, end_of_day). Readers take further words as they come.
     """
 
     symbol: str
@@ -63,7 +63,7 @@ class _Provenance(Message, frozen=True, kw_only=True):
     run_id: str | None = None
     fallback_from: list[str] = []
     fallback_reason: str | None = None
-    delay: Delay | None = None
+    delay: str | None = None
 
 
 class PriceBars(_Provenance, frozen=True, kw_only=True, tag="price_bars.v1"):
@@ -76,8 +76,8 @@ class PriceBars(_Provenance, frozen=True, kw_only=True, tag="price_bars.v1"):
     `asked_from`, `asked_to`: the range this event answers for (to exclusive); none when the latest bars were asked.
     """
 
-    timeframe: Timeframe
-    basis: Basis
+    timeframe: str
+    basis: str
     asked_from: UtcInstant | None = None
     asked_to: UtcInstant | None = None
     at: list[UtcInstant]
@@ -120,7 +120,7 @@ class PriceChain(_Provenance, frozen=True, kw_only=True, tag="price_chain.v1"):
     contract: list[str]
     expiry: list[date]
     strike: list[float]
-    right: list[Literal["call", "put"]]
+    right: list[str]
     bid: Column
     ask: Column
     last: Column
@@ -148,7 +148,7 @@ class PriceActions(_Provenance, frozen=True, kw_only=True, tag="price_actions.v1
     asked_from: UtcInstant | None = None
     asked_to: UtcInstant | None = None
     date: list[date]
-    kind: list[Literal["split", "dividend"]]
+    kind: list[str]
     ratio: Column
     amount: Column
 
@@ -194,8 +194,8 @@ class PriceCorrected(Message, frozen=True, kw_only=True, tag="price_corrected.v1
 
     correction_id: int
     symbol: str
-    timeframe: Timeframe
-    basis: Basis
+    timeframe: str
+    basis: str
     feed: str
     provider: str
     at: UtcInstant
@@ -211,7 +211,7 @@ class PriceQuarantined(_Provenance, frozen=True, kw_only=True, tag="price_quaran
     """
 
     dataset: str
-    timeframe: Timeframe | None = None
+    timeframe: str | None = None
     at: list[UtcInstant | None]
     rule: list[str]
     row: list[str]

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import msgspec
 
+from contracts.datasets import DATASETS
 from contracts.message import Dataset, JobId, Message, SymbolText, Text, Timeframe, UniverseName, UtcInstant
 
 
@@ -48,7 +49,7 @@ class RefreshRequest(Message, frozen=True, kw_only=True, tag="refresh_request.v1
             raise ValueError(f"end: {self.end} is not after start {self.start}")
         if (self.start is None) != (self.end is None):
             raise ValueError("start, end: give both or none")
-        if self.timeframe is not None and self.dataset != "bars":
+        if self.timeframe is not None and not DATASETS[self.dataset].timeframed:
             raise ValueError(f"timeframe: a {self.dataset} has none")
 
 

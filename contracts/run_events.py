@@ -1,13 +1,14 @@
 """`run.>`: what a refresh planned, what became of each symbol, and how it ended."""
 
 from datetime import date
-from typing import Literal
+from typing import Literal, get_args
 
-from contracts.message import Dataset, Lane, Message, Timeframe, UtcInstant
+from contracts.message import Message, UtcInstant
 
 MAX_SLOTS = 1000
 MAX_FAILED_NAMED = 20
 Outcome = Literal["refreshed", "empty", "skipped", "merged", "failed", "expired"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class RunPlanned(Message, frozen=True, kw_only=True, tag="run_planned.v1"):
@@ -22,9 +23,9 @@ class RunPlanned(Message, frozen=True, kw_only=True, tag="run_planned.v1"):
     run_id: str
     request_id: str
     job: str | None = None
-    lane: Lane
-    dataset: Dataset
-    timeframe: Timeframe | None = None
+    lane: str
+    dataset: str
+    timeframe: str | None = None
     slot_at: UtcInstant | None = None
     requested_at: UtcInstant
     wanted_at: UtcInstant
@@ -43,10 +44,11 @@ class RunPlanned(Message, frozen=True, kw_only=True, tag="run_planned.v1"):
 class RunResult(Message, frozen=True, kw_only=True, tag="run_result.v1"):
     """What became of one symbol of one run. Sent by the fetcher on `run.result.<job>`; received by the cacher and by whoever asked.
 
-    `outcome`: refreshed (rows were published), empty (asked, nothing there), skipped (`reason`: fresh;
-    closed or holiday, when nothing can be new; no_budget, breaker, rate_limited or unauthorized, when the provider rests for
-    too long; or the verdict by which it does not have the symbol; `message` says when it is asked again), merged (a call that
-    started at or after `wanted_at` serves this task too; it may still be under way), failed (`reason` is the verdict), expired.
+    `outcome`, of which readers take further ones as they come: refreshed (rows were published), empty (asked, nothing there),
+    skipped (`reason`: fresh; closed or holiday, when nothing can be new; no_budget, breaker, rate_limited or unauthorized, when
+    the provider rests for too long; or the verdict by which it does not have the symbol; `message` says when it is asked again),
+    merged (a call that started at or after `wanted_at` serves this task too; it may still be under way), failed (`reason` is the
+    verdict), expired.
     `task`: the task's subject, the same for every run that wants the same thing; none when no task was made.
     `called_at`: start of the call that served it. `calls`: permits this symbol cost; a shared call counts with one symbol.
     """
@@ -55,7 +57,7 @@ class RunResult(Message, frozen=True, kw_only=True, tag="run_result.v1"):
     request_id: str
     job: str | None = None
     symbol: str
-    outcome: Outcome
+    outcome: str
     reason: str | None = None
     message: str | None = None
     provider: str | None = None
@@ -81,14 +83,14 @@ class RunFinished(Message, frozen=True, kw_only=True, tag="run_finished.v1"):
     job: str | None = None
     slot_at: UtcInstant | None = None
     planned: int
-    counts: dict[Outcome, int]
+    counts: dict[str, int]
     calls: dict[str, int]
     started_at: UtcInstant
     finished_at: UtcInstant
-    reasons: dict[Outcome, dict[str, int]] = {}
-    lane: Lane | None = None
-    dataset: Dataset | None = None
-    timeframe: Timeframe | None = None
+    reasons: dict[str, dict[str, int]] = {}
+    lane: str | None = None
+    dataset: str | None = None
+    timeframe: str | None = None
     missed_slots: int = 0
     failed_symbols: list[str] = []
     refused: str | None = None

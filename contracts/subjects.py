@@ -9,6 +9,7 @@ from datetime import date
 from typing import NamedTuple, cast
 from urllib.parse import quote, unquote
 
+from contracts.datasets import DATASETS
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Lane, Timeframe
 
@@ -19,15 +20,7 @@ JOBS_BUCKET, SESSIONS_BUCKET, STATE_BUCKET, TOKENS_BUCKET = "jobs", "sessions", 
 STREAM_SUBJECTS: dict[str, list[str]] = {
     REFRESH: ["refresh.request.*", "refresh.request.*.*"],
     TASKS: ["task.>"],
-    PRICES: [
-        "price.bars.*.*",
-        "price.quote.*",
-        "price.chain.*",
-        "price.iv.*",
-        "price.actions.*",
-        "price.corrected.*.*",
-        "price.quarantined.*",
-    ],
+    PRICES: [*(each.pattern for each in DATASETS.values()), "price.corrected.*.*", "price.quarantined.*"],
     RUNS: ["run.planned.*", "run.result.*", "run.finished.*", "run.missed.*"],
     DEAD: ["refresh.dead.*"],
     SYMBOLS: ["symbol.health.*.*.*.*"],
@@ -115,13 +108,13 @@ def lane_consumer(provider: str, lane: Lane) -> str:
     return f"fetcher-{provider}-{lane}"
 
 
-def price(dataset: Dataset, timeframe: Timeframe | None, symbol: str) -> str:
-    """Where an event of this dataset and symbol is published; only bars have a timeframe."""
+def price(dataset: str, timeframe: str | None, symbol: str) -> str:
+    """Where an event of this dataset and symbol is published; the timeframe is told where there is one series for each."""
     token = symbol_token(symbol)
-    return f"price.bars.{timeframe}.{token}" if dataset == "bars" else f"price.{dataset}.{token}"
+    return f"price.{dataset}.{timeframe}.{token}" if DATASETS[dataset].timeframed else f"price.{dataset}.{token}"
 
 
-def price_corrected(timeframe: Timeframe, symbol: str) -> str:
+def price_corrected(timeframe: str, symbol: str) -> str:
     """Where the correction of a final bar is published."""
     return f"price.corrected.{timeframe}.{symbol_token(symbol)}"
 
@@ -136,7 +129,7 @@ def run(kind: str, job: str | None) -> str:
     return f"run.{kind}.{job or NO_JOB}"
 
 
-def symbol_health(provider: str, dataset: Dataset, timeframe: Timeframe | None, symbol: str) -> str:
+def symbol_health(provider: str, dataset: str, timeframe: str | None, symbol: str) -> str:
     """Where the health of a symbol with one provider is published; the last message of the subject is how it stands."""
     return f"symbol.health.{provider}.{dataset}.{timeframe or '-'}.{symbol_token(symbol)}"
 

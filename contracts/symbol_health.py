@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from contracts.message import Dataset, Message, Timeframe, UtcInstant
+from contracts.message import Message, UtcInstant
 
 SymbolState = Literal["active", "suspect", "plan_restricted", "delisted", "unknown", "renamed"]
 
@@ -17,15 +17,15 @@ class SymbolHealth(Message, frozen=True, kw_only=True, tag="symbol_health.v1"):
     (likewise, and there never were), plan_restricted (the account's plan does not include it), renamed (the vendor says so;
     `renamed_to` is its word), active. `before`: the state that this one follows. `since`: when `state` began. `failures`: in a row,
     tries by hand in between not counted. `next_probe_at`: until then no scheduled request costs a call.
-    `verdict`, `message`: of the last failure. `by`: who found it out.
+    `verdict`, `message`: of the last failure. `by`: who found it out, fetcher or person.
     """
 
     provider: str
-    dataset: Dataset
-    timeframe: Timeframe | None = None
+    dataset: str
+    timeframe: str | None = None
     symbol: str
-    state: SymbolState
-    before: SymbolState = "active"
+    state: str
+    before: str = "active"
     since: UtcInstant
     at: UtcInstant
     failures: int = 0
@@ -33,4 +33,4 @@ class SymbolHealth(Message, frozen=True, kw_only=True, tag="symbol_health.v1"):
     verdict: str | None = None
     message: str | None = None
     renamed_to: str | None = None
-    by: Literal["fetcher", "person"] = "fetcher"
+    by: str = "fetcher"

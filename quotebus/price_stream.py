@@ -7,19 +7,18 @@ from typing import Any
 import msgspec
 
 from contracts import subjects
-from contracts.message import DATASETS, decode
+from contracts.datasets import DATASETS
+from contracts.message import decode
 from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceIv, PriceQuarantined, PriceQuote
 
 AnyPrice = PriceBars | PriceQuote | PriceChain | PriceActions | PriceIv | PriceCorrected | PriceQuarantined
 KINDS: dict[str, type[AnyPrice]] = {
-    "bars": PriceBars,
-    "quote": PriceQuote,
-    "chain": PriceChain,
-    "actions": PriceActions,
-    "iv": PriceIv,
+    **{name: each.event for name, each in DATASETS.items()},
     "corrected": PriceCorrected,
     "quarantined": PriceQuarantined,
 }
+
+_BY_TIMEFRAME = {"corrected", *(name for name, each in DATASETS.items() if each.timeframed)}
 
 log = logging.getLogger("quotebus")
 
@@ -29,9 +28,9 @@ def price_subject(pattern: str) -> str:
     dataset, _, rest = pattern.removeprefix("price.").partition(".")
     if dataset in ("*", ">"):
         return f"price.{pattern.removeprefix('price.')}"
-    if not rest or dataset not in (*DATASETS, *KINDS):
+    if not rest or dataset not in KINDS:
         return subjects.price("quote", None, pattern)
-    above, dot, symbol = rest.partition(".") if dataset in ("bars", "corrected") else ("", "", rest)
+    above, dot, symbol = rest.partition(".") if dataset in _BY_TIMEFRAME else ("", "", rest)
     if "." in symbol:
         symbol = subjects.symbol_token(symbol)
     return f"price.{dataset}.{above}{dot}{symbol}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
+from contracts.run_events import RunFinished, RunPlanned, RunResult
 
 
 @dataclass(eq=False)
@@ -12,7 +12,7 @@ class RunGoing:
     run_id: str
     job: str | None
     planned: int = 0
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -20,9 +20,9 @@ class RunGoing:
         return len(self.outcomes)
 
     @property
-    def counts(self) -> dict[Outcome, int]:
+    def counts(self) -> dict[str, int]:
         """Symbols by outcome, so far."""
-        counts: dict[Outcome, int] = {}
+        counts: dict[str, int] = {}
         for outcome in self.outcomes.values():
             counts[outcome] = counts.get(outcome, 0) + 1
         return counts

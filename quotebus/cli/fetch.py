@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from contracts.message import DATASETS, TIMEFRAMES, Dataset, Timeframe
+from contracts.datasets import DATASET_NAMES, DATASETS
+from contracts.message import TIMEFRAMES, Dataset, Timeframe
 from contracts.subjects import symbol_token
 from quotebus.cli.connections import Place, place_options
 from quotebus.cli.errors import CommandError
@@ -32,7 +33,7 @@ _STOPPING = (Verdict.RATE_LIMITED, Verdict.UNAUTHORIZED)
 
 @click.command()
 @click.argument("provider")
-@click.argument("dataset", type=click.Choice(DATASETS))
+@click.argument("dataset", type=click.Choice(DATASET_NAMES))
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
 @click.option("--timeframe", type=click.Choice(TIMEFRAMES), help="Of bars; 1d if nothing is said.")
 @click.option("--start", type=_DAY, metavar="DAY", help="First day, UTC; without it the newest data.")
@@ -73,9 +74,9 @@ def _call(
     dataset: Dataset, symbols: Iterable[str], timeframe: Timeframe | None, start: datetime | None, end: datetime | None
 ) -> FetchCall:
     problem = ""
-    if timeframe is not None and dataset != "bars":
+    if timeframe is not None and not DATASETS[dataset].timeframed:
         problem = f"--timeframe: {dataset} has none"
-    elif (start or end) and dataset not in ("bars", "actions"):
+    elif (start or end) and not DATASETS[dataset].ranged:
         problem = f"--start, --end: {dataset} has no range"
     elif end is not None and start is None:
         problem = "--end: give --start too"
@@ -90,7 +91,7 @@ def _call(
             problem = str(error)
     if problem:
         raise ProviderError(Verdict.BAD_REQUEST, problem)
-    frame = (timeframe or "1d") if dataset == "bars" else None
+    frame = (timeframe or "1d") if DATASETS[dataset].timeframed else None
     return FetchCall(dataset, tuple(dict.fromkeys(symbols)), frame, first, after if first else None)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from contracts.message import DATASETS, LANES, TIMEFRAMES
+from contracts.datasets import DATASET_NAMES
+from contracts.message import LANES, TIMEFRAMES
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -44,7 +45,7 @@ _OPTIONS = {
     ),
     "dst_fold": click.option("--dst-fold", type=click.Choice(["first", "both"]), help="A time that they repeat: once, or twice."),
     "jitter_s": click.option("--jitter", "jitter_s", type=Span(), help="Each slot up to so much later, by a hash."),
-    "dataset": click.option("--dataset", type=click.Choice(DATASETS), help="Default: bars."),
+    "dataset": click.option("--dataset", type=click.Choice(DATASET_NAMES), help="Default: bars."),
     "timeframe": click.option("--timeframe", type=click.Choice(TIMEFRAMES), help="Of bars."),
     "universe": click.option("--universe", help="watchlist, active, or one of [universes], instead of symbols."),
     "max_symbols": click.option("--max-symbols", type=click.IntRange(min=1), help="Only the first so many in a run."),

@@ -1,7 +1,9 @@
 """Price events as flat records: one a bar, quote, option contract or corporate action."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+from contracts.datasets import dataset_of
 from contracts.price_events import BAR_COLUMN_NAMES, PriceActions, PriceBars, PriceChain, PriceEvent, PriceIv, PriceQuote
 from quotebus.cli.output import Row
 
@@ -12,17 +14,7 @@ _QUOTE = ("symbol", "at", "price", "bid", "ask", "previous_close", "volume", "cu
 
 def records_of(event: PriceEvent) -> Iterator[Row]:
     """The event's rows; each has every key of its kind, null where the value is unknown."""
-    match event:
-        case PriceBars():
-            return _bars(event)
-        case PriceQuote():
-            return iter([{name: getattr(event, name) for name in _QUOTE}])
-        case PriceChain():
-            return _contracts(event)
-        case PriceActions():
-            return _actions(event)
-        case PriceIv():
-            return _volatilities(event)
+    return RECORDS[dataset_of(event).name](event)
 
 
 def _bars(event: PriceBars) -> Iterator[Row]:
@@ -41,6 +33,10 @@ def _bars(event: PriceBars) -> Iterator[Row]:
         }
 
 
+def _quote(event: PriceQuote) -> Iterator[Row]:
+    yield {name: getattr(event, name) for name in _QUOTE}
+
+
 def _contracts(event: PriceChain) -> Iterator[Row]:
     names = (*_CONTRACT, *_GREEKS, "at")
     for row in zip(*(getattr(event, name) for name in names), strict=True):
@@ -55,3 +51,12 @@ def _actions(event: PriceActions) -> Iterator[Row]:
 def _volatilities(event: PriceIv) -> Iterator[Row]:
     for expiry, forward, iv, contracts in zip(event.expiry, event.forward, event.iv, event.contracts, strict=True):
         yield {"underlying": event.symbol, "expiry": expiry, "forward": forward, "iv": iv, "contracts": contracts}
+
+
+RECORDS: Mapping[str, Callable[[Any], Iterator[Row]]] = {
+    "bars": _bars,
+    "quote": _quote,
+    "chain": _contracts,
+    "iv": _volatilities,
+    "actions": _actions,
+}

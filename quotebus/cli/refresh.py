@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from contracts.message import DATASETS, TIMEFRAMES
+from contracts.datasets import DATASET_NAMES
+from contracts.message import TIMEFRAMES
 from quotebus.cli.connections import Place, nats_of, place_options, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
@@ -25,7 +26,7 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 
 @click.command()
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
-@click.option("--dataset", type=click.Choice(DATASETS), default="bars", show_default=True)
+@click.option("--dataset", type=click.Choice(DATASET_NAMES), default="bars", show_default=True)
 @click.option("--timeframe", type=click.Choice(TIMEFRAMES), help="Of bars; 1d if nothing is said.")
 @click.option("--start", type=_DAY, help="First day, UTC; without it the newest data.")
 @click.option("--end", type=_DAY, help="The day after the last.")

@@ -1,14 +1,15 @@
 """From a message to an event that can be stored as it is, or the reason why not, naming the field."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import gt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from contracts.message import Dataset
+from contracts.datasets import DATASETS, dataset_of
+from contracts.message import BASES, TIMEFRAMES, Dataset
 from contracts.price_events import (
     BAR_COLUMNS,
     BarColumn,
@@ -27,6 +28,7 @@ from services.cacher.copy_rows import BarValues, Instants, bar_values
 FUTURE_TOLERANCE = timedelta(days=1)
 MAX_NAME_CHARACTERS = 64
 _MOST_COUNTED, _MOST_INT8 = 2**31 - 1, 2**63 - 1
+_ADVICE = ": after an update of the cacher `quotebus dead retry` has it stored"
 _COUNTS = [column for column in BAR_COLUMNS if column.unit == "count"]
 _EARLIEST, _LATEST = datetime(1700, 1, 1, tzinfo=UTC), datetime(2250, 1, 1, tzinfo=UTC)
 _PERIOD = {
@@ -71,14 +73,8 @@ class EventReader:
     """Reads the messages of PRICES."""
 
     def __init__(self) -> None:
-        kinds = {
-            "bars": PriceBars,
-            "quote": PriceQuote,
-            "chain": PriceChain,
-            "actions": PriceActions,
-            "iv": PriceIv,
-            "quarantined": PriceQuarantined,
-        }
+        kinds: dict[str, type[PriceEvent | PriceQuarantined]] = {name: each.event for name, each in DATASETS.items()}
+        kinds["quarantined"] = PriceQuarantined
         self._decoders = {kind: msgspec.json.Decoder(contract) for kind, contract in kinds.items()}
         self._instants = Instants()
 
@@ -93,7 +89,7 @@ class EventReader:
             return None
         decoder = self._decoders.get(kind)
         if decoder is None:
-            raise MalformedEventError(f"subject: this cacher knows no price.{kind}")
+            raise MalformedEventError(f"subject: this version knows no price.{kind}{_ADVICE}")
         try:
             event = decoder.decode(body)
             _check_provenance(event, rest[-1])
@@ -104,24 +100,16 @@ class EventReader:
             raise MalformedEventError(str(error)) from error
 
     def _observed(self, event: PriceEvent, rest: list[str]) -> Observed:
+        dataset = dataset_of(event)
+        if isinstance(event, PriceBars) and event.timeframe != rest[0]:
+            raise ValueError(f"timeframe: {event.timeframe} on a subject of {rest[0]}")
+        CHECKS[dataset.name](event)
         if isinstance(event, PriceBars):
-            if event.timeframe != rest[0]:
-                raise ValueError(f"timeframe: {event.timeframe} on a subject of {rest[0]}")
-            _check_bars(event)
             return _observed_bars(event, bar_values(event, self._instants))
-        at = event.observed_at
-        if isinstance(event, PriceQuote):
-            _check_instants("at", [event.at] if event.at else [])
-            _check_numbers(event, "volume")
-            return Observed(event, SeriesKey(event.symbol, "quote", "", "", event.feed), at, at, 1)
-        if isinstance(event, PriceActions):
-            low, high = event.asked_from or at, event.asked_to or at
-            return Observed(event, SeriesKey(event.symbol, "actions", "", "", event.feed), low, max(low, high), len(event.date))
-        if isinstance(event, PriceIv):
-            _check_volatility(event)
-            return Observed(event, SeriesKey(event.symbol, "iv", "", "", event.feed), at, at, len(event.expiry))
-        _check_chain(event)
-        return Observed(event, SeriesKey(event.symbol, "chain", "", "", event.feed), at, at, len(event.contract))
+        low = getattr(event, "asked_from", None) or event.observed_at
+        high = getattr(event, "asked_to", None) or event.observed_at
+        rows = 1 if dataset.index is None else dataset.rows(event)
+        return Observed(event, SeriesKey(event.symbol, dataset.name, "", "", event.feed), low, max(low, high), rows)
 
 
 def _observed_bars(event: PriceBars, bars: BarValues) -> Observed:
@@ -152,6 +140,8 @@ def _check_provenance(event: PriceEvent | PriceQuarantined, token: str) -> None:
 
 
 def _check_bars(event: PriceBars) -> None:
+    _check_known("timeframe", [event.timeframe], TIMEFRAMES)
+    _check_known("basis", [event.basis], BASES)
     _check_instants("at", event.at[:1] + event.at[-1:])
     _check_instants("asked_from, asked_to", [instant for instant in (event.asked_from, event.asked_to) if instant])
     for lower, upper in (("low", "open"), ("low", "close"), ("open", "high"), ("close", "high")):
@@ -170,7 +160,17 @@ def _check_counts(column: BarColumn, values: Sequence[float | None]) -> None:
         raise ValueError(f"{column.name}: more than {_MOST_INT8} are not to be counted")
 
 
+def _check_quote(event: PriceQuote) -> None:
+    _check_instants("at", [event.at] if event.at else [])
+    _check_numbers(event, "volume")
+
+
+def _check_actions(event: PriceActions) -> None:
+    _check_known("kind", event.kind, ("split", "dividend"))
+
+
 def _check_chain(event: PriceChain) -> None:
+    _check_known("right", event.right, ("call", "put"))
     if len(event.at) != len(event.contract):
         raise ValueError(f"at: {len(event.at)} values for {len(event.contract)} rows")
     if len(set(event.contract)) != len(event.contract):
@@ -195,7 +195,23 @@ def _check_numbers(event: PriceQuote | PriceIv, *names: str) -> None:
             raise ValueError(f"{name}: {value} is negative")
 
 
+def _check_known(name: str, words: Iterable[str], known: Collection[str]) -> None:
+    """Refuse words of a newer version: what they mean for what is stored, this one cannot know."""
+    if unknown := next((word for word in words if word not in known), None):
+        raise ValueError(f"{name}: this version knows no {unknown[:80]!r}{_ADVICE}")
+
+
 def _check_instants(name: str, instants: Iterable[datetime]) -> None:
     for instant in instants:
         if not _EARLIEST <= instant <= _LATEST:
             raise ValueError(f"{name}: {instant.isoformat()} is out of range")
+
+
+# What is wrong with an event of each dataset, though it is as agreed: it raises ValueError.
+CHECKS: Mapping[str, Callable[[Any], None]] = {
+    "bars": _check_bars,
+    "quote": _check_quote,
+    "chain": _check_chain,
+    "iv": _check_volatility,
+    "actions": _check_actions,
+}

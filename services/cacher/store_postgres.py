@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import asyncpg
 
-from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceIv, PriceQuarantined, PriceQuote
+from contracts.price_events import PriceBars, PriceCorrected, PriceQuarantined
 from services.cacher.bar_slices import KnownBars
 from services.cacher.read_event import Observed, SeriesKey
 from services.cacher.store_postgres_bars import BarsWriter
-from services.cacher.store_postgres_facts import write_actions, write_chain, write_quarantined, write_quote, write_volatility
+from services.cacher.store_postgres_facts import WRITERS, write_quarantined
 from services.runtime.read_postgres import Connection
 
 _LOCK_SPACE = 0x71620001
@@ -121,20 +121,13 @@ class PostgresStore:
         begun: set[SeriesKey] = set()
         for each in observed:
             one = series[each.key]
-            match each.event:
-                case PriceBars():
-                    newest = one.newest is None or each.event.observed_at >= one.newest
-                    first = one.newest is None and each.key not in begun
-                    begun.add(each.key)
-                    bars.append(KnownBars(each, one.instrument, one.id, first, newest))
-                case PriceQuote():
-                    await write_quote(connection, one.instrument, each.event)
-                case PriceChain():
-                    await write_chain(connection, one.instrument, each.event)
-                case PriceActions():
-                    await write_actions(connection, one.instrument, each.event)
-                case PriceIv():
-                    await write_volatility(connection, one.instrument, each.event)
+            if each.key.dataset != "bars":
+                await WRITERS[each.key.dataset](connection, one.instrument, each.event)
+                continue
+            newest = one.newest is None or each.event.observed_at >= one.newest
+            first = one.newest is None and each.key not in begun
+            begun.add(each.key)
+            bars.append(KnownBars(each, one.instrument, one.id, first, newest))
         outcome = await self._bars.write(connection, bars)
         written.changed_bars, written.corrections = outcome.rows, outcome.corrections
         await _observe(connection, observed, series)

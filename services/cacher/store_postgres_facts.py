@@ -1,6 +1,8 @@
 """All but bars in Postgres. The newer replaces the older; the same twice changes nothing."""
 
 from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from contracts.price_events import PriceActions, PriceChain, PriceIv, PriceQuarantined, PriceQuote
 from services.runtime.read_postgres import Connection
@@ -97,3 +99,12 @@ async def write_quarantined(connection: Connection, event: PriceQuarantined) -> 
     # A null character is the one thing that a text cannot hold.
     rules, rows = ([text.replace("\0", "\\0") for text in column] for column in (event.rule, event.row))
     await connection.execute(_QUARANTINE, *what, event.request_id, event.run_id, event.at, rules, rows)
+
+
+# How each dataset is written, bars apart.
+WRITERS: Mapping[str, Callable[[Connection, int, Any], Awaitable[None]]] = {
+    "quote": write_quote,
+    "chain": write_chain,
+    "iv": write_volatility,
+    "actions": write_actions,
+}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 
-from contracts.run_events import MAX_FAILED_NAMED, Outcome, RunFinished
+from contracts.run_events import MAX_FAILED_NAMED, RunFinished
 
 # What a part that never came would have named has expired too.
 _CLOSE = """
@@ -77,8 +77,8 @@ def _finished(run: asyncpg.Record) -> RunFinished:
         job=run["job"],
         slot_at=run["slot_at"],
         planned=run["planned"],
-        counts=msgspec.json.decode(run["counts"], type=dict[Outcome, int]),
-        reasons=msgspec.json.decode(run["reasons"] or "{}", type=dict[Outcome, dict[str, int]]),
+        counts=msgspec.json.decode(run["counts"], type=dict[str, int]),
+        reasons=msgspec.json.decode(run["reasons"] or "{}", type=dict[str, dict[str, int]]),
         calls=msgspec.json.decode(run["calls"], type=dict[str, int]),
         started_at=run["requested_at"],
         finished_at=run["finished_at"],

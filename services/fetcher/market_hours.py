@@ -4,6 +4,7 @@ from bisect import bisect_right
 from datetime import UTC, datetime
 from typing import Literal
 
+from contracts.datasets import DATASETS
 from contracts.message import Dataset, Timeframe
 from services.fetcher.adapter.fields import day_start, period_start
 from services.runtime.sessions import Calendar
@@ -12,8 +13,6 @@ from services.runtime.sessions import Calendar
 SETTLES_IN_S = 900.0
 DAY_SETTLES_IN_S = 12 * 3600.0
 OF_DAYS: tuple[Timeframe | None, ...] = ("1d", "1wk", "1mo")
-# Actions and the like come whenever somebody announces them.
-_TRADED: tuple[Dataset, ...] = ("bars", "quote", "chain", "iv")
 NothingNew = Literal["closed", "holiday"]
 
 
@@ -36,7 +35,7 @@ class MarketHours:
         None: the exchange is open, it was since, what it had last is still missing, or nobody knows.
         """
         today = now.astimezone(self._calendar.zone).date()
-        if self._dataset not in _TRADED or not self._calendar.first <= today <= self._calendar.last:
+        if not DATASETS[self._dataset].follows_sessions or not self._calendar.first <= today <= self._calendar.last:
             return None
         last = bisect_right(self._calendar.hours, (now.astimezone(UTC).timestamp(), float("inf"))) - 1
         if last < 0:

@@ -1,14 +1,15 @@
 """From a provider's answer to events on the bus: provenance, validation, and the event that says "asked, and nothing there"."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
 from contracts import subjects
+from contracts.datasets import dataset_of
 from contracts.fetch_task import FetchTask
-from contracts.price_events import Delay, PriceActions, PriceBars, PriceChain, PriceEvent, PriceIv, PriceQuarantined, PriceQuote
+from contracts.price_events import Delay, PriceBars, PriceEvent, PriceIv, PriceQuarantined, PriceQuote
 from services.fetcher.adapter.events import EventBuilder, Quote
 from services.fetcher.iv_event import no_iv
 from services.fetcher.provider import FetchCall, Profile, ProviderError, Verdict, providers
@@ -45,7 +46,7 @@ async def publish_answer(bus: Bus, profile: Profile, task: FetchTask, events: Se
             await asyncio.gather(*publishing)
             problem = f"{whole.provider}: its quote is in quarantine, it broke the rule {broken[0][1]}"
             raise ProviderError(Verdict.MALFORMED, problem)
-        rows += _count(event)
+        rows += dataset_of(event).rows(event)
         publishing.append(bus.publish(subject, event, message_id=f"{identity}:{number}"))
     await asyncio.gather(*publishing)
     return rows
@@ -54,18 +55,17 @@ async def publish_answer(bus: Bus, profile: Profile, task: FetchTask, events: Se
 def empty_answer(profile: Profile, task: FetchTask, called_at: datetime) -> Sequence[PriceEvent]:
     """The event of a range that was asked for and holds nothing: it is no gap, and no made-up bar."""
     call = FetchCall(task.dataset, (task.symbol,), task.timeframe, task.start, task.end)
-    asked = EventBuilder(profile, call, task.symbol, called_at)
-    match task.dataset:
-        case "bars":
-            return asked.bars([])
-        case "chain":
-            return asked.chain([])
-        case "actions":
-            return [asked.actions([])]
-        case "iv":
-            return [no_iv(task.symbol, profile.name, called_at)]
-        case _:
-            return [asked.quote(Quote())]
+    return EMPTY[task.dataset](EventBuilder(profile, call, task.symbol, called_at))
+
+
+# What says of each dataset that it was asked, and nothing is there.
+EMPTY: Mapping[str, Callable[[EventBuilder], Sequence[PriceEvent]]] = {
+    "bars": lambda asked: asked.bars([]),
+    "quote": lambda asked: [asked.quote(Quote())],
+    "chain": lambda asked: asked.chain([]),
+    "iv": lambda asked: [no_iv(asked.symbol, asked.profile.name, asked.now)],
+    "actions": lambda asked: [asked.actions([])],
+}
 
 
 def _delay(profile: Profile, event: PriceEvent) -> Delay | None:
@@ -97,17 +97,3 @@ def _quarantined(task: FetchTask, event: PriceEvent, broken: Sequence[Broken]) -
         rule=[rule for _, rule, _ in broken],
         row=[row for _, _, row in broken],
     )
-
-
-def _count(event: PriceEvent) -> int:
-    match event:
-        case PriceBars():
-            return len(event.at)
-        case PriceActions():
-            return len(event.date)
-        case PriceChain():
-            return len(event.contract)
-        case PriceIv():
-            return len(event.expiry)
-        case _:
-            return 1 if event.price is not None or event.bid is not None or event.ask is not None else 0

@@ -74,7 +74,7 @@ def after_failure(
         return None  # a person tried, or two calls crossed: the probe that counts is still to come
     failures = (doubted.failures if doubted and again else 0) + 1
     state = _state(error, failures, rules)
-    before: SymbolState = known.state if known else "active"
+    before = known.state if known else "active"
     return SymbolHealth(
         provider=series.provider,
         dataset=series.dataset,

@@ -7,9 +7,11 @@ from itertools import repeat
 from math import isfinite, log
 from operator import ge, le, truediv
 from statistics import median
+from typing import cast
 
 import msgspec
 
+from contracts.message import Timeframe
 from contracts.price_events import Column, PriceBars
 from services.fetcher.adapter.events import CLOCK_SLACK, DAY_SLACK
 from services.fetcher.adapter.fields import LENGTHS, period_end
@@ -103,8 +105,9 @@ def _size_rule(prices: Sequence[float], volume: float | None) -> str:
 
 def _misplaced(bars: PriceBars, i: int, now: datetime) -> str:
     at = bars.at[i]
-    length = LENGTHS.get(bars.timeframe)
-    end = at + length if length else at + (period_end(at.date(), bars.timeframe) - at.date())
+    timeframe = cast("Timeframe", bars.timeframe)  # the event was made here
+    length = LENGTHS.get(timeframe)
+    end = at + length if length else at + (period_end(at.date(), timeframe) - at.date())
     # A bar shorter than a day belongs where it starts, a longer one wherever it overlaps.
     too_early = bars.asked_from is not None and (at < bars.asked_from if length else end <= bars.asked_from)
     if too_early or (bars.asked_to is not None and at >= bars.asked_to):

@@ -15,10 +15,10 @@ from services.gateway.routes import Route
 from services.gateway.routes_jobs import JobList, PauseForm
 from services.gateway.routes_prices import PriceList
 from services.gateway.routes_refresh import BackfillForm, RefreshForm
-from services.runtime.price_document import ChainDocument, IvDocument, QuoteDocument, WrittenBars
+from services.runtime.price_document import DOCUMENTS, BarsDocument, WrittenBars
 
 _REF = "#/components/schemas/{name}"
-_FURTHER = (
+_FURTHER: tuple[type, ...] = (
     Job,
     JobList,
     PauseForm,
@@ -26,10 +26,7 @@ _FURTHER = (
     BackfillForm,
     ProblemDocument,
     PriceList,
-    WrittenBars,
-    QuoteDocument,
-    ChainDocument,
-    IvDocument,
+    *(WrittenBars if kind is BarsDocument else kind for kind in DOCUMENTS.values()),
 )
 _INSTANT = {"type": "string", "format": "date-time"}
 _HEADERS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from contracts.message import TIMEFRAMES, Timeframe
+from contracts.datasets import DOCUMENT_TTL_S
 from services.gateway.answering import etag_of
 from services.gateway.read_postgres import Store
 from services.gateway.together import Together
@@ -16,9 +16,9 @@ from services.runtime.read_postgres import READERS, Connection, read_bars
 from services.runtime.read_redis import DocumentCache
 from services.runtime.settings import RedisSettings
 
-Kind = Literal["quote", "chain", "iv"] | Timeframe
+# Of documents: a timeframe, for its bars, or a dataset.
+Kind = str
 Source = Literal["redis", "postgres"]
-_KINDS: tuple[Kind, ...] = ("quote", "chain", "iv", *TIMEFRAMES)
 # Read again within so long, a document is passed on once more without asking Redis.
 HELD_S = 0.25
 _END = re.compile(rb'"as_of":"([0-9T:.Z-]{27})"\}$')
@@ -54,7 +54,7 @@ class Prices:
         self._held: dict[tuple[Kind, str], Found] = {}
         self._held_since = 0.0
         self._in_redis = Together(cache.documents)
-        self._in_postgres = {kind: Together(self._look(kind)) for kind in _KINDS}
+        self._in_postgres = {kind: Together(self._look(kind)) for kind in DOCUMENT_TTL_S}
 
     async def find(self, kind: Kind, symbol: str) -> Found | None:
         """The document of this symbol; `kind`: a timeframe, for its bars, or a dataset.

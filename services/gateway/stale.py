@@ -7,7 +7,8 @@ import structlog
 from aiolimiter import AsyncLimiter
 
 from contracts import subjects
-from contracts.message import DATASETS, TIMEFRAMES
+from contracts.datasets import DATASET_NAMES
+from contracts.message import TIMEFRAMES
 from contracts.refresh_request import RefreshRequest
 from services.gateway.prices import Kind
 from services.gateway.problems import NATS_TROUBLE
@@ -69,7 +70,7 @@ class StalePrices:
         timeframe = next((each for each in TIMEFRAMES if each == kind), None)
         request = RefreshRequest(
             symbols=symbols,
-            dataset=next((each for each in DATASETS if each == kind), "bars"),
+            dataset=next((each for each in DATASET_NAMES if each == kind), "bars"),
             timeframe=timeframe,
             # Somebody else may have asked, or another gateway.
             max_age_s=ttl_s(self._settings, kind),

@@ -12,23 +12,11 @@ from typing import Any, Literal
 import msgspec
 import zstandard
 
+from contracts.datasets import DOCUMENT_TTL_S
 from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, BarColumn
 from services.runtime.settings import RedisSettings
 
 SYNTHETIC = "synthetic"
-DEFAULT_TTL_S: Mapping[str, int] = {
-    "1m": 60,
-    "5m": 300,
-    "15m": 300,
-    "30m": 300,
-    "1h": 300,
-    "1d": 3600,
-    "1wk": 7200,
-    "1mo": 7200,
-    "quote": 60,
-    "chain": 900,
-    "iv": 1800,
-}
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGIC = b"\x50\x2a\x4d\x18"
 _MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
@@ -144,7 +132,9 @@ class IvDocument(PriceDocument, kw_only=True):
 
 
 Document = BarsDocument | QuoteDocument | ChainDocument | IvDocument
-_DATASETS: Mapping[type[Document], str] = {QuoteDocument: "quote", ChainDocument: "chain", IvDocument: "iv"}
+# The documents of each dataset that has any.
+DOCUMENTS: Mapping[str, type[Document]] = {"bars": BarsDocument, "quote": QuoteDocument, "chain": ChainDocument, "iv": IvDocument}
+_DATASETS = {kind: dataset for dataset, kind in DOCUMENTS.items()}
 
 
 def document_key(settings: RedisSettings, document: Document) -> str:
@@ -166,7 +156,7 @@ def dataset_key(settings: RedisSettings, dataset: str, symbol: str) -> str:
 
 def ttl_s(settings: RedisSettings, kind: str) -> int:
     """How long Redis holds a document of this timeframe or dataset."""
-    return settings.ttl_s.get(kind, DEFAULT_TTL_S[kind])
+    return settings.ttl_s.get(kind, DOCUMENT_TTL_S[kind])
 
 
 def document_kind(document: Document) -> str:
