@@ -159,6 +159,7 @@ def malformed() -> list[tuple[str, bytes, str]]:
             "forward: 0 values",
         ),
         (subjects.price("quote", None, "AAPL"), b'{"type":"price_quote.v1"}', "symbol"),
+        (subjects.price("bars", "4h", "AAPL"), body(timeframe="4h"), "timeframe: this version knows no '4h'"),
         (subjects.price("chain", None, "AAPL"), encode(chain(strikes=(-1.0,))), "strike"),
     ]
 
