@@ -28,11 +28,11 @@ from tests.connected.deployment import Deployment, deployed
 SYMBOLS, BARS, READERS, ROUNDS, ROUND_S = 200, 500, 32, 7, 1.5
 # A gateway that keeps no document for the next reader, so that each read is one of Redis.
 KEEPING_NOTHING = """
-from services.gateway import prices
+from services.gateway import price_reader
 from services.gateway.app import SERVICE, build
 from services.runtime.main import run_service
 
-prices.HELD_S = -1.0
+price_reader.HELD_S = -1.0
 run_service(SERVICE, build)
 """
 

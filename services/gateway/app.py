@@ -9,13 +9,12 @@ from aiohttp import web
 from faststream import FastStream
 
 from contracts import subjects
-from services.gateway.access import Access
-from services.gateway.prices import Prices
+from services.gateway.auth import Authorizer
+from services.gateway.price_reader import PriceReader
 from services.gateway.read_postgres import SESSION, Store
-from services.gateway.routes import Gateway, Route, endpoint, no_such_method, no_such_path
-from services.gateway.routes_pages import API
-from services.gateway.routes_pages import ROUTES as PAGES
-from services.gateway.stale import StalePrices
+from services.gateway.refresh_on_read import StaleReadRefresher
+from services.gateway.routes import all_routes
+from services.gateway.routing import Gateway, Route, endpoint, method_not_allowed, not_found
 from services.runtime.bus import connect
 from services.runtime.gateway_settings import GatewaySettings
 from services.runtime.health import Health
@@ -52,15 +51,15 @@ def build(settings: Settings) -> FastStream:
             await wait_until_provisioned(bus.js, [subjects.REFRESH, subjects.PRICES, JOBS_STREAM, SESSIONS_STREAM])
             health.ready("streams", True)
             store = Store(pool, settings.postgres.pool_size)
-            stale = StalePrices(bus, settings.redis, settings.gateway.refreshes_per_minute)
+            stale = StaleReadRefresher(bus, settings.redis, settings.gateway.refreshes_per_minute)
             gateway = Gateway(
                 settings=settings,
                 bus=bus,
                 jobs=await open_job_bucket(bus.js),
                 store=store,
-                prices=Prices(DocumentCache(client, settings.redis), store, settings.redis),
+                prices=PriceReader(DocumentCache(client, settings.redis), store, settings.redis),
                 stale=stale,
-                access=Access(settings.gateway),
+                access=Authorizer(settings.gateway),
                 health=health,
             )
             async with watched(health, {"stale_prices": stale.run()}, None), _serving(gateway, settings.gateway) as port:
@@ -74,7 +73,7 @@ def web_app(gateway: Gateway) -> web.Application:
     """Every route, on aiohttp."""
     app = web.Application(client_max_size=gateway.settings.gateway.max_body_bytes)
     by_path: dict[str, list[Route]] = {}
-    for route in (*API, *PAGES):
+    for route in all_routes():
         by_path.setdefault(route.path, []).append(route)
     for path, routes in by_path.items():
         resource = app.router.add_resource(path)
@@ -82,8 +81,8 @@ def web_app(gateway: Gateway) -> web.Application:
             serve = endpoint(gateway, route)
             for method in route.methods:
                 resource.add_route(method, serve)
-        resource.add_route("*", no_such_method(path, [method for route in routes for method in route.methods]))
-    app.router.add_route("*", "/{path:.*}", no_such_path)
+        resource.add_route("*", method_not_allowed(path, [method for route in routes for method in route.methods]))
+    app.router.add_route("*", "/{path:.*}", not_found)
 
     async def end_streams(_app: web.Application) -> None:
         for task in gateway.streams:

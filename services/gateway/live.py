@@ -15,7 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
 from contracts import subjects
-from services.gateway.problems import NATS_TROUBLE, field_problem
+from services.gateway.errors import NATS_TROUBLE, field_problem
 from services.runtime.bus import Bus
 from services.runtime.puller import Puller
 

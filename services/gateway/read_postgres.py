@@ -10,7 +10,7 @@ from typing import Any, Literal
 import asyncpg
 
 from contracts.price_events import BAR_COLUMN_NAMES
-from services.gateway.problems import Problem
+from services.gateway.errors import Problem
 from services.runtime.prices.bar_columns import listed
 from services.runtime.read_postgres import Connection, read_bars
 

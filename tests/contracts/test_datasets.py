@@ -19,7 +19,7 @@ from quotebus.price_stream import event_of, price_subject
 from services.cacher.read_event import CHECKS, EventReader, Observed
 from services.cacher.store_postgres_facts import WRITERS
 from services.fetcher.publish_events import EMPTY
-from services.gateway.app import API
+from services.gateway.routes import all_routes
 from services.runtime.price_document import DOCUMENTS
 from services.runtime.read_postgres import READERS
 from tests.contracts.golden import FOLDER, messages
@@ -57,7 +57,7 @@ def _lacks_of_documents(dataset: DatasetDescriptor) -> Iterator[str]:
         yield "runtime: DOCUMENTS"
     if dataset.name not in {*READERS, "bars"}:
         yield "runtime: READERS"
-    answers = {kind for route in API for kind in route.answers.values()} | {"QuoteDocument", "BarsDocument"}
+    answers = {kind for route in all_routes() for kind in route.answers.values()} | {"QuoteDocument", "BarsDocument"}
     if document is None or document.__name__ not in answers:
         yield "gateway: a route"
 

@@ -1,4 +1,4 @@
-"""What goes wrong, told as RFC 9457 has it: a kind for programs, a line for people, and the field where there is one."""
+"""Errors as RFC 9457 has them: a kind for programs, a line for people, and the field where there is one."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -100,7 +100,7 @@ def invalid(status: int, text: str, known: Sequence[str] = ()) -> Problem:
     return field_problem(status, "", text)
 
 
-def problem_of(error: Exception) -> Problem | None:
+def problem_for(error: Exception) -> Problem | None:
     """What an error means to whoever asked; none for one that is our own fault."""
     if isinstance(error, Problem):
         return error

@@ -6,8 +6,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from services.gateway.access import Access, Scope, is_loopback
-from services.gateway.problems import Problem
+from services.gateway.auth import Authorizer, Scope, is_loopback
+from services.gateway.errors import Problem
 from services.runtime.gateway_settings import GatewaySettings, TokenSettings
 
 HOST = "127.0.0.1:8088"
@@ -19,7 +19,7 @@ def asked(host: str = HOST, **headers: str) -> web.Request:
     return make_mocked_request("POST", "/refresh", headers={"Host": host, **spelled})
 
 
-def answer(access: Access, request: web.Request, scope: Scope = "operate") -> str | int:
+def answer(access: Authorizer, request: web.Request, scope: Scope = "operate") -> str | int:
     """Who is let in, or the status of the refusal."""
     try:
         return access.check(request, scope)
@@ -29,7 +29,7 @@ def answer(access: Access, request: web.Request, scope: Scope = "operate") -> st
 
 @pytest.mark.parametrize("host", [HOST, "localhost:8088", "[::1]:8088", "127.9.9.9"])
 def test_a_program_of_this_machine_needs_no_token(host: str) -> None:
-    access = Access(TRUSTING)
+    access = Authorizer(TRUSTING)
     assert answer(access, asked(host)) == "loopback"
     assert answer(access, asked(host, Origin=f"http://{host}")) == "loopback", "our own page"
 
@@ -50,11 +50,11 @@ def test_a_program_of_this_machine_needs_no_token(host: str) -> None:
 )
 def test_a_page_of_somebody_else_is_refused_whatever_it_wants(request_: web.Request) -> None:
     scopes: tuple[Scope, ...] = ("open", "read", "operate")
-    assert [answer(Access(TRUSTING), request_, scope) for scope in scopes] == [403, 403, 403]
+    assert [answer(Authorizer(TRUSTING), request_, scope) for scope in scopes] == [403, 403, 403]
 
 
 def test_trust_in_loopback_means_nothing_where_others_can_reach_it() -> None:
-    access = Access(GatewaySettings(trust_loopback=True, host="0.0.0.0"))
+    access = Authorizer(GatewaySettings(trust_loopback=True, host="0.0.0.0"))
     assert not access.trusting
     assert answer(access, asked()) == 401
 
@@ -65,7 +65,7 @@ def test_a_token_opens_what_its_scopes_say_and_reading_is_closed_when_it_is_told
         "ann": TokenSettings(sha256=hashes["ann"]),
         "bob": TokenSettings(sha256=hashes["bob"], scopes=["read"]),
     }
-    access = Access(GatewaySettings(tokens=tokens, read_without_token=False))
+    access = Authorizer(GatewaySettings(tokens=tokens, read_without_token=False))
     seen = {
         who: [answer(access, asked(Authorization=f"bearer {who}"), scope) for scope in ("read", "operate")]
         for who in ("ann", "bob", "eve", "")

@@ -1,4 +1,4 @@
-"""What a request says, checked: its path, its query, its body. Whatever is wrong with it is a problem that names the field."""
+"""Requests, parsed and checked: path, query and body. Each fault is a problem that names the field."""
 
 import asyncio
 from datetime import UTC, date, datetime
@@ -10,7 +10,7 @@ from aiohttp import web
 from yarl import URL
 
 from contracts.subjects import symbol_token
-from services.gateway.problems import Problem, field_problem, invalid
+from services.gateway.errors import Problem, field_problem, invalid
 
 _BODY_WITHIN_S = 15.0
 _JSON = ("application/json", "application/merge-patch+json")
@@ -20,7 +20,7 @@ Instant = Annotated[str, msgspec.Meta(max_length=40, description="A day, or an i
 Q = TypeVar("Q", bound=msgspec.Struct)
 
 
-def query_of(request: web.Request, kind: type[Q]) -> Q:
+def parse_query(request: web.Request, kind: type[Q]) -> Q:
     """The query as this kind has it; parameters it does not know are errors.
 
     Raises:
@@ -98,7 +98,7 @@ def instant_of(field: str, text: str | None) -> datetime | None:
         raise field_problem(400, field, f"{text!r} is no day or instant: 2024-01-02, or 2024-01-02T15:30:00Z") from None
 
 
-async def body_of(request: web.Request) -> dict[str, Any]:
+async def read_body(request: web.Request) -> dict[str, Any]:
     """The JSON object of the body; an empty body is an empty object.
 
     Raises:
@@ -128,7 +128,7 @@ async def body_of(request: web.Request) -> dict[str, Any]:
         raise Problem(400, "not_json", "the body is nested too deep") from None
 
 
-def converted(body: dict[str, Any], kind: type[Q]) -> Q:
+def parse_body(body: dict[str, Any], kind: type[Q]) -> Q:
     """The body as this kind has it.
 
     Raises:

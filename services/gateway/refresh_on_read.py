@@ -1,4 +1,4 @@
-"""Whoever reads a stale price makes it be refreshed, once, and within bounds: reading costs nobody's quota more than that."""
+"""Refresh on read (stale-while-revalidate): a stale price that is read is asked for again, once, within a rate limit."""
 
 import asyncio
 from collections import defaultdict
@@ -10,8 +10,8 @@ from contracts import subjects
 from contracts.datasets import DATASET_NAMES
 from contracts.message import TIMEFRAMES
 from contracts.refresh_request import RefreshRequest
-from services.gateway.prices import Kind
-from services.gateway.problems import NATS_TROUBLE
+from services.gateway.errors import NATS_TROUBLE
+from services.gateway.price_reader import Kind
 from services.runtime.bus import Bus
 from services.runtime.price_document import ttl_s
 from services.runtime.settings import RedisSettings
@@ -23,7 +23,7 @@ _REMEMBERED = 10_000
 log = structlog.get_logger()
 
 
-class StalePrices:
+class StaleReadRefresher:
     """Asks for what was read and is stale: each document at most once as long as it would be kept."""
 
     def __init__(self, bus: Bus, settings: RedisSettings, per_minute: int) -> None:
@@ -34,7 +34,7 @@ class StalePrices:
         self._wanted: dict[Kind, set[str]] = defaultdict(set)
         self._some = asyncio.Event()
 
-    def seen(self, kind: Kind, symbol: str) -> bool:
+    def note(self, kind: Kind, symbol: str) -> bool:
         """Take note of a stale document; whether a refresh of it is under way."""
         now = asyncio.get_running_loop().time()
         key = kind, symbol

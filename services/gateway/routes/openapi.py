@@ -2,32 +2,21 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
+from aiohttp import web
 
-from contracts.job import Job
-from services.gateway.job_form import READ_ONLY
-from services.gateway.problems import PROBLEM_TYPE, ProblemDocument
-from services.gateway.routes import Route
-from services.gateway.routes_jobs import JobList, PauseForm
-from services.gateway.routes_prices import PriceList
-from services.gateway.routes_refresh import BackfillForm, RefreshForm
-from services.runtime.price_document import DOCUMENTS, BarsDocument, WrittenBars
+from services.gateway.errors import PROBLEM_TYPE, ProblemDocument
+from services.gateway.response import document_response
+from services.gateway.routes import all_routes, all_schemas
+from services.gateway.routes.jobs import READ_ONLY
+from services.gateway.routing import Gateway, Route
 
 _REF = "#/components/schemas/{name}"
-_FURTHER: tuple[type, ...] = (
-    Job,
-    JobList,
-    PauseForm,
-    RefreshForm,
-    BackfillForm,
-    ProblemDocument,
-    PriceList,
-    *(WrittenBars if kind is BarsDocument else kind for kind in DOCUMENTS.values()),
-)
 _INSTANT = {"type": "string", "format": "date-time"}
 _HEADERS = {
     "If-Match": "The ETag of the job: the change is made only if it is still that one, else 412.",
@@ -50,10 +39,20 @@ _PROBLEMS = {
 }
 
 
-def document(routes: Sequence[Route]) -> bytes:
-    """The document as JSON."""
+SCHEMAS = (ProblemDocument,)
+
+
+async def openapi(_gateway: Gateway, request: web.Request) -> web.StreamResponse:
+    """The API's description, in OpenAPI 3.1."""
+    return document_response(request, document())
+
+
+@cache
+def document() -> bytes:
+    """The document of every documented route, as JSON."""
+    routes = [route for route in all_routes() if route.documented]
     kinds = {kind for route in routes for kind in (*route.answers.values(), route.query) if isinstance(kind, type)}
-    ordered = sorted({*kinds, *_FURTHER}, key=lambda kind: kind.__name__)
+    ordered = sorted({*kinds, *all_schemas()}, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=_REF)
     _add_schemas(schemas)
     paths: dict[str, dict[str, Any]] = {}
@@ -160,3 +159,6 @@ def _tidied(schemas: dict[str, Any]) -> dict[str, Any]:
         if "description" in schema:
             schema["description"] = inspect.cleandoc(schema["description"])
     return dict(sorted(schemas.items()))
+
+
+ROUTES = (Route("GET", "/openapi.json", openapi, "The API's description.", "open", {200: None}, documented=False),)

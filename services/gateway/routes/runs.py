@@ -8,11 +8,11 @@ import msgspec
 from aiohttp import web
 
 from contracts.message import JobId
-from services.gateway.answering import json_answer
-from services.gateway.problems import Problem
+from services.gateway.errors import Problem
 from services.gateway.read_postgres import Row
-from services.gateway.reading import Instant, instant_of, query_of
-from services.gateway.routes import Gateway, Route
+from services.gateway.request import Instant, instant_of, parse_query
+from services.gateway.response import json_response
+from services.gateway.routing import Gateway, Route
 
 _WORKED_OUT = ("late_s", "took_s", "outcomes", "reasons", "calls")
 
@@ -89,12 +89,12 @@ class RunDetail(msgspec.Struct, frozen=True):
 
 async def list_runs(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """The newest runs, the newest first."""
-    query = query_of(request, RunsQuery)
+    query = parse_query(request, RunsQuery)
     before = instant_of("before", query.before)
     runs = [_run(row) for row in await gateway.store.runs(query.job, before, query.limit)]
     further = runs[-1].requested_at if len(runs) == query.limit else None
     missed = [MissedSlot(**row) for row in await gateway.store.missed(query.job, before, query.limit)]
-    return json_answer(request, RunList(runs, [slot for slot in missed if not further or slot.slot_at >= further], further))
+    return json_response(request, RunList(runs, [slot for slot in missed if not further or slot.slot_at >= further], further))
 
 
 async def get_run(gateway: Gateway, request: web.Request) -> web.StreamResponse:
@@ -107,7 +107,7 @@ async def get_run(gateway: Gateway, request: web.Request) -> web.StreamResponse:
         raise Problem(404, "not_found", what)
     run, results = found
     symbols = [RunSymbol(**{name: row[name] for name in RunSymbol.__struct_fields__}) for row in results]
-    return json_answer(request, RunDetail(_run(run), symbols))
+    return json_response(request, RunDetail(_run(run), symbols))
 
 
 def _run(row: Row) -> Run:

@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens, of which only hashes are known here; on loopback, only what no web page can send."""
+"""Authorization: bearer tokens, of which only hashes are known here; on loopback, only what no web page can send."""
 
 import hashlib
 import hmac
@@ -9,14 +9,14 @@ from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import web
 
-from services.gateway.problems import Problem
+from services.gateway.errors import Problem
 from services.runtime.gateway_settings import GatewaySettings
 
 Scope = Literal["open", "read", "operate"]
 _LOOPBACK_NAMES = {"localhost"}
 
 
-class Access:
+class Authorizer:
     """Lets a request through or not."""
 
     def __init__(self, settings: GatewaySettings) -> None:

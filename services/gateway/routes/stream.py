@@ -9,10 +9,10 @@ from aiohttp import web
 from nats.aio.msg import Msg
 from prometheus_client import Gauge
 
+from services.gateway.errors import Problem, field_problem
 from services.gateway.live import Gap, Live, price_pattern
-from services.gateway.problems import Problem, field_problem
-from services.gateway.reading import query_of
-from services.gateway.routes import Gateway, Route
+from services.gateway.request import parse_query
+from services.gateway.routing import Gateway, Route
 
 STREAMS = Gauge("quotebus_http_streams", "Event streams that are open.")
 # Something is sent at least so often, for proxies that close what is silent, and for us to notice who has gone.
@@ -31,7 +31,7 @@ class StreamQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 async def stream_prices(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """Events of a pattern, as they come."""
-    query = query_of(request, StreamQuery)
+    query = parse_query(request, StreamQuery)
     live = Live(gateway.bus, price_pattern(query.subject), query.since, _after(request, query))
     most = gateway.settings.gateway.streams
     if len(gateway.streams) >= most:

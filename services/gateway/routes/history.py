@@ -9,11 +9,11 @@ from aiohttp import web
 
 from contracts.message import Basis, Dataset, Text, Timeframe
 from contracts.price_events import BAR_COLUMNS
-from services.gateway.answering import document_answer, json_answer
-from services.gateway.problems import Problem, field_problem
+from services.gateway.errors import Problem, field_problem
 from services.gateway.read_postgres import EVER, BarsWanted, Row
-from services.gateway.reading import Instant, instant_of, query_of, symbol_of_path, symbols_of
-from services.gateway.routes import Gateway, Route
+from services.gateway.request import Instant, instant_of, parse_query, symbol_of_path, symbols_of
+from services.gateway.response import document_response, json_response
+from services.gateway.routing import Gateway, Route
 from services.runtime.price_document import column_type
 
 _MEDIA = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
@@ -83,7 +83,7 @@ class ReaderGoneError(Exception):
 
 async def get_history(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """The bars of one series, oldest first."""
-    symbol, query = symbol_of_path(request), query_of(request, HistoryQuery)
+    symbol, query = symbol_of_path(request), parse_query(request, HistoryQuery)
     start, end = instant_of("start", query.start), instant_of("end", query.end)
     if start and end and start >= end:
         raise field_problem(400, "end", f"{query.end!r} is not after start, {query.start!r}: nothing lies between them")
@@ -94,15 +94,15 @@ async def get_history(gateway: Gateway, request: web.Request) -> web.StreamRespo
         raise Problem(404, "not_found", f"no such {query.timeframe} bars of {symbol} are stored{known}")
     wanted = BarsWanted(symbol, query.timeframe, *fitting[0], start or EVER[0], end or EVER[1])
     if query.format == "json":
-        return document_answer(request, await gateway.store.page(wanted, query.limit))
+        return document_response(request, await gateway.store.page(wanted, query.limit))
     return await _download(gateway, request, wanted, query.format)
 
 
 async def get_coverage(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """What was asked and seen of these symbols."""
-    query = query_of(request, CoverageQuery)
+    query = parse_query(request, CoverageQuery)
     rows = await gateway.store.coverage(symbols_of(query.symbols), query.dataset, query.timeframe)
-    return json_answer(request, Coverage([_coverage(row) for row in rows]))
+    return json_response(request, Coverage([_coverage(row) for row in rows]))
 
 
 async def _download(

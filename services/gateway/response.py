@@ -1,4 +1,4 @@
-"""Answers: JSON with an ETag of its content, not sent again to whoever has it."""
+"""Responses: JSON with an ETag of its content, not sent again to a reader that has it."""
 
 import zlib
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ def etag_of(body: bytes) -> str:
     return f'"{zlib.crc32(body):08x}{len(body):x}"'
 
 
-def json_answer(
+def json_response(
     request: web.Request, content: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """The content as JSON; 304 if the reader of a GET has it already."""
-    return document_answer(request, _encoder.encode(content), status=status, headers=headers)
+    return document_response(request, _encoder.encode(content), status=status, headers=headers)
 
 
-def document_answer(
+def document_response(
     request: web.Request, body: bytes, *, status: int = 200, etag: str | None = None, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """A body that is JSON already, likewise. `etag`: instead of one made of the body."""

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import structlog
 from aiohttp import web
 
-from services.gateway.access import Access, Scope
+from services.gateway.auth import Authorizer, Scope
+from services.gateway.errors import Problem, problem_for
 from services.gateway.metrics import SERVED
-from services.gateway.prices import Prices
-from services.gateway.problems import Problem, problem_of
+from services.gateway.price_reader import PriceReader
 from services.gateway.read_postgres import Store
-from services.gateway.stale import StalePrices
+from services.gateway.refresh_on_read import StaleReadRefresher
 from services.runtime.bus import Bus
 from services.runtime.health import Health
 from services.runtime.job_bucket import JobBucket
@@ -31,9 +31,9 @@ class Gateway:
     bus: Bus
     jobs: JobBucket
     store: Store
-    prices: Prices
-    stale: StalePrices
-    access: Access
+    prices: PriceReader
+    stale: StaleReadRefresher
+    access: Authorizer
     health: Health
     streams: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -46,6 +46,7 @@ class Route:
     """`query`: a struct whose fields are the parameters. `body`: the name of its schema.
 
     `answers`: by status, a struct or the name of a schema. `media`: what an answer is. `problems`: statuses of those of its own.
+    `documented`: part of the API, as OpenAPI describes it.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -59,6 +60,7 @@ class Route:
     problems: Sequence[int] = ()
     media: Sequence[str] = ("application/json",)
     headers: Sequence[str] = ()
+    documented: bool = True
 
     @property
     def methods(self) -> Sequence[str]:
@@ -82,7 +84,7 @@ def endpoint(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitabl
             who = gateway.access.check(request, route.scope)
             answer = await route.handler(gateway, request)
         except Exception as error:
-            answer = _told(error, request)
+            answer = _error_response(error, request)
         SERVED.add(route.name, answer.status, time.perf_counter() - began)
         if route.scope == "operate":
             _audit(request, route, who, answer.status)
@@ -91,12 +93,12 @@ def endpoint(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitabl
     return serve
 
 
-async def no_such_path(_request: web.Request) -> web.StreamResponse:
+async def not_found(_request: web.Request) -> web.StreamResponse:
     """For every path that is none of ours."""
     return Problem(404, "not_found", "there is no such path: /openapi.json lists all").response()
 
 
-def no_such_method(path: str, allowed: Sequence[str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def method_not_allowed(path: str, allowed: Sequence[str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """For the methods that a path does not have."""
     known = ", ".join(sorted(allowed))
 
@@ -107,9 +109,9 @@ def no_such_method(path: str, allowed: Sequence[str]) -> Callable[[web.Request],
     return refuse
 
 
-def _told(error: Exception, request: web.Request) -> web.Response:
+def _error_response(error: Exception, request: web.Request) -> web.Response:
     """The answer to what was raised; our own faults are logged and not shown."""
-    problem = problem_of(error)
+    problem = problem_for(error)
     if problem is None:
         log.error("request_failed", method=request.method, path=request.path[:200], exc_info=error)
         problem = Problem(500, "failed", "the gateway failed: its log says how")

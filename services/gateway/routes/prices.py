@@ -8,12 +8,13 @@ import msgspec
 from aiohttp import web
 
 from contracts.message import Timeframe
-from services.gateway.answering import document_answer
+from services.gateway.errors import Problem
 from services.gateway.metrics import SERVED
-from services.gateway.prices import Found, Kind
-from services.gateway.problems import Problem
-from services.gateway.reading import query_of, symbol_of_path, symbols_of
-from services.gateway.routes import Gateway, Route
+from services.gateway.price_reader import CachedDocument, Kind
+from services.gateway.request import parse_query, symbol_of_path, symbols_of
+from services.gateway.response import document_response
+from services.gateway.routing import Gateway, Route
+from services.runtime.price_document import DOCUMENTS, BarsDocument, WrittenBars
 from services.runtime.read_postgres import READERS
 
 SOURCE, STALE, REFRESH = "Quotebus-Source", "Quotebus-Stale", "Quotebus-Refresh"
@@ -48,25 +49,25 @@ class PriceList(msgspec.Struct, frozen=True):
 async def get_price(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """The newest document of one symbol, as it is stored."""
     symbol = symbol_of_path(request)
-    timeframe = query_of(request, PriceQuery).timeframe
+    timeframe = parse_query(request, PriceQuery).timeframe
     return await _document(gateway, request, symbol, (timeframe,) if timeframe else _NEWEST)
 
 
 async def get_chain(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """The newest option chain of one underlying, as it is stored."""
-    query_of(request, NoQuery)
+    parse_query(request, NoQuery)
     return await _document(gateway, request, symbol_of_path(request), ("chain",))
 
 
 async def get_volatility(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """The newest implied volatility of one underlying, as it is stored."""
-    query_of(request, NoQuery)
+    parse_query(request, NoQuery)
     return await _document(gateway, request, symbol_of_path(request), ("iv",))
 
 
 async def list_prices(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """The newest documents of several symbols; those that are not known are named."""
-    query = query_of(request, PricesQuery)
+    query = parse_query(request, PricesQuery)
     kinds: tuple[Kind, ...] = (query.timeframe,) if query.timeframe else _NEWEST
     shown, missing, now = [], [], time.time()
     symbols = symbols_of(query.symbols)
@@ -77,11 +78,11 @@ async def list_prices(gateway: Gateway, request: web.Request) -> web.StreamRespo
             continue
         SERVED.prices[found.source] += 1
         stale = found.stale(now)
-        refresh = stale and gateway.stale.seen(kind, symbol)
+        refresh = stale and gateway.stale.note(kind, symbol)
         head = msgspec.json.encode({"symbol": symbol, "source": found.source, "stale": stale, "refresh": refresh})
         shown.append(head[:-1] + b',"document":' + found.body + b"}")
     body = b'{"prices":[' + b",".join(shown) + b'],"missing":' + msgspec.json.encode(missing) + b"}"
-    return document_answer(request, body)
+    return document_response(request, body)
 
 
 async def _document(gateway: Gateway, request: web.Request, symbol: str, kinds: tuple[Kind, ...]) -> web.Response:
@@ -93,18 +94,19 @@ async def _document(gateway: Gateway, request: web.Request, symbol: str, kinds: 
     now = time.time()
     headers = {SOURCE: found.source, STALE: "false", "Age": str(int(found.age_s(now)))}
     if found.stale(now):
-        under_way = gateway.stale.seen(kind, symbol)
+        under_way = gateway.stale.note(kind, symbol)
         headers |= {STALE: "true", REFRESH: "under-way" if under_way else "not-asked"}
-    return document_answer(request, found.body, etag=found.etag, headers=headers)
+    return document_response(request, found.body, etag=found.etag, headers=headers)
 
 
-async def _find(gateway: Gateway, symbol: str, kinds: tuple[Kind, ...]) -> tuple[Kind, Found | None]:
+async def _find(gateway: Gateway, symbol: str, kinds: tuple[Kind, ...]) -> tuple[Kind, CachedDocument | None]:
     for kind in kinds:
         if (found := await gateway.prices.find(kind, symbol)) is not None:
             return kind, found
     return kinds[0], None
 
 
+SCHEMAS = (PriceList, *(WrittenBars if kind is BarsDocument else kind for kind in DOCUMENTS.values()))
 ROUTES = (
     Route("GET", "/prices", list_prices, "The newest prices of several symbols.", "read", {200: PriceList}, query=PricesQuery),
     Route(

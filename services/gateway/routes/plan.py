@@ -8,14 +8,14 @@ from contracts import subjects
 from contracts.cost_plan import CostPlan, PlanAsk
 from contracts.job import Job
 from contracts.message import decode, encode
-from services.gateway.answering import json_answer
-from services.gateway.problems import Problem
-from services.gateway.routes import Gateway, Route
+from services.gateway.errors import Problem
+from services.gateway.response import json_response
+from services.gateway.routing import Gateway, Route
 
 PLAN_WAIT_S = 15.0
 
 
-class NobodyAnswersError(Exception):
+class NoFetcherError(Exception):
     """No fetcher can say what jobs cost; the text says why."""
 
 
@@ -23,17 +23,17 @@ async def costs(gateway: Gateway, draft: Job | None = None, wait_s: float = PLAN
     """The costs of the enabled jobs, `draft` in place of the one with its id.
 
     Raises:
-        NobodyAnswersError: there is no answer in time, or it is an error.
+        NoFetcherError: there is no answer in time, or it is an error.
     """
     try:
         answer = await gateway.bus.nc.request(subjects.PLAN_ASK, encode(PlanAsk(job=draft)), timeout=wait_s)
         found = decode(answer.data, CostPlan)
     except nats.errors.NoRespondersError:
-        raise NobodyAnswersError("no fetcher is running to work it out: start one, or see `quotebus plan`") from None
+        raise NoFetcherError("no fetcher is running to work it out: start one, or see `quotebus plan`") from None
     except (TimeoutError, nats.errors.TimeoutError, msgspec.MsgspecError):
-        raise NobodyAnswersError("the fetchers do not answer: see their logs, or `quotebus plan`") from None
+        raise NoFetcherError("the fetchers do not answer: see their logs, or `quotebus plan`") from None
     if found.error:
-        raise NobodyAnswersError(f"a fetcher says: {found.error}")
+        raise NoFetcherError(f"a fetcher says: {found.error}")
     return found
 
 
@@ -41,9 +41,9 @@ async def plan(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """For each enabled job its calls on the fullest day of the next seven, and for each limit what all jobs want of it."""
     try:
         found = await costs(gateway)
-    except NobodyAnswersError as error:
+    except NoFetcherError as error:
         raise Problem(503, "no_fetcher", str(error)) from None
-    return json_answer(request, found)
+    return json_response(request, found)
 
 
 ROUTES = (Route("GET", "/plan", plan, "What the jobs cost, against every limit.", "read", {200: CostPlan}),)

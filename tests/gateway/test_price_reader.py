@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from services.gateway.together import MOST_AT_ONCE, Together
+from services.gateway.price_reader import MOST_AT_ONCE, BatchLoader
 
 
 class Library:
@@ -26,7 +26,7 @@ class Library:
 
 async def test_what_is_asked_while_an_answer_is_under_way_is_asked_together_and_once() -> None:
     library = Library()
-    together = Together(library.ask)
+    together = BatchLoader(library.ask)
     first = asyncio.create_task(together.get("a"))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -40,7 +40,7 @@ async def test_what_is_asked_while_an_answer_is_under_way_is_asked_together_and_
 
 async def test_one_who_goes_away_takes_the_answer_from_nobody_else() -> None:
     library = Library()
-    together = Together(library.ask)
+    together = BatchLoader(library.ask)
     impatient, patient = (asyncio.create_task(together.get("a")) for _ in range(2))
     await asyncio.sleep(0)
     impatient.cancel()
@@ -52,7 +52,7 @@ async def test_all_who_wait_are_told_of_a_failure_and_the_next_one_is_answered_a
     library = Library()
     library.burnt = True
     library.open.set()
-    together = Together(library.ask)
+    together = BatchLoader(library.ask)
     assert [str(each) for each in await asyncio.gather(together.get("a"), together.get("b"), return_exceptions=True)] == [
         "burnt down",
         "burnt down",
@@ -64,7 +64,7 @@ async def test_all_who_wait_are_told_of_a_failure_and_the_next_one_is_answered_a
 async def test_no_question_is_larger_than_it_may_be() -> None:
     library = Library()
     library.open.set()
-    together = Together(library.ask)
+    together = BatchLoader(library.ask)
     keys = [str(number) for number in range(3 * MOST_AT_ONCE)]
     assert await asyncio.gather(*map(together.get, keys)) == keys
     assert max(map(len, library.asked)) == MOST_AT_ONCE
@@ -74,7 +74,7 @@ async def test_no_question_is_larger_than_it_may_be() -> None:
 async def test_an_answer_is_not_kept(key: str) -> None:
     library = Library()
     library.open.set()
-    together = Together(library.ask)
+    together = BatchLoader(library.ask)
     await together.get(key)
     await together.get(key)
     assert library.asked == [[key], [key]]

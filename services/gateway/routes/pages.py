@@ -1,4 +1,4 @@
-"""What is not part of the API: health, metrics, the API's own description, and the page to look at."""
+"""What is not part of the API: health, metrics, and the page to look at."""
 
 import base64
 import hashlib
@@ -9,18 +9,8 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from services.gateway.answering import document_answer
-from services.gateway.openapi import document
-from services.gateway.routes import Gateway, Route
-from services.gateway.routes_history import ROUTES as HISTORY
-from services.gateway.routes_jobs import ROUTES as JOBS
-from services.gateway.routes_plan import ROUTES as PLAN
-from services.gateway.routes_prices import ROUTES as PRICES
-from services.gateway.routes_refresh import ROUTES as REFRESH
-from services.gateway.routes_runs import ROUTES as RUNS
-from services.gateway.routes_stream import ROUTES as STREAM
+from services.gateway.routing import Gateway, Route
 
-API: tuple[Route, ...] = (*JOBS, *PLAN, *REFRESH, *RUNS, *PRICES, *HISTORY, *STREAM)
 _PAGE = files("services.gateway").joinpath("web/index.html").read_text(encoding="utf-8")
 
 
@@ -34,7 +24,6 @@ _POLICY = (
     f"default-src 'none'; script-src {_allowed('script')}; style-src {_allowed('style')}; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_OPENAPI = document(API)
 
 
 async def page(_gateway: Gateway, _request: web.Request) -> web.StreamResponse:
@@ -47,11 +36,6 @@ async def page(_gateway: Gateway, _request: web.Request) -> web.StreamResponse:
         "X-Content-Type-Options": "nosniff",
     }
     return web.Response(text=_PAGE, headers=headers)
-
-
-async def openapi(_gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    """The API's description, in OpenAPI 3.1."""
-    return document_answer(request, _OPENAPI)
 
 
 async def livez(_gateway: Gateway, _request: web.Request) -> web.StreamResponse:
@@ -71,9 +55,8 @@ async def metrics(_gateway: Gateway, _request: web.Request) -> web.StreamRespons
 
 
 ROUTES = (
-    Route("GET", "/", page, "The page.", "open", {200: None}),
-    Route("GET", "/openapi.json", openapi, "The API's description.", "open", {200: None}),
-    Route("GET", "/livez", livez, "The event loop turns.", "open", {200: None}),
-    Route("GET", "/readyz", readyz, "Every part works.", "open", {200: None}),
-    Route("GET", "/metrics", metrics, "Counts for Prometheus.", "read", {200: None}),
+    Route("GET", "/", page, "The page.", "open", {200: None}, documented=False),
+    Route("GET", "/livez", livez, "The event loop turns.", "open", {200: None}, documented=False),
+    Route("GET", "/readyz", readyz, "Every part works.", "open", {200: None}, documented=False),
+    Route("GET", "/metrics", metrics, "Counts for Prometheus.", "read", {200: None}, documented=False),
 )

@@ -13,11 +13,11 @@ from contracts import subjects
 from contracts.job import Job
 from contracts.message import Dataset, JobId, Lane, SymbolText, Text, Timeframe, UniverseName
 from contracts.refresh_request import RefreshRequest
-from services.gateway.answering import json_answer
-from services.gateway.job_form import check_universe
-from services.gateway.problems import Problem, field_problem, invalid
-from services.gateway.reading import body_of, checked_symbol, converted
-from services.gateway.routes import Gateway, Route
+from services.gateway.errors import Problem, field_problem, invalid
+from services.gateway.request import checked_symbol, parse_body, read_body
+from services.gateway.response import json_response
+from services.gateway.routes.jobs import check_universe
+from services.gateway.routing import Gateway, Route
 from services.runtime.job_bucket import wish_by_hand
 
 BACKFILL_IS_WORTH_A_CALL_S = 86400.0
@@ -68,44 +68,46 @@ class AcceptedAll(msgspec.Struct, frozen=True):
 
 async def refresh(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """Ask for fresh data. The same body under the same `Idempotency-Key` within two minutes gives the ids of the first time."""
-    form = converted(await body_of(request), RefreshForm)
-    accepted = await _publish(gateway, request, _wish(gateway, form), form.lane)
-    return json_answer(request, accepted, status=202, headers={"Location": accepted.run})
+    form = parse_body(await read_body(request), RefreshForm)
+    accepted = await _publish(gateway, request, _to_request(gateway, form), form.lane)
+    return json_response(request, accepted, status=202, headers={"Location": accepted.run})
 
 
 async def refresh_prices(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """Ask for the symbols that are named; without any, run every job that is started."""
-    body = await body_of(request)
+    body = await read_body(request)
     if body:
-        form = converted(body, RefreshForm)
-        return json_answer(request, AcceptedAll([await _publish(gateway, request, _wish(gateway, form), form.lane)]), status=202)
+        form = parse_body(body, RefreshForm)
+        return json_response(
+            request, AcceptedAll([await _publish(gateway, request, _to_request(gateway, form), form.lane)]), status=202
+        )
     jobs = [job for job, _ in await gateway.jobs.revisions() if job.enabled]
     if not jobs:
         raise Problem(409, "nothing_to_refresh", "no job is started: name symbols, or make a job at /scheduler/jobs")
     accepted = [await _publish(gateway, request, wish_by_hand(job), "manual") for job in jobs]
-    return json_answer(request, AcceptedAll(accepted), status=202)
+    return json_response(request, AcceptedAll(accepted), status=202)
 
 
 async def backfill(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """Ask for days of the past, after everything else that waits."""
-    form = converted(await body_of(request), BackfillForm)
-    accepted = await _publish(gateway, request, await _past(gateway, form), "backfill")
-    return json_answer(request, AcceptedAll([accepted]), status=202)
+    form = parse_body(await read_body(request), BackfillForm)
+    accepted = await _publish(gateway, request, await _backfill_request(gateway, form), "backfill")
+    return json_response(request, AcceptedAll([accepted]), status=202)
 
 
 async def run_job(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """Run a job now, stopped or not."""
     job, _ = await gateway.jobs.find(request.match_info["id"])
     accepted = await _publish(gateway, request, wish_by_hand(job), "manual")
-    return json_answer(request, accepted, status=202, headers={"Location": accepted.run})
+    return json_response(request, accepted, status=202, headers={"Location": accepted.run})
 
 
-async def _past(gateway: Gateway, form: BackfillForm) -> RefreshRequest:
+async def _backfill_request(gateway: Gateway, form: BackfillForm) -> RefreshRequest:
     if bool(form.symbols) == (form.job is not None):
         raise field_problem(422, "symbols", "name symbols or a job, and not both")
     source: Job | BackfillForm = form if form.job is None else (await gateway.jobs.find(form.job))[0]
-    return _made(
-        symbols=_checked(source.symbols, "symbols"),
+    return _validated(
+        symbols=_checked_symbols(source.symbols, "symbols"),
         universe=source.universe if isinstance(source, Job) else None,
         max_symbols=source.max_symbols if isinstance(source, Job) else None,
         dataset=source.dataset,
@@ -118,20 +120,20 @@ async def _past(gateway: Gateway, form: BackfillForm) -> RefreshRequest:
     )
 
 
-def _wish(gateway: Gateway, form: RefreshForm) -> RefreshRequest:
+def _to_request(gateway: Gateway, form: RefreshForm) -> RefreshRequest:
     check_universe(form.universe, gateway.settings.universes)
     if form.symbols and form.stock_ids:
         raise field_problem(422, "stock_ids", "give stock_ids or symbols, not both")
     given = {name: getattr(form, name) for name in form.__struct_fields__ if name not in ("symbols", "stock_ids", "lane")}
     named = "stock_ids" if form.stock_ids else "symbols"
-    return _made(symbols=_checked(getattr(form, named), named), **given)
+    return _validated(symbols=_checked_symbols(getattr(form, named), named), **given)
 
 
-def _checked(symbols: Sequence[str], field: str) -> list[str]:
+def _checked_symbols(symbols: Sequence[str], field: str) -> list[str]:
     return list(dict.fromkeys(checked_symbol(symbol, f"{field}[{n}]", 422) for n, symbol in enumerate(symbols)))
 
 
-def _made(**fields: Any) -> RefreshRequest:
+def _validated(**fields: Any) -> RefreshRequest:
     try:
         return RefreshRequest(**fields)
     except ValueError as error:
@@ -156,6 +158,7 @@ def _identity(request: web.Request, wish: RefreshRequest) -> str:
     return hashlib.sha256(text + request.get("body", b"")).hexdigest()[:32]
 
 
+SCHEMAS = (RefreshForm, BackfillForm)
 ROUTES = (
     Route(
         "POST", "/refresh", refresh, "Ask for fresh data now.", "operate", {202: Accepted}, body="RefreshForm",
