@@ -1,53 +1,51 @@
 """The command line. A command's module is imported when the command runs, not before: help answers at once."""
 
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 
 import click
 
 from quotebus.cli.errors import exit_code_of, say, wants_json
 
-# Command: its module in this package, and the one line that the listing shows.
-COMMANDS = {
-    "up": ("up", "Run everything here: servers, services, synthetic prices."),
-    "refresh": ("refresh", "Have symbols refreshed, and say what became of each."),
-    "fetch": ("fetch", "Ask one provider directly; records on stdout."),
-    "simulate": ("simulate", "Play a vendor: answers, errors, quotas; no key."),
-    "watch": ("watch", "Show prices as they come."),
-    "price": ("prices", "Show the price of a symbol, and how old it is."),
-    "history": ("prices", "Print the stored bars of a symbol."),
-    "jobs": ("jobs", "List, add, change, pause and run jobs."),
-    "plan": ("plan", "Show what the jobs will cost, and whether it fits."),
-    "runs": ("runs", "Show what ran, and what became of it."),
-    "dead": ("dead", "List, show, retry and drop dead letters."),
-    "providers": ("providers", "Show what is used of each provider's limits."),
-    "symbols": ("symbols", "List symbols that a provider does not have; reset them."),
-    "doctor": ("doctor", "Check everything, and say what to do."),
-    "status": ("doctor", "Show services, backlog and newest prices in short."),
-    "config": ("config", "Show the settings in force, and where each comes from."),
-    "migrate": ("migrate", "Bring database and streams up to date."),
-    "healthcheck": ("healthcheck", "Exit 0 when the service of this host is ready."),
-}
+_FOLDER = Path(__file__).parent
+_FIRST_LINE = re.compile(r'"""`quotebus (\w+)`: (.+?)(?:""")?$')
+
+
+@cache
+def commands() -> Mapping[str, str]:
+    """Every command by name, with the line of the listing: the files of this folder that begin by naming theirs.
+
+    So `watch.py` begins with "`quotebus watch`: show prices as they come." and has a command of its name.
+    """
+    found = {}
+    for file in sorted(_FOLDER.glob("*.py")):
+        with file.open(encoding="utf-8") as lines:
+            named = _FIRST_LINE.match(next(lines, "").rstrip())
+        if named and named[1] == file.stem:
+            found[file.stem] = named[2][0].upper() + named[2][1:]
+    return found
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports them when they are called."""
+    """A group that finds its commands by their files and imports each when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
-        return list(COMMANDS)
+        return list(commands())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in COMMANDS:
+        if cmd_name not in commands():
             return None
-        module = import_module(f"quotebus.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(import_module(f"quotebus.cli.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl(list(commands().items()))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

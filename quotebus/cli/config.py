@@ -1,4 +1,4 @@
-"""`quotebus config`: the settings in force."""
+"""`quotebus config`: show the settings in force, and where each comes from."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`quotebus dead`: messages that were given up on."""
+"""`quotebus dead`: list, show, retry and drop dead letters."""
 
 from collections.abc import Sequence
 from contextlib import aclosing

@@ -1,4 +1,4 @@
-"""`quotebus fetch`: one provider asked directly, without a bus; proves a key and an adapter."""
+"""`quotebus fetch`: ask one provider directly; records on stdout."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""`quotebus healthcheck`: for containers, so it must be quick and need little."""
+"""`quotebus healthcheck`: exit 0 when the service of this host is ready."""
 
 import os
 import tomllib

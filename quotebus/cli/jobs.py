@@ -1,4 +1,4 @@
-"""`quotebus jobs`: what is to be refreshed, and when."""
+"""`quotebus jobs`: list, add, change, pause and run jobs."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime

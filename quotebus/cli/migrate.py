@@ -1,4 +1,4 @@
-"""`quotebus migrate`: makes database and streams what this version needs."""
+"""`quotebus migrate`: bring database and streams up to date."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""`quotebus plan`: what the enabled jobs will cost, against what each provider allows."""
+"""`quotebus plan`: show what the jobs will cost, and whether it fits."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""`quotebus providers`: every provider, its keys, and how much of each limit is used."""
+"""`quotebus providers`: show what is used of each provider's limits."""
 
 import math
 from collections.abc import AsyncIterator

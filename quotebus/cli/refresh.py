@@ -1,4 +1,4 @@
-"""`quotebus refresh`: fresh prices of some symbols, now."""
+"""`quotebus refresh`: have symbols refreshed, and say what became of each."""
 
 import sys
 import uuid

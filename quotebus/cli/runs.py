@@ -1,4 +1,4 @@
-"""`quotebus runs`: what ran, and what became of it."""
+"""`quotebus runs`: show what ran, and what became of it."""
 
 import json
 import re

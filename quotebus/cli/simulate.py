@@ -1,4 +1,4 @@
-"""`quotebus simulate`: vendors played on this machine, to try everything without a key."""
+"""`quotebus simulate`: play a vendor: answers, errors, quotas; no key."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""`quotebus symbols`: which symbols a provider does not have, and when it is asked again."""
+"""`quotebus symbols`: list symbols that a provider does not have; reset them."""
 
 from collections.abc import Sequence
 from contextlib import aclosing

@@ -1,4 +1,4 @@
-"""`quotebus up`: everything on this machine, with one command."""
+"""`quotebus up`: run everything here: servers, services, synthetic prices."""
 
 import asyncio
 import os

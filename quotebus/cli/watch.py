@@ -1,4 +1,4 @@
-"""`quotebus watch`: prices as they come."""
+"""`quotebus watch`: show prices as they come."""
 
 import sys
 from contextlib import aclosing
