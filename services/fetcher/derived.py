@@ -17,7 +17,7 @@ from nats.js.errors import APIError
 
 from contracts import subjects
 from contracts.message import Timeframe
-from contracts.price_events import PriceBars, PriceEvent, PriceIv
+from contracts.price_events import BAR_COLUMN_NAMES, PriceBars, PriceEvent, PriceIv
 from services.fetcher.adapter.events import Bar, EventBuilder
 from services.fetcher.adapter.fields import LENGTHS, Unit, day_start
 from services.fetcher.iv_event import iv_of, ranked
@@ -55,9 +55,10 @@ JOIN instruments i ON i.symbol = w.symbol
 JOIN implied_volatilities v ON v.instrument = i.id AND v.feed = w.feed AND v.date < w.day AND v.date >= w.day - 365
 WHERE v.iv_30d IS NOT NULL"""
 # The bounds stand in the text, so that the planner leaves out the tables of other months.
-_BARS = """
-SELECT at, open, high, low, close, volume, adjusted_close FROM bars
-WHERE instrument = $1 AND timeframe = '{timeframe}' AND basis = $2 AND feed = $3 AND at >= '{start}' AND at < '{end}' ORDER BY at"""
+_BARS = f"""
+SELECT at, {", ".join(BAR_COLUMN_NAMES)} FROM bars
+WHERE instrument = $1 AND timeframe = '{{timeframe}}' AND basis = $2 AND feed = $3 AND at >= '{{start}}'
+    AND at < '{{end}}' ORDER BY at"""
 _SEEN = """
 SELECT range_agg(tstzrange(at_from, at_to)) FROM observations
 WHERE series = $1 AND at_from < at_to AND at_to > $2 AND at_from < $3"""

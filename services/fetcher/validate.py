@@ -12,7 +12,7 @@ from typing import cast
 import msgspec
 
 from contracts.message import Timeframe
-from contracts.price_events import Column, PriceBars
+from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, BarColumn, Column, PriceBars
 from services.fetcher.adapter.events import CLOCK_SLACK, DAY_SLACK
 from services.fetcher.adapter.fields import LENGTHS, period_end
 
@@ -25,8 +25,9 @@ FIRST_ROWS = 5
 # Beyond these a number stands for something else, such as the largest of an integer.
 HIGHEST_PRICE, LARGEST_VOLUME = 1e12, 1e18
 
-_COLUMNS = ("at", "open", "high", "low", "close", "volume", "adjusted_close")
-
+_COLUMNS = ("at", *BAR_COLUMN_NAMES)
+# The columns beside the four prices that the rules on highs and lows are about.
+_FURTHER = [column for column in BAR_COLUMNS if column.nullable]
 
 # A row that is kept back: its instant, the rule it broke, and the row as JSON.
 Broken = tuple[datetime | None, str, str]
@@ -64,23 +65,23 @@ def _is_sound(bars: PriceBars, now: datetime) -> bool:
         and max(map(truediv, bars.high, bars.low)) < HUNDREDFOLD[0]
         and max(moves := list(map(truediv, bars.close[1:], bars.close)), default=1.0) < LEAST_JUMP
         and min(moves, default=1.0) > 1 / LEAST_JUMP
-        and all(map(le, repeat(0.0), volumes := _known(bars.volume)))
-        and max(volumes, default=0.0) < LARGEST_VOLUME
-        and all(map(isfinite, adjusted := _known(bars.adjusted_close or [])))
-        and max(adjusted, default=0.0) < HIGHEST_PRICE
+        and all(_is_plausible(column, getattr(bars, column.name) or []) for column in _FURTHER)
         and not any(_misplaced(bars, i, now) for i in (0, -1))
     )
 
 
-def _known(column: Column) -> Sequence[float]:
-    return [value for value in column if value is not None]
+def _is_plausible(column: BarColumn, values: Column) -> bool:
+    known = [value for value in values if value is not None]
+    if column.unit == "count":
+        return all(map(le, repeat(0.0), known)) and max(known, default=0.0) < LARGEST_VOLUME
+    return all(map(isfinite, known)) and max(known, default=0.0) < HIGHEST_PRICE
 
 
 def _rule_broken(bars: PriceBars, i: int, now: datetime) -> str:
     """The first rule this row breaks on its own."""
-    o, h, low, c, volume = bars.open[i], bars.high[i], bars.low[i], bars.close[i], bars.volume[i]
-    adjusted = bars.adjusted_close[i] if bars.adjusted_close else None
-    if not all(isfinite(value) for value in (o, h, low, c, volume, adjusted) if value is not None):
+    o, h, low, c = bars.open[i], bars.high[i], bars.low[i], bars.close[i]
+    further = [(column, value) for column in _FURTHER if (value := _value(bars, column.name, i)) is not None]
+    if not all(map(isfinite, (o, h, low, c, *(value for _, value in further)))):
         return "not_finite"
     if min(o, h, low, c) <= 0 and not may_be_negative(bars.symbol):
         return "price_not_positive"
@@ -92,15 +93,21 @@ def _rule_broken(bars: PriceBars, i: int, now: datetime) -> str:
         return "close_outside_low_high"
     if low > 0 and h / low >= HUNDREDFOLD[0]:
         return "hundredfold"
-    return _size_rule((h, adjusted or h), volume) or _misplaced(bars, i, now)
+    return _size_rule(h, further) or _misplaced(bars, i, now)
 
 
-def _size_rule(prices: Sequence[float], volume: float | None) -> str:
-    if max(prices) >= HIGHEST_PRICE:
+def _size_rule(highest: float, further: Sequence[tuple[BarColumn, float]]) -> str:
+    if max([highest, *(value for column, value in further if column.unit == "price")]) >= HIGHEST_PRICE:
         return "price_absurd"
-    if volume is not None and volume < 0:
-        return "negative_volume"
-    return "volume_absurd" if volume is not None and volume >= LARGEST_VOLUME else ""
+    for column, value in further:
+        if column.unit == "count" and not 0 <= value < LARGEST_VOLUME:
+            return f"negative_{column.name}" if value < 0 else f"{column.name}_absurd"
+    return ""
+
+
+def _value(bars: PriceBars, name: str, i: int) -> float | None:
+    column: Column | None = getattr(bars, name)
+    return column[i] if column else None
 
 
 def _misplaced(bars: PriceBars, i: int, now: datetime) -> str:
@@ -174,18 +181,8 @@ def _is_hundredfold(move: float) -> bool:
 
 
 def _only(bars: PriceBars, rows: Sequence[int]) -> PriceBars:
-    adjusted = bars.adjusted_close
-    return msgspec.structs.replace(
-        bars,
-        at=[bars.at[i] for i in rows],
-        open=[bars.open[i] for i in rows],
-        high=[bars.high[i] for i in rows],
-        low=[bars.low[i] for i in rows],
-        close=[bars.close[i] for i in rows],
-        volume=[bars.volume[i] for i in rows],
-        final=[bars.final[i] for i in rows],
-        adjusted_close=None if adjusted is None else [adjusted[i] for i in rows],
-    )
+    columns = {name: values for name in (*_COLUMNS, "final") if (values := getattr(bars, name)) is not None}
+    return msgspec.structs.replace(bars, **{name: [values[i] for i in rows] for name, values in columns.items()})
 
 
 def _row_text(bars: PriceBars, i: int) -> str:
