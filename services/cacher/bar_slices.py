@@ -14,7 +14,7 @@ KEPT_BY_MONTH = ("1m", "5m")
 
 
 @dataclass(frozen=True, slots=True)
-class KnownBars:
+class LockedBars:
     """Bars of a series that is locked. `first`: nothing of the series is stored. `newest`: no observation of it is newer."""
 
     observed: Observed
@@ -25,18 +25,18 @@ class KnownBars:
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class TableSlice:
     """An event's rows in one table."""
 
-    known: KnownBars
+    known: LockedBars
     event: PriceBars
     table: str
     bars: BarValues
 
 
-def rounds(bars: Sequence[KnownBars]) -> list[list[KnownBars]]:
+def write_order(bars: Sequence[LockedBars]) -> list[list[LockedBars]]:
     """The events in rounds: those of one series whose ranges overlap one after the other, all others together."""
-    in_turn: list[list[KnownBars]] = []
+    in_turn: list[list[LockedBars]] = []
     taken: dict[int, list[tuple[datetime, datetime, int]]] = defaultdict(list)
     for known in bars:
         low, high = known.observed.at_from, known.observed.at_to
@@ -49,17 +49,17 @@ def rounds(bars: Sequence[KnownBars]) -> list[list[KnownBars]]:
     return in_turn
 
 
-def slices(known: KnownBars) -> list[Slice]:
+def slices(known: LockedBars) -> list[TableSlice]:
     """The event's rows, table by table."""
     event, bars = known.observed.event, known.observed.bars
     assert isinstance(event, PriceBars)
     assert bars is not None
     if event.timeframe not in KEPT_BY_MONTH:
-        return [Slice(known, event, f"bars_{event.timeframe}", bars)]
+        return [TableSlice(known, event, f"bars_{event.timeframe}", bars)]
     starts = list(months(event))
     rows = [bisect_left(event.at, start) for start in starts] + [len(event.at)]
     return [
-        Slice(known, event, month_table(event.timeframe, start), bars.between(first, last))
+        TableSlice(known, event, month_table(event.timeframe, start), bars.between(first, last))
         for start, first, last in zip(starts, rows[:-1], rows[1:], strict=True)
         if first < last
     ]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import asyncpg
 
 from contracts.price_events import PriceBars, PriceCorrected, PriceQuarantined
-from services.cacher.bar_slices import KnownBars
+from services.cacher.bar_slices import LockedBars
 from services.cacher.read_event import Observed, SeriesKey
 from services.cacher.store_postgres_bars import BarsWriter
 from services.cacher.store_postgres_facts import WRITERS, write_quarantined
@@ -116,8 +116,8 @@ class PostgresStore:
         self, connection: Connection, observed: Sequence[Observed], series: dict[SeriesKey, _Series], written: Written
     ) -> set[SeriesKey]:
         """Write the events and give the series whose content changed."""
-        changed = {key for key in series if key.dataset != "bars"} | await _label_currencies(connection, observed, series)
-        bars: list[KnownBars] = []
+        changed = {key for key in series if key.dataset != "bars"} | await _update_currencies(connection, observed, series)
+        bars: list[LockedBars] = []
         begun: set[SeriesKey] = set()
         for each in observed:
             one = series[each.key]
@@ -127,7 +127,7 @@ class PostgresStore:
             newest = one.newest is None or each.event.observed_at >= one.newest
             first = one.newest is None and each.key not in begun
             begun.add(each.key)
-            bars.append(KnownBars(each, one.instrument, one.id, first, newest))
+            bars.append(LockedBars(each, one.instrument, one.id, first, newest))
         outcome = await self._bars.write(connection, bars)
         written.changed_bars, written.corrections = outcome.rows, outcome.corrections
         await _observe(connection, observed, series)
@@ -150,7 +150,7 @@ async def _locked(connection: Connection, observed: Sequence[Observed]) -> dict[
     return {keys[row["ordinal"] - 1]: _Series(row["id"], row["instrument"], row["currency"], newest[row["id"]]) for row in rows}
 
 
-async def _label_currencies(
+async def _update_currencies(
     connection: Connection, observed: Sequence[Observed], series: dict[SeriesKey, _Series]
 ) -> set[SeriesKey]:
     """Keep each series' currency as its newest event says, and give the series where that is news."""

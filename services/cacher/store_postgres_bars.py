@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import asyncpg
 
 from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, CORRECTED_COLUMNS, PriceBars
-from services.cacher.bar_slices import KEPT_BY_MONTH, KnownBars, Slice, month_table, months, rounds, slices
+from services.cacher.bar_slices import KEPT_BY_MONTH, LockedBars, TableSlice, month_table, months, slices, write_order
 from services.cacher.changed_rows import changed_rows, stored_bars
 from services.cacher.copy_rows import (
     HEADER,
@@ -108,11 +108,11 @@ class BarsWriter:
                     await self._pool.execute("SELECT ensure_bars_month($1, $2)", event.timeframe, month.date())
                     self._tables.add(table)
 
-    async def write(self, connection: Connection, bars: Sequence[KnownBars]) -> BarsWritten:
+    async def write(self, connection: Connection, bars: Sequence[LockedBars]) -> BarsWritten:
         """Write these events, given in order of `observed_at`."""
         written = BarsWritten()
         try:
-            for together in rounds([known for known in bars if known.observed.rows]):
+            for together in write_order([known for known in bars if known.observed.rows]):
                 await _write_round(connection, [part for known in together for part in slices(known)], written)
         except asyncpg.UndefinedTableError:
             # Somebody dropped a month: the next attempt looks again which there are.
@@ -121,11 +121,11 @@ class BarsWriter:
         return written
 
 
-async def _write_round(connection: Connection, cut: Sequence[Slice], written: BarsWritten) -> None:
-    by_table: dict[str, list[Slice]] = defaultdict(list)
+async def _write_round(connection: Connection, cut: Sequence[TableSlice], written: BarsWritten) -> None:
+    by_table: dict[str, list[TableSlice]] = defaultdict(list)
     for each in cut:
         by_table[each.table].append(each)
-    staged: list[Slice] = []
+    staged: list[TableSlice] = []
     for table, group in sorted(by_table.items()):
         stored = await _stored(connection, table, group)
         new = [each for number, each in enumerate(group) if number not in stored and each.known.newest]
@@ -142,7 +142,7 @@ async def _write_round(connection: Connection, cut: Sequence[Slice], written: Ba
         await _write_staged(connection, staged, written)
 
 
-async def _stored(connection: Connection, table: str, cut: Sequence[Slice]) -> dict[int, BarValues]:
+async def _stored(connection: Connection, table: str, cut: Sequence[TableSlice]) -> dict[int, BarValues]:
     """What is stored between the first and the last instant of each slice, by the slice's number."""
     numbers = [number for number, each in enumerate(cut) if not each.known.first]
     if not numbers:
@@ -159,8 +159,8 @@ async def _stored(connection: Connection, table: str, cut: Sequence[Slice]) -> d
     return {numbers[row["ordinal"] - 1]: stored_bars(dict(row)) for row in rows}
 
 
-async def _write_staged(connection: Connection, cut: Sequence[Slice], written: BarsWritten) -> None:
-    parts: dict[tuple[str, str, str, str, str, bool], list[Slice]] = defaultdict(list)
+async def _write_staged(connection: Connection, cut: Sequence[TableSlice], written: BarsWritten) -> None:
+    parts: dict[tuple[str, str, str, str, str, bool], list[TableSlice]] = defaultdict(list)
     for each in cut:
         event = each.event
         parts[each.table, event.timeframe, event.basis, event.feed, event.provider, each.known.newest].append(each)
@@ -176,7 +176,7 @@ async def _write_staged(connection: Connection, cut: Sequence[Slice], written: B
         written.corrections += done["corrections"]
 
 
-async def _new_rows(cut: Sequence[Slice]) -> AsyncIterator[bytes]:
+async def _new_rows(cut: Sequence[TableSlice]) -> AsyncIterator[bytes]:
     yield HEADER
     for each in cut:
         event = each.event
@@ -192,7 +192,7 @@ async def _new_rows(cut: Sequence[Slice]) -> AsyncIterator[bytes]:
     yield TRAILER
 
 
-async def _staged_rows(parts: Sequence[Sequence[Slice]]) -> AsyncIterator[bytes]:
+async def _staged_rows(parts: Sequence[Sequence[TableSlice]]) -> AsyncIterator[bytes]:
     yield HEADER
     for number, cut in enumerate(parts):
         for each in cut:

@@ -13,16 +13,16 @@ from services.cacher.store_postgres import Seen
 from services.runtime.breaker import Breaker
 from services.runtime.postgres import POSTGRES_TROUBLE
 from services.runtime.price_document import (
-    RANK_BYTES,
+    VERSION_SUFFIX_BYTES,
     Document,
     bars_key,
     document_key,
     document_kind,
     encode_document,
-    ending,
     ttl_s,
+    version_suffix,
 )
-from services.runtime.read_postgres import READERS, read_bars
+from services.runtime.read_postgres import DOCUMENT_READERS, read_bars
 from services.runtime.read_redis import MANY_TIMEOUTS, SET_NEWER
 from services.runtime.settings import RedisSettings
 
@@ -63,7 +63,7 @@ class RedisStore:
         same = [(key, one) for key, one in seen.items() if key.dataset == "bars" and one.before is not None and not one.changed]
         calls: list[tuple[str, str, Sequence[bytes | int]]] = []
         for key, one in same:
-            before, now = (ending(key.basis, key.feed, at) for at in (one.before or one.newest, one.newest))
+            before, now = (version_suffix(key.basis, key.feed, at) for at in (one.before or one.newest, one.newest))
             where = bars_key(self._settings, key.symbol, key.timeframe)
             calls.append((_CONFIRM, where, (before, now, ttl_s(self._settings, key.timeframe))))
         confirmed = {key for (key, _), done in zip(same, await self._run(calls), strict=True) if done}
@@ -71,7 +71,7 @@ class RedisStore:
 
     async def _read(self, keys: Sequence[SeriesKey]) -> list[Document]:
         bars = {(key.symbol, key.timeframe) for key in keys if key.dataset == "bars"}
-        others = {dataset: symbols for dataset in READERS if (symbols := [k.symbol for k in keys if k.dataset == dataset])}
+        others = {dataset: symbols for dataset in DOCUMENT_READERS if (symbols := [k.symbol for k in keys if k.dataset == dataset])}
         documents: list[Document] = []
         if not (bars or others):
             return documents
@@ -79,7 +79,7 @@ class RedisStore:
             async with self._pool.acquire(timeout=5) as connection:
                 documents += await read_bars(connection, sorted(bars), self._settings.lookback) if bars else []
                 for dataset, symbols in others.items():
-                    documents += await READERS[dataset](connection, symbols)
+                    documents += await DOCUMENT_READERS[dataset](connection, symbols)
         except POSTGRES_TROUBLE as error:
             # Not Redis's fault; the rows are stored, and whoever misses a document builds it himself.
             log.info("documents_not_read", error=str(error) or type(error).__name__)
@@ -90,7 +90,7 @@ class RedisStore:
         for document in documents:
             value = encode_document(document, compress=self._settings.compress)
             ttl = ttl_s(self._settings, document_kind(document))
-            calls.append((SET_NEWER, document_key(self._settings, document), (value, ttl, value[-RANK_BYTES:])))
+            calls.append((SET_NEWER, document_key(self._settings, document), (value, ttl, value[-VERSION_SUFFIX_BYTES:])))
         await self._run(calls)
 
     async def _run(self, calls: Sequence[tuple[str, str, Sequence[bytes | int]]]) -> list[int]:

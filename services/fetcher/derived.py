@@ -27,7 +27,7 @@ from services.runtime.bus import Bus
 from services.runtime.job_tables import DERIVED
 from services.runtime.postgres import POSTGRES_TROUBLE
 from services.runtime.price_document import real
-from services.runtime.read_postgres import Connection, read_chains, speaking_series
+from services.runtime.read_postgres import Connection, preferred_series, read_chains
 from services.runtime.topology import CACHER
 
 PROFILE = Profile(
@@ -135,7 +135,7 @@ async def _history(connection: Connection, events: Sequence[PriceIv]) -> dict[st
 
 async def _bars(connection: Connection, call: FetchCall, now: datetime) -> Sequence[PriceEvent]:
     timeframe = call.timeframe or "1d"
-    there = await speaking_series(connection, [(symbol, source) for symbol in call.symbols for source in SOURCES[timeframe]])
+    there = await preferred_series(connection, [(symbol, source) for symbol in call.symbols for source in SOURCES[timeframe]])
     # Of several that it could be made of a real one, the freshest, the one with the fewest bars.
     there.sort(key=lambda each: (real(each["feed"]), each["as_of"], -SOURCES[timeframe].index(each["timeframe"])))
     events: list[PriceEvent] = []

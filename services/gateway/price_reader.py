@@ -12,7 +12,7 @@ from contracts.datasets import DOCUMENT_TTL_S
 from services.gateway.read_postgres import Store
 from services.gateway.response import etag_of
 from services.runtime.price_document import Document, bars_key, dataset_key, encode_document, ttl_s
-from services.runtime.read_postgres import READERS, Connection, read_bars
+from services.runtime.read_postgres import DOCUMENT_READERS, Connection, read_bars
 from services.runtime.read_redis import DocumentCache
 from services.runtime.settings import RedisSettings
 
@@ -79,20 +79,20 @@ class PriceReader:
         return found
 
     def _key(self, kind: Kind, symbol: str) -> str:
-        return dataset_key(self._settings, kind, symbol) if kind in READERS else bars_key(self._settings, symbol, kind)
+        return dataset_key(self._settings, kind, symbol) if kind in DOCUMENT_READERS else bars_key(self._settings, symbol, kind)
 
     def _look(self, kind: Kind) -> Callable[[Sequence[str]], Awaitable[Mapping[str, bytes]]]:
         async def look(symbols: Sequence[str]) -> Mapping[str, bytes]:
             async with self._store.connection() as connection:
                 documents = await self._read(connection, kind, symbols)
-            await self._cache.keep(documents)
+            await self._cache.put_if_newer(documents)
             return {document.symbol: encode_document(document, compress=False) for document in documents}
 
         return look
 
     async def _read(self, connection: Connection, kind: Kind, symbols: Sequence[str]) -> Sequence[Document]:
-        if kind in READERS:
-            return await READERS[kind](connection, symbols)
+        if kind in DOCUMENT_READERS:
+            return await DOCUMENT_READERS[kind](connection, symbols)
         return await read_bars(connection, [(symbol, kind) for symbol in symbols], self._settings.lookback)
 
 

@@ -22,7 +22,7 @@ _SKIPPABLE_MAGIC = b"\x50\x2a\x4d\x18"
 _MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 _encoder = msgspec.json.Encoder()
 # 1,"as_of":"2026-01-02T15:04:05.000000Z"} at the end of every document: of two under one key, the greater is kept.
-RANK_BYTES = 40
+VERSION_SUFFIX_BYTES = 40
 
 
 class PriceDocument(msgspec.Struct, kw_only=True):
@@ -176,7 +176,7 @@ def real(feed: str) -> Literal[0, 1]:
     return 0 if feed == SYNTHETIC else 1
 
 
-def ending(basis: str, feed: str, as_of: datetime) -> bytes:
+def version_suffix(basis: str, feed: str, as_of: datetime) -> bytes:
     """The end of a document of bars, which says which series it shows and as of when."""
     return b'"basis":' + _encoder.encode(basis) + b',"feed":' + _encoder.encode(feed) + _end(feed, as_of)
 

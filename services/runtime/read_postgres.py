@@ -32,7 +32,7 @@ _MONTHLY = ("1m", "5m")
 
 # Which series speaks for a symbol: real before made up; one observed within a week of the freshest before one left behind; then
 # split-adjusted, raw, fully adjusted; then by the feed's name. A series that never had a row does not speak.
-_CHOSEN = """
+_PREFERRED_SERIES = """
 SELECT w.symbol, w.timeframe, c.id AS series, c.instrument, c.basis, c.feed, c.currency, c.as_of
 FROM unnest($1::text[], $2::text[]) AS w (symbol, timeframe)
 JOIN instruments i ON i.symbol = w.symbol
@@ -101,10 +101,10 @@ LEFT JOIN series s ON s.instrument = i.id AND s.dataset = 'iv' AND s.timeframe =
 ORDER BY i.symbol, v.feed = 'synthetic', v.observed_at DESC, v.feed"""
 
 
-async def speaking_series(connection: Connection, wanted: Iterable[tuple[str, str]]) -> list[asyncpg.Record]:
+async def preferred_series(connection: Connection, wanted: Iterable[tuple[str, str]]) -> list[asyncpg.Record]:
     """Of each (symbol, timeframe) that has bars, the series that speaks for it and as of when: what `read_bars` reads."""
     symbols, timeframes = ([*column] for column in zip(*wanted, strict=True))
-    rows: list[asyncpg.Record] = await connection.fetch(_CHOSEN, symbols, timeframes)
+    rows: list[asyncpg.Record] = await connection.fetch(_PREFERRED_SERIES, symbols, timeframes)
     return rows
 
 
@@ -114,7 +114,7 @@ async def read_bars(connection: Connection, wanted: Iterable[tuple[str, str]], l
     # One snapshot: a document that said it was newer than its bars would stop later ones.
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         chosen: dict[str, list[asyncpg.Record]] = defaultdict(list)
-        for row in await speaking_series(connection, wanted):
+        for row in await preferred_series(connection, wanted):
             chosen[row["timeframe"]].append(row)
         for timeframe, series in chosen.items():
             columns = [[row[name] for row in series] for name in ("instrument", "basis", "feed")]
@@ -160,7 +160,7 @@ async def read_volatilities(connection: Connection, symbols: Sequence[str]) -> l
 
 
 # How the documents of each dataset are read, bars apart.
-READERS: Mapping[str, Callable[[Connection, Sequence[str]], Awaitable[Sequence[Document]]]] = {
+DOCUMENT_READERS: Mapping[str, Callable[[Connection, Sequence[str]], Awaitable[Sequence[Document]]]] = {
     "quote": read_quotes,
     "chain": read_chains,
     "iv": read_volatilities,

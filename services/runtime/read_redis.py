@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from services.runtime.breaker import Breaker
 from services.runtime.price_document import (
-    RANK_BYTES,
+    VERSION_SUFFIX_BYTES,
     BarsDocument,
     Document,
     QuoteDocument,
@@ -90,7 +90,7 @@ class DocumentCache:
                 continue  # something foreign stands under the key
         return found
 
-    async def keep(self, documents: Iterable[Document]) -> None:
+    async def put_if_newer(self, documents: Iterable[Document]) -> None:
         """Put documents there that were missing, as the cacher does: only where there is none that is newer."""
         if self._client is None or not self._breaker.allows():
             return
@@ -102,7 +102,9 @@ class DocumentCache:
                 for document in documents:
                     value = encode_document(document, compress=self._settings.compress)
                     ttl = ttl_s(self._settings, document_kind(document))
-                    pipeline.eval(SET_NEWER, 1, document_key(self._settings, document), value, str(ttl), value[-RANK_BYTES:])
+                    pipeline.eval(
+                        SET_NEWER, 1, document_key(self._settings, document), value, str(ttl), value[-VERSION_SUFFIX_BYTES:]
+                    )
                 await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError) as error:
             self._breaker.failed(error)

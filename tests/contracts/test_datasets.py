@@ -21,7 +21,7 @@ from services.cacher.store_postgres_facts import WRITERS
 from services.fetcher.publish_events import EMPTY
 from services.gateway.routes import all_routes
 from services.runtime.price_document import DOCUMENTS
-from services.runtime.read_postgres import READERS
+from services.runtime.read_postgres import DOCUMENT_READERS
 from tests.contracts.golden import FOLDER, messages
 
 SCHEMA = Path(services.cacher.__file__).parent / "schema"
@@ -55,8 +55,8 @@ def _lacks_of_documents(dataset: DatasetDescriptor) -> Iterator[str]:
     document = DOCUMENTS.get(dataset.name)
     if document is None:
         yield "runtime: DOCUMENTS"
-    if dataset.name not in {*READERS, "bars"}:
-        yield "runtime: READERS"
+    if dataset.name not in {*DOCUMENT_READERS, "bars"}:
+        yield "runtime: DOCUMENT_READERS"
     answers = {kind for route in all_routes() for kind in route.answers.values()} | {"QuoteDocument", "BarsDocument"}
     if document is None or document.__name__ not in answers:
         yield "gateway: a route"
@@ -98,7 +98,7 @@ def test_of_a_new_dataset_all_that_it_lacks_is_named():
         "fetcher: EMPTY",
         "cli: RECORDS",
         "runtime: DOCUMENTS",
-        "runtime: READERS",
+        "runtime: DOCUMENT_READERS",
         "gateway: a route",
     ]
 

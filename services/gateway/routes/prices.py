@@ -15,7 +15,7 @@ from services.gateway.request import parse_query, symbol_of_path, symbols_of
 from services.gateway.response import document_response
 from services.gateway.routing import Gateway, Route
 from services.runtime.price_document import DOCUMENTS, BarsDocument, WrittenBars
-from services.runtime.read_postgres import READERS
+from services.runtime.read_postgres import DOCUMENT_READERS
 
 SOURCE, STALE, REFRESH = "Quotebus-Source", "Quotebus-Stale", "Quotebus-Refresh"
 # Without a timeframe the quote is meant, or of what is never quoted its daily bars.
@@ -88,7 +88,7 @@ async def list_prices(gateway: Gateway, request: web.Request) -> web.StreamRespo
 async def _document(gateway: Gateway, request: web.Request, symbol: str, kinds: tuple[Kind, ...]) -> web.Response:
     kind, found = await _find(gateway, symbol, kinds)
     if found is None:
-        what = "quote and no 1d bars" if kinds is _NEWEST else kind if kind in READERS else f"{kind} bars"
+        what = "quote and no 1d bars" if kinds is _NEWEST else kind if kind in DOCUMENT_READERS else f"{kind} bars"
         raise Problem(404, "not_found", f"no {what} of {symbol} in store: POST /refresh asks for it")
     SERVED.prices[found.source] += 1
     now = time.time()
