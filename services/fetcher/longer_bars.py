@@ -1,12 +1,13 @@
 """Longer bars out of shorter ones. Pure: it reads no store and no clock."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
 
 from contracts.message import Timeframe
+from contracts.price_events import BAR_COLUMNS
 from services.fetcher.adapter.events import Bar
 from services.fetcher.adapter.fields import EPOCH, LENGTHS, day_start, period_end, period_start
 
@@ -58,14 +59,16 @@ def _is_seen(start: datetime, end: datetime, seen: Sequence[Span]) -> bool:
 
 
 def _joined(start: datetime, parts: Sequence[Bar]) -> Bar:
-    volumes = [part.volume for part in parts]
-    return Bar(
-        start,
-        parts[0].open,
-        max((part.high for part in parts if part.high is not None), default=None),
-        min((part.low for part in parts if part.low is not None), default=None),
-        parts[-1].close,
-        # The sum without one that is unknown would be too small.
-        None if None in volumes else sum(filter(None, volumes)),
-        parts[-1].adjusted_close,
-    )
+    values = {column.name: [getattr(part, column.name) for part in parts] for column in BAR_COLUMNS}
+    return Bar(start, **{column.name: _RESAMPLED[column.resampled](values[column.name]) for column in BAR_COLUMNS})
+
+
+# A column of a longer bar out of those of its parts. The sum without a value that is unknown would be too small.
+_RESAMPLED: Mapping[str, Callable[[Sequence[float | None]], float | None]] = {
+    "first": lambda values: values[0],
+    "max": lambda values: max((value for value in values if value is not None), default=None),
+    "min": lambda values: min((value for value in values if value is not None), default=None),
+    "last": lambda values: values[-1],
+    "sum": lambda values: None if None in values else sum(value for value in values if value is not None),
+    "none": lambda _values: None,
+}

@@ -13,6 +13,7 @@ from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, CORRECTED_COLU
 from services.cacher.changed_rows import changed_rows
 from services.cacher.copy_rows import BarValues, Instants, bar_values, pack_bars
 from services.cacher.read_event import EventReader, MalformedEventError
+from services.fetcher.adapter.events import Bar
 from services.runtime.price_document import BarsDocument, WrittenBars, decode_bars, encode_document
 from tests.cacher.bar_samples import full_bars, nullable, sample, type_of
 
@@ -108,6 +109,10 @@ def test_a_document_of_an_older_version_lacks_a_column_and_is_read():
     columns = decode_bars(older).columns
     assert columns["close"] == [2.0]
     assert all(columns[column.name] == [None] for column in BAR_COLUMNS if column.optional)
+
+
+def test_an_adapters_bar_has_the_columns_of_the_table_in_its_order():
+    assert Bar._fields == ("at", *BAR_COLUMN_NAMES)
 
 
 def test_a_correction_lists_columns_that_bars_have():

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from zoneinfo import ZoneInfo
 
 from contracts.message import Basis, Timeframe
-from contracts.price_events import MAX_ROWS, PriceActions, PriceBars, PriceChain, PriceQuote
+from contracts.price_events import BAR_COLUMNS, MAX_ROWS, PriceActions, PriceBars, PriceChain, PriceQuote
 from services.fetcher.adapter.fields import LENGTHS, PLAIN, Unit, day_start, period_end, period_start
 from services.fetcher.provider import FetchCall, Profile
 
@@ -23,7 +23,7 @@ DAY_SLACK = timedelta(hours=14)  # a session's date begins so much earlier in th
 class Bar(NamedTuple):
     """One bar. `at` is its start if it is shorter than a day, else any instant of its session.
 
-    The fields are the columns of `PriceBars`, by name; those after `volume` are absent from an event when no bar of it has a value.
+    The fields are `at` and BAR_COLUMNS, in their order; an optional one is absent from an event when no bar of it has a value.
     """
 
     at: datetime
@@ -35,9 +35,10 @@ class Bar(NamedTuple):
     adjusted_close: float | None = None
 
 
-_OPTIONAL_COLUMNS = Bar._fields[Bar._fields.index("volume") + 1 :]
-_PRICE_COLUMNS = frozenset({"open", "high", "low", "close", "adjusted_close"})  # in the vendor's unit until they are scaled
-_POSITIVE_COLUMNS = frozenset({"adjusted_close"})  # vendors write 0 where they know none
+_OPTIONAL_COLUMNS = frozenset(column.name for column in BAR_COLUMNS if column.optional)
+_PRICE_COLUMNS = frozenset(column.name for column in BAR_COLUMNS if column.unit == "price")  # in the vendor's unit until scaled
+_POSITIVE_COLUMNS = _PRICE_COLUMNS & _OPTIONAL_COLUMNS  # vendors write 0 where they know none
+_WHOLE_COLUMNS = frozenset(column.name for column in BAR_COLUMNS if column.type == "int8")
 
 
 class Quote(NamedTuple):
@@ -92,6 +93,8 @@ class BarColumns(dict[str, list[Any]]):
         columns["at"] = list(bars)
         for name in _POSITIVE_COLUMNS:
             columns[name] = [value if value and value > 0 else None for value in columns[name]]
+        for name in _WHOLE_COLUMNS:
+            columns[name] = [None if value is None else int(value) for value in columns[name]]
         if unit.scale != 1.0:
             for name in _PRICE_COLUMNS:
                 columns[name] = [unit.major(value) for value in columns[name]]
