@@ -108,6 +108,14 @@ def lane_consumer(provider: str, lane: Lane) -> str:
     return f"fetcher-{provider}-{lane}"
 
 
+def provider_of(tasks: str) -> str | None:
+    """The provider whose tasks a filter subject of TASKS selects, if it selects one's."""
+    match tasks.split("."):
+        case ["task", provider, *_]:
+            return provider
+    return None
+
+
 def price(dataset: str, timeframe: str | None, symbol: str) -> str:
     """Where an event of this dataset and symbol is published; the timeframe is told where there is one series for each."""
     token = symbol_token(symbol)

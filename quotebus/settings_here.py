@@ -5,12 +5,11 @@ import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import SecretStr
+from msgspec.structs import replace
 
 from quotebus.endpoints import FILE_NAME
 from services.fetcher import providers
-from services.runtime.load_settings import Loaded, read_settings
-from services.runtime.settings import Settings
+from services.runtime.settings import Loaded, Secret, Settings, read_settings
 
 DEFAULT_DATA = Path(".quotebus")
 # What `endpoints.json` calls a server, and the setting that it stands for.
@@ -59,5 +58,5 @@ def _with(settings: Settings, values: dict[tuple[str, str], str]) -> Settings:
     sections = {}
     for (table, name), value in values.items():
         section = getattr(settings, table)
-        sections[table] = section.model_copy(update={name: value if table == "nats" else SecretStr(value)})
-    return settings.model_copy(update=sections)
+        sections[table] = replace(section, **{name: value if table == "nats" else Secret(value)})
+    return replace(settings, **sections)

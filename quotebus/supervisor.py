@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quotebus.embedded import ChildProcess, ServerError, free_port, is_free
 from quotebus.embedded.ports import reply
+from services.runtime.settings.secret_scope import environment_for
 
 FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_AFTER_S = 0.5, 30.0, 60.0
 _READY_TIMEOUT_S = 20.0
@@ -18,7 +19,10 @@ Say = Callable[[str], None]
 
 
 class Service(ChildProcess):
-    """One service, told by its environment where the servers are and on which port it answers /readyz."""
+    """One service, told by its environment where the servers are and on which port it answers /readyz.
+
+    It gets no secret that it does not use.
+    """
 
     def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         super().__init__(name, log)
@@ -40,7 +44,7 @@ class Service(ChildProcess):
         if not self._port or not is_free(self._port):
             self._port = free_port()
         variables = {**os.environ, **self._environment, "QUOTEBUS_HEALTH__PORT": str(self._port), **self._variables()}
-        await self._spawn(self._command, variables, None)
+        await self._spawn(self._command, environment_for(self.name, variables), None)
         try:
             if not await self._answered(_READY_TIMEOUT_S) and not self.running:
                 raise ServerError(f"{self.name} {how_it_ended(await self.ended())}: {self.last_words()}")

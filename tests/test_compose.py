@@ -18,8 +18,7 @@ from quotebus.simulate.vendor import vendors
 from services.fetcher.accounts import accounts
 from services.fetcher.http.egress_policy import check_base_url
 from services.fetcher.provider import providers
-from services.runtime.load_settings import load_settings
-from services.runtime.settings import Settings
+from services.runtime.settings import Settings, load_settings
 from tests.composed import OURS, PLAYED, ROOT, SERVERS, command, compose_file, health_command
 
 FILE = compose_file()

@@ -50,7 +50,7 @@ async def checks(here: "Here") -> AsyncIterator[Check]:
 
 async def _providers(here: "Here") -> AsyncIterator[Check]:
     from services.fetcher.accounts import accounts, incomplete_keys
-    from services.runtime.key_settings import FIRST_KEY
+    from services.runtime.settings import FIRST_KEY
 
     working = [name for name, account in accounts(here.settings).items() if not account.profile.is_local]
     for name, settings in here.settings.providers.items():

@@ -9,9 +9,8 @@ from quotebus.cli.connections import Place, place_options, without_password
 from quotebus.cli.output import Row, output_option, write
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from quotebus.settings_here import Here
+    from services.runtime.settings import Section
 
 HIDDEN = "***"
 
@@ -37,13 +36,13 @@ def _rows(here: "Here", *, origin: bool) -> Iterator[Row]:
         yield {**row, "origin": here.origin(*key)} if origin else row
 
 
-def _leaves(node: "BaseModel", above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
-    from pydantic import BaseModel
+def _leaves(node: "Section", above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
+    from services.runtime.settings import Section
 
-    for name in type(node).model_fields:
+    for name in node.__struct_fields__:
         value = getattr(node, name)
         key = (*above, name)
-        if isinstance(value, BaseModel):
+        if isinstance(value, Section):
             yield from _leaves(value, key)
         elif name in ("providers", "keys", "universes"):
             for named, table in value.items():
@@ -57,9 +56,9 @@ def _leaves(node: "BaseModel", above: tuple[str, ...]) -> Iterator[tuple[tuple[s
 
 def shown(value: object) -> object:
     """The value as it may be shown: no secret, and no password within an address."""
-    from pydantic import SecretStr
+    from services.runtime.settings import Secret
 
-    if isinstance(value, SecretStr):
+    if isinstance(value, Secret):
         text = value.get_secret_value()
         return without_password(text) if "://" in text else HIDDEN
     if isinstance(value, str) and "://" in value:

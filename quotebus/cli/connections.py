@@ -33,7 +33,7 @@ class Place:
     def here(self) -> "Here":
         """The settings as they hold in this place."""
         from quotebus.settings_here import settings_here
-        from services.runtime.load_settings import SettingsError
+        from services.runtime.settings import SettingsError
 
         try:
             return settings_here(self.config, self.data)

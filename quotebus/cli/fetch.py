@@ -20,8 +20,7 @@ from quotebus.cli.progress import steps
 from services.fetcher.provider import Answer, Credentials, FetchCall, Provider, ProviderError, Verdict, providers, refuse_unoffered
 
 if TYPE_CHECKING:
-    from services.runtime.key_settings import KeySettings
-    from services.runtime.settings import ProviderSettings
+    from services.runtime.settings import KeySettings, ProviderSettings
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 _KEYS = ("api_key", "api_secret", "refresh_token")

@@ -120,7 +120,7 @@ def _say_costs(place: Place, job: "Job") -> None:
 
 
 def _check_universe(place: Place, fields: Mapping[str, object]) -> None:
-    from services.runtime.universe_settings import unknown_universe
+    from services.runtime.settings import unknown_universe
 
     if fault := unknown_universe(fields.get("universe"), place.here().settings.universes):
         raise CommandError("bad_request", fault)

@@ -38,7 +38,7 @@ async def login_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
 def _login(provider: str, key: str, tokens: "Tokens | None", lasts: timedelta) -> Check:
     from services.fetcher.accounts import variable_of
     from services.fetcher.auth.tokens import login_state
-    from services.runtime.key_settings import FIRST_KEY
+    from services.runtime.settings import FIRST_KEY
 
     name = provider if key == FIRST_KEY else f"{provider} {key}"
 

@@ -37,7 +37,7 @@ async def _collected(here: "Here") -> list[Row]:
     from services.fetcher.accounts import account_of, incomplete_keys
     from services.fetcher.derived import PROFILE
     from services.fetcher.provider import providers as adapters
-    from services.runtime.key_settings import FIRST_KEY
+    from services.runtime.settings import FIRST_KEY
 
     rows: list[Row] = []
     async with nats_of(here) as qb:

@@ -44,7 +44,7 @@ def up(data: Path, http_port: int | None, nats_port: int | None, postgres_port: 
     from quotebus.embedded import FolderInUseError, ServerError
     from quotebus.stack import StackOptions
     from services.cacher.migrate import MigrationError
-    from services.runtime.load_settings import SettingsError
+    from services.runtime.settings import SettingsError
 
     try:
         _run(StackOptions(data, nats_port, postgres_port, redis_port, http_port))
@@ -66,7 +66,7 @@ def _run(options: "StackOptions") -> None:
     from quotebus.stack import NOTIFIER
     from quotebus.stack import up as run_stack
     from services.fetcher.provider import providers
-    from services.runtime.load_settings import load_settings
+    from services.runtime.settings import load_settings
 
     since = datetime.now(UTC)
     settings = load_settings(known_providers=providers())

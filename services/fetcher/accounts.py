@@ -4,15 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from pydantic import SecretStr
-
 from contracts.message import Basis, Dataset, Timeframe
 from services.fetcher.derived import PROFILE as DERIVED
 from services.fetcher.http.egress_policy import EgressPolicy, policy_for
 from services.fetcher.provider import Credentials, Profile, Provider, TokenStore, providers
-from services.runtime.key_settings import FIRST_KEY, KeySettings
 from services.runtime.quota_windows import SYMBOLS, WINDOW_S, QuotaWindow, shares
-from services.runtime.settings import ProviderSettings, Settings
+from services.runtime.settings import FIRST_KEY, KeySettings, ProviderSettings, Secret, Settings
 
 
 @dataclass(frozen=True)
@@ -178,5 +175,5 @@ def _limit(profile: Profile, settings: ProviderSettings, key: str, name: str) ->
     return default
 
 
-def _plain(secret: SecretStr | None) -> str:
+def _plain(secret: Secret | None) -> str:
     return secret.get_secret_value() if secret else ""

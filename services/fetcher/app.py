@@ -34,10 +34,9 @@ from services.fetcher.universe import Universe
 from services.fetcher.workers import Shop, rest_of_all
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
-from services.runtime.key_settings import FIRST_KEY
 from services.runtime.main import Service, StartRefusedError, light_broker, watched
 from services.runtime.provision import wait_until_provisioned
-from services.runtime.settings import Settings
+from services.runtime.settings import FIRST_KEY, Settings
 from services.runtime.skew import refuse_skewed_clock
 
 ASKS_AT_ONCE = 64

@@ -25,8 +25,8 @@ from services.fetcher.symbol_permits import Placed, SymbolDesk
 from services.fetcher.symbol_states import SymbolStates
 from services.fetcher.verdicts import MAX_NAK_S
 from services.runtime.bus import Bus
-from services.runtime.key_settings import FIRST_KEY
 from services.runtime.puller import kept_alive
+from services.runtime.settings import FIRST_KEY
 
 GRACE_S = 2.0
 IDLE_S = 5.0

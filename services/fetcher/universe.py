@@ -7,7 +7,7 @@ import asyncpg
 
 from contracts.refresh_request import RefreshRequest
 from services.runtime.postgres import POSTGRES_TROUBLE
-from services.runtime.universe_settings import ACTIVE, WATCHLIST, UniverseSettings, unknown_universe
+from services.runtime.settings import ACTIVE, WATCHLIST, UniverseSettings, unknown_universe
 
 QUERIES = {
     WATCHLIST: """

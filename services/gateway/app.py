@@ -16,7 +16,6 @@ from services.gateway.refresh_on_read import StaleReadRefresher
 from services.gateway.routes import all_routes
 from services.gateway.routing import Gateway, Route, endpoint, method_not_allowed, not_found
 from services.runtime.bus import connect
-from services.runtime.gateway_settings import GatewaySettings
 from services.runtime.health import Health
 from services.runtime.job_bucket import open_job_bucket
 from services.runtime.job_entries import JOBS_STREAM
@@ -25,7 +24,7 @@ from services.runtime.postgres import open_pool
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.read_redis import DocumentCache, open_redis
 from services.runtime.sessions_bucket import SESSIONS_STREAM
-from services.runtime.settings import Settings
+from services.runtime.settings import GatewaySettings, Settings
 
 SERVICE = "gateway"
 _ENDS_WITHIN_S = 2.0

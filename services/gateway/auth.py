@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from aiohttp import web
 
 from services.gateway.errors import Problem
-from services.runtime.gateway_settings import GatewaySettings
+from services.runtime.settings import GatewaySettings
 
 Scope = Literal["open", "read", "operate"]
 _LOOPBACK_NAMES = {"localhost"}

@@ -14,9 +14,8 @@ from services.notifier.webhook import Webhook, key_of, open_session
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.main import Service, StartRefusedError, light_broker, watched
-from services.runtime.notify_settings import NotifySettings
 from services.runtime.provision import wait_until_provisioned
-from services.runtime.settings import Settings
+from services.runtime.settings import NotifySettings, Settings
 
 SERVICE = "notifier"
 

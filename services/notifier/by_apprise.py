@@ -7,7 +7,7 @@ from typing import Any
 from services.notifier.notice import Notice
 from services.notifier.webhook import SendError
 from services.runtime.main import StartRefusedError
-from services.runtime.notify_settings import NotifySettings
+from services.runtime.settings import NotifySettings
 
 
 class ByApprise:

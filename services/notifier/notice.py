@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from contracts.run_events import RunFinished, RunMissed
-from services.runtime.notify_settings import Occasion
+from services.runtime.settings import Occasion
 
 _SLOTS_NAMED = 5
 

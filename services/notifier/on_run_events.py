@@ -18,8 +18,8 @@ from contracts.run_events import DeadLetter, RunFinished, RunMissed
 from services.notifier.notice import Notice, notice_of
 from services.notifier.webhook import SendError
 from services.runtime.bus import Bus
-from services.runtime.notify_settings import NotifySettings
 from services.runtime.puller import Puller, kept_alive
+from services.runtime.settings import NotifySettings
 from services.runtime.topology import NOTIFY_ACK_WAIT_S, notify_consumer
 
 AT_ONCE = 8

@@ -18,7 +18,7 @@ import stamina
 
 from services.notifier.notice import Notice
 from services.notifier.public_address import public_socket
-from services.runtime.notify_settings import NotifySettings
+from services.runtime.settings import NotifySettings
 
 TRIES = 3
 TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)

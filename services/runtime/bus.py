@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import nats
 import nats.errors
@@ -18,29 +18,13 @@ from nats.js.api import PubAck
 from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 
 from contracts.message import Message, encode
+from services.runtime.settings import NatsSettings
 
 EXIT_CONNECTION_CLOSED = 70
 MESSAGE_ID = "Nats-Msg-Id"
 _UNANSWERED = (nats.errors.TimeoutError, nats.errors.NoRespondersError, NoStreamResponseError, ServiceUnavailableError)
 
 log = structlog.get_logger()
-
-
-class Secret(Protocol):
-    def get_secret_value(self) -> str: ...
-
-
-class NatsAccount(Protocol):
-    """Where the server is and who we are there: `NatsSettings`, or what a process has that does without them."""
-
-    @property
-    def url(self) -> str: ...
-    @property
-    def user(self) -> str | None: ...
-    @property
-    def password(self) -> Secret | None: ...
-    @property
-    def credentials_file(self) -> str | None: ...
 
 
 @dataclass
@@ -82,7 +66,7 @@ class Bus:
 
 
 @asynccontextmanager
-async def connect(settings: NatsAccount, service: str) -> AsyncIterator[Bus]:
+async def connect(settings: NatsSettings, service: str) -> AsyncIterator[Bus]:
     """Give a connected bus; it waits for the server as long as it takes.
 
     When the client is closed by anything but us (credentials revoked, say) nothing of the process would work again and some
@@ -129,7 +113,7 @@ async def connect(settings: NatsAccount, service: str) -> AsyncIterator[Bus]:
         await nc.close()
 
 
-def connection_options(settings: NatsAccount, service: str) -> dict[str, Any]:
+def connection_options(settings: NatsSettings, service: str) -> dict[str, Any]:
     """What every connection of a service is made with, FastStream's too."""
     options: dict[str, Any] = {
         "servers": settings.url,

@@ -11,23 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.runtime.logs import scrub
+from services.runtime.settings import HealthSettings
 
 STATUS_ASK = "status.ask"
 _PATIENCE_S = 5.0
-
-
-class Listening(Protocol):
-    """Where to answer. Port 0: any free one."""
-
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
 
 
 @dataclass
@@ -56,7 +47,7 @@ class Health:
         }
 
     @asynccontextmanager
-    async def serve(self, settings: Listening) -> AsyncIterator[None]:
+    async def serve(self, settings: HealthSettings) -> AsyncIterator[None]:
         """Answer on the settings' host and port while the block runs; port 0 takes a free one, then found in `port`."""
         server = await asyncio.start_server(self._answer, settings.host, settings.port)
         self.port = server.sockets[0].getsockname()[1]

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from services.runtime.redact import HIDDEN, Redactor
+from services.runtime.settings import LogSettings
 
 SHORTEST_SECRET = 4
 _LOOKS_SECRET = re.compile(r"(?i)\b(api_?key|apitoken|token|access_?key|api_?secret|secret|password)=[^&\s\"'\\]+")
@@ -23,13 +24,6 @@ class _Hidden:
 
 
 _HIDDEN = _Hidden()
-
-
-class LogTerms(Protocol):
-    @property
-    def level(self) -> str: ...
-    @property
-    def format(self) -> str: ...
 
 
 def hide(secrets: Iterable[str]) -> None:
@@ -67,7 +61,7 @@ class _Bridge(logging.Handler):
         getattr(structlog.get_logger(), method)(record.getMessage(), logger=record.name, **fault)
 
 
-def configure_logging(settings: LogTerms, service: str) -> None:
+def configure_logging(settings: LogSettings, service: str) -> None:
     """Send every log line of the process to stderr in the chosen format, with the service's name."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     renderer: Any = structlog.processors.JSONRenderer()

@@ -17,10 +17,8 @@ from faststream.security import SASLPlaintext
 
 from services.runtime.bus import EXIT_CONNECTION_CLOSED, connection_options
 from services.runtime.health import STATUS_ASK, Health
-from services.runtime.load_settings import SettingsError, load_settings
 from services.runtime.logs import configure_logging, hide
-from services.runtime.settings import Settings
-from services.runtime.settings_secrets import secrets_of
+from services.runtime.settings import Settings, SettingsError, load_settings, secrets_of
 
 EXIT_BAD_SETTINGS = 78
 EXIT_PART_FAILED = 1
@@ -119,7 +117,7 @@ class Service(FastStream):
 def run_service(service: str, build: Callable[[Settings], FastStream]) -> None:
     """Run a service until SIGTERM or SIGINT; exit 0 after an orderly stop, 78 for bad settings."""
     try:
-        settings = load_settings()
+        settings = load_settings(service=service)
         configure_logging(settings.log, service)
         hide(secrets_of(settings))
         app = build(settings)

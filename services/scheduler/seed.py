@@ -13,7 +13,7 @@ from contracts.job import TIMES, Job
 from contracts.message import encode
 from contracts.subjects import JOBS_BUCKET
 from services.runtime.job_entries import Entry, entries
-from services.runtime.job_life import PAUSED_BY_SETTINGS, WAITS_FOR_PROVIDER
+from services.runtime.settings.model import PAUSED_BY_SETTINGS, WAITS_FOR_PROVIDER
 
 # These are of the job's life, not of its definition: a restart must not undo what a person did meanwhile.
 _LIFE = ("enabled", "paused_reason", "enabled_at")

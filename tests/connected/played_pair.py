@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from services.runtime.settings import ProviderSettings
+from services.runtime.settings import ProviderSettings, Secret
 
 DAYS = [f"2026-01-{day:02d}" for day in (5, 6, 7, 8, 9)]
 NO_LIMIT = {"per_second": 0, "per_minute": 0, "per_hour": 0, "per_day": 0}
@@ -45,7 +45,7 @@ class PlayedPair:
 
     def settings(self, **changes: object) -> ProviderSettings:
         """An account with one of them, without limits but those given."""
-        return ProviderSettings.model_validate({"base_url": self.url, "api_key": "k", **NO_LIMIT, **changes})
+        return ProviderSettings(**{"base_url": self.url, "api_key": Secret("k"), **NO_LIMIT, **changes})
 
     def _trouble(self, vendor: str, symbol: str) -> web.Response | None:
         self.calls[vendor] += 1

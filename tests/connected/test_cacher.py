@@ -9,7 +9,6 @@ import asyncpg
 import msgspec
 import pytest
 from nats.aio.msg import Msg
-from pydantic import SecretStr
 
 from contracts import subjects
 from contracts.message import Message, decode, encode
@@ -25,7 +24,7 @@ from services.runtime.health import Health
 from services.runtime.postgres import open_pool
 from services.runtime.provision import provision
 from services.runtime.read_redis import open_redis
-from services.runtime.settings import CacherSettings, NatsSettings, PostgresSettings, RedisSettings, Settings
+from services.runtime.settings import CacherSettings, NatsSettings, PostgresSettings, RedisSettings, Secret, Settings
 from services.runtime.topology import CACHER, CACHER_RUNS, topology
 from tests.cacher.events import bars, chain, quote, read, subject, volatility
 from tests.connected.test_cacher_runs import planned, result
@@ -95,8 +94,8 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def world_on(nats_url: str, postgres_url: str, redis_url: str | None = None) -> AsyncIterator[World]:
     settings = Settings(
         nats=NatsSettings(url=nats_url),
-        postgres=PostgresSettings(dsn=SecretStr(postgres_url)),
-        redis=RedisSettings(url=SecretStr(redis_url) if redis_url else None),
+        postgres=PostgresSettings(dsn=Secret(postgres_url)),
+        redis=RedisSettings(url=Secret(redis_url) if redis_url else None),
         cacher=CacherSettings(batch_events=16),
     )
     async with connect(settings.nats, "test") as bus:

@@ -11,7 +11,6 @@ from pathlib import Path
 import asyncpg
 import msgspec
 import pytest
-from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from contracts.message import Message
@@ -22,7 +21,7 @@ from services.cacher.store_redis import RedisStore
 from services.runtime.postgres import open_pool
 from services.runtime.price_document import document_json
 from services.runtime.read_redis import open_redis
-from services.runtime.settings import PostgresSettings, RedisSettings
+from services.runtime.settings import PostgresSettings, RedisSettings, Secret
 from tests.cacher.events import DAY, NOON, bars, chain, quote, read, volatility
 
 KEY = "quotebus:price:AAPL:1d:500"
@@ -49,8 +48,8 @@ class Cache:
 @pytest.fixture(params=[False, True], ids=["plain", "zstd"])
 async def cache(postgres_url: str, redis_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Cache]:
     await migrate(postgres_url)
-    settings = RedisSettings(url=SecretStr(redis_url), compress=request.param, timeout_s=1.0)
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool, open_redis(settings) as client:
+    settings = RedisSettings(url=Secret(redis_url), compress=request.param, timeout_s=1.0)
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool, open_redis(settings) as client:
         assert client is not None
         yield Cache(pool, client, settings)
 
@@ -146,8 +145,8 @@ async def test_a_key_that_holds_something_foreign_is_left_alone(cache: Cache) ->
 @asynccontextmanager
 async def cached_in(server: RedisServer, postgres_url: str) -> AsyncIterator[Cache]:
     await migrate(postgres_url)
-    settings = RedisSettings(url=SecretStr(server.url))
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool, open_redis(settings) as client:
+    settings = RedisSettings(url=Secret(server.url))
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool, open_redis(settings) as client:
         assert client is not None
         yield Cache(pool, client, settings)
 

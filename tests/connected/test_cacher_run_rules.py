@@ -10,14 +10,13 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
 from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
 from services.cacher.migrate import migrate
 from services.cacher.store_postgres import SESSION
 from services.cacher.store_postgres_runs import RunEvent, RunStore
 from services.runtime.postgres import open_pool
-from services.runtime.settings import PostgresSettings
+from services.runtime.settings import PostgresSettings, Secret
 
 WANTED = datetime(2024, 3, 4, 12, tzinfo=UTC)
 SYMBOLS = ("AAPL", "BRK.B", "MSFT")
@@ -28,7 +27,7 @@ _numbers = count(1)
 @pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
         yield pool
 
 

@@ -6,14 +6,13 @@ from datetime import UTC, date, datetime, timedelta
 
 import msgspec
 import pytest
-from pydantic import SecretStr
 
 from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
 from services.cacher.migrate import migrate
 from services.cacher.store_postgres import SESSION
 from services.cacher.store_postgres_runs import RunStore
 from services.runtime.postgres import open_pool
-from services.runtime.settings import PostgresSettings
+from services.runtime.settings import PostgresSettings, Secret
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
 WANTED = datetime(2024, 3, 4, 12, tzinfo=UTC)
@@ -23,7 +22,7 @@ TASK = "task.yahoo.live.bars.1d.latest.AAPL"
 @pytest.fixture
 async def runs(postgres_url: str) -> AsyncIterator[RunStore]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
         yield RunStore(pool)
 
 

@@ -8,7 +8,6 @@ from itertools import permutations
 import asyncpg
 import msgspec
 import pytest
-from pydantic import SecretStr
 
 from contracts.message import Message
 from contracts.price_events import BAR_COLUMN_NAMES
@@ -16,7 +15,7 @@ from services.cacher.migrate import migrate
 from services.cacher.read_event import SeriesKey
 from services.cacher.store_postgres import SESSION, PostgresStore, Written
 from services.runtime.postgres import open_pool
-from services.runtime.settings import PostgresSettings
+from services.runtime.settings import PostgresSettings, Secret
 from tests.cacher.events import DAY, FIRST, NOON, actions, bars, chain, quarantined, quote, read, volatility
 
 
@@ -43,7 +42,7 @@ class Database:
 @pytest.fixture
 async def db(postgres_url: str) -> AsyncIterator[Database]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
         yield Database(pool)
 
 

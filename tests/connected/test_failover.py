@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from contracts import subjects
@@ -38,7 +39,7 @@ def both(nats_url: str, pair: PlayedPair, tiingo: dict[str, Any] | None = None, 
     """Tiingo first, Alpha Vantage second."""
     accounts = {"tiingo": pair.settings(priority=1, **(tiingo or {})), "alpha_vantage": pair.settings(priority=2)}
     settings = settings_for(nats_url, **accounts)
-    return settings.model_copy(update={"fetcher": FetcherSettings(ack_wait_s=5, **terms)})
+    return msgspec.structs.replace(settings, fetcher=FetcherSettings(ack_wait_s=5, **terms))
 
 
 async def bars(bus: Bus, symbol: str) -> list[PriceBars]:
@@ -151,8 +152,8 @@ async def test_an_open_breaker_lets_one_call_through_when_its_pause_is_over_howe
 ):
     pair.faults = {"tiingo": 500}
     settings = settings_for(nats_url, tiingo=pair.settings())
-    settings = settings.model_copy(
-        update={"fetcher": FetcherSettings(ack_wait_s=5, breaker_failures=3, breaker_pause_s=1.5, expires_after_s=60)}
+    settings = msgspec.structs.replace(
+        settings, fetcher=FetcherSettings(ack_wait_s=5, breaker_failures=3, breaker_pause_s=1.5, expires_after_s=60)
     )
     async with connect(settings.nats, "other") as other, fetching(bus, settings), fetching(other, settings):
         await bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=[f"S{i}" for i in range(30)]))

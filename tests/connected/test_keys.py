@@ -6,15 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from contracts import subjects
 from contracts.refresh_request import RefreshRequest
 from services.fetcher.key_state import KeyState
 from services.runtime.bus import Bus, connect
-from services.runtime.key_settings import KeySettings
-from services.runtime.settings import NatsSettings, ProviderSettings
+from services.runtime.settings import KeySettings, NatsSettings, ProviderSettings, Secret
 from tests.connected.played_tiingo import PlayedTiingo
 from tests.connected.test_fetcher import fetching, results, settings_for
 
@@ -40,9 +38,9 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
 
 def account(tiingo: PlayedTiingo, *further: str, **limits: int) -> ProviderSettings:
     """Tiingo's account with the played one: the key `first`, and further ones called like what they are."""
-    keys = {name: KeySettings(api_key=SecretStr(name)) for name in further}
+    keys = {name: KeySettings(api_key=Secret(name)) for name in further}
     return ProviderSettings(
-        base_url=tiingo.url, api_key=SecretStr("first"), keys=keys, kept_for_manual=0, kept_for_live=0, **{"per_hour": 0, **limits}
+        base_url=tiingo.url, api_key=Secret("first"), keys=keys, kept_for_manual=0, kept_for_live=0, **{"per_hour": 0, **limits}
     )
 
 
@@ -107,7 +105,7 @@ async def test_symbols_of_a_month_go_to_the_key_that_counts_them_or_has_room(bus
 
 
 async def test_a_spent_share_rests_its_lane_and_no_other(bus: Bus, nats_url: str, tiingo: PlayedTiingo):
-    given = account(tiingo, per_day=20).model_copy(update={"kept_for_manual": 0.2, "kept_for_live": 0.3})
+    given = msgspec.structs.replace(account(tiingo, per_day=20), kept_for_manual=0.2, kept_for_live=0.3)
     async with fetching(bus, settings_for(nats_url, tiingo=given)):
         await bus.publish("refresh.request.backfill", asked(15))
         await results(bus, 10)

@@ -139,7 +139,7 @@ async def test_a_spent_day_and_an_open_breaker_are_reasons_too_and_counted(
         fetcher = FetcherSettings(ack_wait_s=5, breaker_failures=1, breaker_pause_s=3600)
         labels = {"provider": "tiingo", "outcome": "skipped", "reason": reason}
         before = REGISTRY.get_sample_value("quotebus_results_total", labels) or 0.0
-        async with fetching(bus, settings.model_copy(update={"fetcher": fetcher})):
+        async with fetching(bus, msgspec.structs.replace(settings, fetcher=fetcher)):
             await bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=["A", "B"]))
             await until(lambda: is_in_state(bus, "tiingo", state))
             [result] = await run(bus, "C", expires_at=datetime.now(UTC) + timedelta(seconds=60))

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from pydantic import SecretStr
 
 from contracts import subjects
 from contracts.message import decode
@@ -22,9 +22,8 @@ from services.notifier.on_run_events import Notifications
 from services.notifier.webhook import SendError
 from services.runtime.bus import Bus, connect
 from services.runtime.main import StartRefusedError
-from services.runtime.notify_settings import NotifySettings
 from services.runtime.provision import drift, provision
-from services.runtime.settings import NatsSettings, Settings
+from services.runtime.settings import NatsSettings, NotifySettings, Secret, Settings
 from services.runtime.topology import topology
 from tests.connected.deployment import Deployment, deployed, until
 from tests.connected.test_end_to_end import quotebus, started
@@ -174,7 +173,7 @@ async def test_one_command_notifies_when_there_is_somebody_to_notify(tmp_path: P
 
 async def test_a_receiver_whose_table_is_gone_leaves_no_consumer_behind(nats_server: Any):
     settings = Settings(nats=NatsSettings(url=nats_server.url))
-    one = settings.model_copy(update={"notify": [NotifySettings(**table("http://127.0.0.1:1/"))]})
+    one = msgspec.structs.replace(settings, notify=[NotifySettings(**table("http://127.0.0.1:1/"))])
     async with connect(settings.nats, "test") as bus:
         await provision(bus.js, topology(one, {}))
         assert await drift(bus.js, topology(one, {})) == []
@@ -218,7 +217,7 @@ async def test_what_nobody_takes_for_too_long_becomes_a_dead_letter_with_its_rea
 async def test_apprise_sends_the_words_for_people(receiver: PlayedWebhook):
     got: list[dict[str, Any]] = []
     async with PlayedChat(got) as url:
-        settings = NotifySettings(id="chat", url=SecretStr(url))
+        settings = NotifySettings(id="chat", url=Secret(url))
         await ByApprise(settings).send(notice_of(finished("7", refreshed=1, failed=1)))
         assert (got[0]["title"], "`quotebus runs retry 7`" in got[0]["message"]) == ("eod: 1 of 2 symbols failed", True)
     with pytest.raises(SendError, match="apprise could not send it"):
@@ -228,7 +227,7 @@ async def test_apprise_sends_the_words_for_people(receiver: PlayedWebhook):
 @OLD_MODULES
 def test_an_address_that_apprise_does_not_know_is_refused_without_showing_it():
     with pytest.raises(StartRefusedError, match="notify chat: url: apprise cannot read this address of canari;") as raised:
-        ByApprise(NotifySettings(id="chat", url=SecretStr("canari://canary")))
+        ByApprise(NotifySettings(id="chat", url=Secret("canari://canary")))
     assert "canary" not in str(raised.value)
 
 

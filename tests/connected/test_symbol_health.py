@@ -40,7 +40,7 @@ def probing(nats_url: str, yahoo: PlayedYahoo, *probe_after_s: float, **other: A
     """Settings with these probe intervals."""
     settings = settings_for(nats_url, yahoo=ProviderSettings(base_url=yahoo.url, per_second=0))
     terms = FetcherSettings(ack_wait_s=5, probe_after_s=list(probe_after_s), **other)
-    return settings.model_copy(update={"fetcher": terms})
+    return msgspec.structs.replace(settings, fetcher=terms)
 
 
 async def run(bus: Bus, *symbols: str, lane: Lane = "live", **wish: Any) -> list[RunResult]:

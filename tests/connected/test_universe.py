@@ -5,8 +5,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
+import msgspec
 import pytest
-from pydantic import SecretStr
 
 from contracts import subjects
 from contracts.message import decode
@@ -15,8 +15,7 @@ from contracts.run_events import DeadLetter, RunPlanned
 from services.cacher.migrate import migrate
 from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus, connect
-from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings
-from services.runtime.universe_settings import UniverseSettings
+from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings, Secret, UniverseSettings
 from tests.connected.deployment import deployed, until
 from tests.connected.test_fetcher import fetching, settings_for, stored
 
@@ -60,7 +59,7 @@ async def test_a_query_of_ones_own_on_ones_own_database_takes_the_parameters_it_
     own = UniverseSettings(
         sql="SELECT upper(symbol) FROM tickers WHERE priority <= $2 AND symbol <> ALL ($1) ORDER BY 1",
         active_days=1,
-        dsn=SecretStr(database),
+        dsn=Secret(database),
     )
     universe = Universe("postgresql://nobody@127.0.0.1:1/nothing", {"mine": own})
     assert await universe.of("mine") == ["BOTH", "FIRST", "OFF"]
@@ -100,7 +99,7 @@ async def test_a_role_that_may_not_read_is_told_what_to_grant(database: str) -> 
     try:
         await connection.execute(f"CREATE ROLE {name}_reader LOGIN PASSWORD 'p'")
         theirs = f"postgresql://{name}_reader:p@{urlsplit(database).netloc.rpartition('@')[2]}/{name}"
-        own = UniverseSettings(sql="SELECT symbol FROM tickers", dsn=SecretStr(theirs))
+        own = UniverseSettings(sql="SELECT symbol FROM tickers", dsn=Secret(theirs))
         with pytest.raises(UniverseRefusedError, match=r"grant SELECT to the role of universes\.x\.dsn"):
             await Universe(database, {"x": own}).of("x")
     finally:
@@ -110,7 +109,7 @@ async def test_a_role_that_may_not_read_is_told_what_to_grant(database: str) -> 
 
 @pytest.mark.parametrize("dsn", ["foo", "mysql://h/d", "postgresql://u:pa/ss@h/d", f"postgresql://{'h' * 70}.com/d"])
 async def test_what_is_no_address_says_which_setting_and_nothing_of_its_text(database: str, dsn: str) -> None:
-    own = UniverseSettings(sql="SELECT 'A'", dsn=SecretStr(dsn))
+    own = UniverseSettings(sql="SELECT 'A'", dsn=Secret(dsn))
     with pytest.raises(
         UniverseRefusedError, match=r"universe x: universes\.x\.dsn is no address of a PostgreSQL; give post"
     ) as refused:
@@ -136,9 +135,9 @@ async def test_a_query_that_gives_nothing_of_use_fails_its_request_and_the_plann
     settings = settings_for(nats_url, synthetic=ProviderSettings(enabled=True))
     own = {
         "bare": UniverseSettings(sql="SELECT FROM tickers"),
-        "far": UniverseSettings(sql="SELECT 1", dsn=SecretStr("postgresql://h:p/d")),
+        "far": UniverseSettings(sql="SELECT 1", dsn=Secret("postgresql://h:p/d")),
     }
-    settings = settings.model_copy(update={"postgres": PostgresSettings(dsn=SecretStr(database)), "universes": own})
+    settings = msgspec.structs.replace(settings, postgres=PostgresSettings(dsn=Secret(database)), universes=own)
     async with connect(NatsSettings(url=nats_url), "test") as bus, fetching(bus, settings):
         for name in ("bare", "far", "watchlist"):
             await bus.publish(subjects.refresh_request("live"), RefreshRequest(universe=name, dataset="quote"))
@@ -149,7 +148,7 @@ async def test_a_query_that_gives_nothing_of_use_fails_its_request_and_the_plann
 
 async def test_a_request_for_an_unknown_universe_is_a_dead_letter_and_the_next_one_is_served(database: str, nats_url: str) -> None:
     settings = settings_for(nats_url, synthetic=ProviderSettings(enabled=True))
-    settings = settings.model_copy(update={"postgres": PostgresSettings(dsn=SecretStr(database))})
+    settings = msgspec.structs.replace(settings, postgres=PostgresSettings(dsn=Secret(database)))
     async with connect(NatsSettings(url=nats_url), "test") as bus, fetching(bus, settings):
         await bus.publish(subjects.refresh_request("live"), RefreshRequest(universe="activ"))
         await bus.publish(subjects.refresh_request("live"), RefreshRequest(universe="watchlist", dataset="quote"))

@@ -8,7 +8,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from services.gateway.auth import Authorizer, Scope, is_loopback
 from services.gateway.errors import Problem
-from services.runtime.gateway_settings import GatewaySettings, TokenSettings
+from services.runtime.settings import GatewaySettings, TokenSettings
 
 HOST = "127.0.0.1:8088"
 TRUSTING = GatewaySettings(trust_loopback=True)

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from pydantic import SecretStr, ValidationError
 
 from services.notifier import webhook
 from services.notifier.notice import Notice
 from services.notifier.webhook import TRIES, SendError, Webhook, key_of, open_session, signature
-from services.runtime.notify_settings import NotifySettings
+from services.runtime.settings import InvalidSettingsError, NotifySettings, Secret
+from services.runtime.settings.build import build_settings
 from tests.played_webhook import SECRET, PlayedWebhook
 
 NOTICE = Notice("msg_1", "eod", "failed", "eod: 1 of 1 symbols failed", "…", b'{"type":"run.failed"}')
@@ -26,7 +26,7 @@ async def receiver() -> AsyncIterator[PlayedWebhook]:
 
 @asynccontextmanager
 async def sender(url: str, *, allow_private: bool = True, secret: str = SECRET) -> AsyncIterator[Webhook]:
-    settings = NotifySettings(id="ops", url=SecretStr(url), secret=SecretStr(secret), allow_private=allow_private)
+    settings = NotifySettings(id="ops", url=Secret(url), secret=Secret(secret), allow_private=allow_private)
     async with open_session(allow_private=allow_private) as session:
         yield Webhook(session, settings)
 
@@ -118,13 +118,13 @@ async def test_no_error_holds_the_address_or_the_secret(receiver: PlayedWebhook,
 @pytest.mark.parametrize(
     ("terms", "said"),
     [
-        ({"url": "example.com"}, "url: not an address such as"),
-        ({"url": "https://example.com"}, "secret: a webhook is signed"),
+        ({"url": "example.com"}, "url: notify ops: not an address such as"),
+        ({"url": "https://example.com"}, "secret: notify ops: a webhook is signed"),
         ({"url": "slack://a/b/c", "on": []}, "on"),
         ({"url": "slack://a/b/c", "on": ["sometimes"]}, "on"),
         ({"url": "slack://a/b/c", "job": ["eod"]}, "job"),
     ],
 )
 def test_a_receiver_that_is_not_set_up_right_is_refused(terms: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
-        NotifySettings(id="ops", **terms)
+    with pytest.raises(InvalidSettingsError, match=said):
+        build_settings({"notify": [{"id": "ops", **terms}]})

@@ -4,18 +4,20 @@ import pytest
 
 from contracts.message import encode
 from quotebus.demo import demo_environment, first_requests
-from services.runtime.demo import PROVIDER
-from services.runtime.load_settings import load_settings, read_settings
-from services.runtime.settings import ProviderSettings, Settings
+from services.runtime.settings import ProviderSettings, Settings, load_settings, read_settings
+from services.runtime.settings.load import DEMO_PROVIDER
 
 
 def test_with_nothing_configured_the_made_up_market_is_there_and_every_job_asks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in demo_environment(Settings()).items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
-    assert list(settings.providers) == [PROVIDER]
+    assert list(settings.providers) == [DEMO_PROVIDER]
     jobs = settings.jobs()
-    assert {(job.dataset, job.provider) for job in jobs if job.id.startswith("demo-")} == {("quote", PROVIDER), ("bars", PROVIDER)}
+    assert {(job.dataset, job.provider) for job in jobs if job.id.startswith("demo-")} == {
+        ("quote", DEMO_PROVIDER),
+        ("bars", DEMO_PROVIDER),
+    }
     assert {"prices_1m", "options_refresh", "daily_refresh"} < {job.id for job in jobs if job.enabled and job.universe}
     assert all(settings.universes[job.universe].pre_populate for job in jobs if job.universe)
     assert demo_environment(settings) == demo_environment(Settings())
@@ -30,11 +32,11 @@ def test_the_demonstration_ends_with_the_first_provider_or_job_though_its_settin
 ) -> None:
     monkeypatch.setenv("QUOTEBUS_DEMO", "true")
     loaded = read_settings()
-    assert loaded.origin("providers", PROVIDER, "enabled") == "demo market"
+    assert loaded.origin("providers", DEMO_PROVIDER, "enabled") == "demo market"
     monkeypatch.setenv(variable, value)
     settings = load_settings()
     assert settings.demo
-    assert PROVIDER not in settings.providers
+    assert DEMO_PROVIDER not in settings.providers
     assert "demo-quotes" not in [job.id for job in settings.jobs()]
     assert demo_environment(settings) == {}
 

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 from services.fetcher.provider import Profile
 from services.runtime.public_address import is_public
 from services.runtime.redact import Redactor
-from services.runtime.settings import ProviderSettings
-from services.runtime.settings_secrets import secrets_of
+from services.runtime.settings import ProviderSettings, secrets_of
 
 # A shorter one is no key, and may stand in a price list.
 MIN_KEY_LENGTH = 8

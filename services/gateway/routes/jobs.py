@@ -23,7 +23,7 @@ from services.runtime.health import STATUS_ASK
 from services.runtime.job_bucket import JobBucket
 from services.runtime.schedules import schedule_of
 from services.runtime.sessions import Calendars
-from services.runtime.universe_settings import unknown_universe
+from services.runtime.settings import unknown_universe
 
 STOPPED = "stopped over HTTP"
 _CLOCKS_ANSWER_S = 0.5

@@ -14,7 +14,6 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
-from pydantic import SecretStr
 
 from contracts import subjects
 from contracts.message import decode, encode
@@ -25,7 +24,7 @@ from services.cacher.store_postgres import SESSION
 from services.cacher.store_postgres_history import HistoryStore
 from services.cacher.store_postgres_runs import RunEvent, RunStore
 from services.runtime.postgres import open_pool
-from services.runtime.settings import PostgresSettings
+from services.runtime.settings import PostgresSettings, Secret
 
 SCRIPT = "import sys; from quotebus.cli import main; sys.argv[0] = 'quotebus'; main()"
 SLOT = datetime(2024, 3, 4, 21, tzinfo=UTC)
@@ -33,7 +32,7 @@ SLOT = datetime(2024, 3, 4, 21, tzinfo=UTC)
 
 @pytest.fixture
 async def pool(migrated: None, postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
         yield pool
 
 
