@@ -21,13 +21,13 @@ import nats.errors
 from nats.aio.client import Client as Nats
 from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
 from contracts import subjects
 from contracts.message import Dataset, Timeframe, decode, encode
 from contracts.refresh_request import RefreshAnswer, RefreshAsk, RefreshRequest
-from quotebus.follow import NOT_READY, follow
 from quotebus.price_stream import AnyPrice, event_of, price_subject, to_df
+from services.runtime.follow import follow_stream
 
 __all__ = ["AnyPrice", "Client", "ClientError", "connect", "to_df"]
 
@@ -65,10 +65,12 @@ class Client:
         """
         subject = price_subject(pattern)
         with _translated("the prices"):
-            async with aclosing(follow(self.nc, subjects.PRICES, subject, since or DeliverPolicy.LAST_PER_SUBJECT)) as messages:
-                async for message in messages:
-                    if event := event_of(message.subject, message.data):
-                        yield event
+            start = since or DeliverPolicy.LAST_PER_SUBJECT
+            async with aclosing(follow_stream(self.nc, subjects.PRICES, subject, start)) as batches:
+                async for batch in batches:
+                    for message in batch.messages:
+                        if event := event_of(message.subject, message.data):
+                            yield event
 
     async def last(self, symbol: str, timeframe: Timeframe | None = None, *, dataset: Dataset | None = None) -> AnyPrice | None:
         """The last event of a symbol: bars of the timeframe if given, else its quote or another `dataset`; None without one."""
@@ -160,7 +162,7 @@ def _translated(what: str) -> Iterator[None]:
         yield
     except (NotFoundError, NoStreamResponseError, nats.errors.NoRespondersError) as error:
         raise ClientError("not_provisioned", f"the stream of {what} does not exist: run `quotebus migrate`") from error
-    except NOT_READY as error:
+    except (nats.errors.TimeoutError, ServiceUnavailableError) as error:
         raise ClientError("timeout", f"NATS gave no answer about {what}: is JetStream enabled on it?") from error
     except APIError as error:
         raise ClientError("refused", f"NATS refused {what}: {error.description}") from error

@@ -12,8 +12,8 @@ from contracts.price_events import PriceBars, PriceQuote
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunFinished
 from quotebus import client
-from quotebus.follow import follow
 from quotebus.price_stream import AnyPrice, event_of
+from services.runtime.follow import follow_stream
 
 Shown = PriceBars | PriceQuote
 LINES_A_TURN, TURN_S = 5, 1.0
@@ -67,14 +67,16 @@ class LatestPrices:
 
 
 async def _collect(nc: Client, since: datetime, latest: LatestPrices) -> None:
-    async for message in follow(nc, subjects.PRICES, "price.>", since):
-        if event := event_of(message.subject, message.data):
-            latest.add(event)
+    async for batch in follow_stream(nc, subjects.PRICES, "price.>", since):
+        for message in batch.messages:
+            if event := event_of(message.subject, message.data):
+                latest.add(event)
 
 
 async def _report_runs(nc: Client, since: datetime, say: Callable[[str], None]) -> None:
-    async for message in follow(nc, subjects.RUNS, subjects.run("finished", "*"), since):
-        say(run_line(decode(message.data, RunFinished)))
+    async for batch in follow_stream(nc, subjects.RUNS, subjects.run("finished", "*"), since):
+        for message in batch.messages:
+            say(run_line(decode(message.data, RunFinished)))
 
 
 def price_line(event: Shown, now: datetime) -> str:

@@ -1,6 +1,6 @@
 """Makes the servers fit the settings and the jobs: tables, streams, consumers, buckets, sessions."""
 
-from nats.js import JetStreamContext
+from nats.aio.client import Client
 
 from services.cacher.migrate import migrate
 from services.fetcher.accounts import quotas
@@ -25,15 +25,15 @@ async def prepare(settings: Settings) -> list[str]:
     return [*(f"applied {name}" for name in applied), *changed]
 
 
-async def calendars_of(js: JetStreamContext, settings: Settings) -> set[str]:
+async def calendars_of(nc: Client, settings: Settings) -> set[str]:
     """The exchanges by whose sessions a job goes, of the settings or in the bucket."""
-    jobs = [*settings.jobs(), *await (await open_job_bucket(js)).all()]
+    jobs = [*settings.jobs(), *await (await open_job_bucket(nc)).all()]
     return {job.calendar for job in jobs if job.calendar is not None}
 
 
 async def _sessions(bus: Bus, settings: Settings) -> list[str]:
     try:
-        return await renew(bus.js, await calendars_of(bus.js, settings))
+        return await renew(bus.js, await calendars_of(bus.nc, settings))
     except SessionsError as error:
         # The jobs of these exchanges wait, and all else works.
         return [str(error)]

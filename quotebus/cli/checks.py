@@ -120,9 +120,9 @@ async def _skew(qb: "Client") -> Check:
 
 async def _dead(qb: "Client") -> Check:
     from contracts import subjects
-    from quotebus.follow import stored
+    from services.runtime.follow import read_stream
 
-    async with aclosing(stored(qb.nc, subjects.DEAD, subjects.dead("*"), datetime.now(UTC) - _DAY)) as messages:
+    async with aclosing(read_stream(qb.nc, subjects.DEAD, subjects.dead("*"), datetime.now(UTC) - _DAY)) as messages:
         reasons = Counter([message.subject.rsplit(".", 1)[1] async for message in messages])
     if reasons:
         found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())

@@ -153,9 +153,9 @@ async def _chosen(place: Place, wanted: Sequence[int], reason: str | None) -> li
 
 async def _read(place: Place, reason: str | None) -> list[tuple[int, "DeadLetter"]]:
     from contracts import subjects
-    from quotebus.follow import stored
+    from services.runtime.follow import read_stream
 
-    async with nats_of(place.here()) as qb, aclosing(stored(qb.nc, subjects.DEAD, subjects.dead(reason or "*"))) as messages:
+    async with nats_of(place.here()) as qb, aclosing(read_stream(qb.nc, subjects.DEAD, subjects.dead(reason or "*"))) as messages:
         return [(message.metadata.sequence.stream, _letter(message)) async for message in messages]
 
 

@@ -135,7 +135,7 @@ async def _in_bucket(client: "Client", work: Callable[["JobBucket"], Awaitable[T
     from services.runtime.job_bucket import JobError, open_job_bucket
 
     try:
-        return await work(await open_job_bucket(client.js))
+        return await work(await open_job_bucket(client.nc))
     except JobError as error:
         raise CommandError(error.kind, str(error)) from None
 

@@ -64,7 +64,7 @@ async def _missing_sessions(here: "Here", qb: "Client") -> list[str]:
     from services.runtime.sessions_bucket import read_sessions
 
     try:
-        wanted = await calendars_of(qb.js, here.settings)
+        wanted = await calendars_of(qb.nc, here.settings)
         there = await read_sessions(qb.js, wanted)
     except (JobError, NotFoundError):
         return []  # the buckets themselves are pending

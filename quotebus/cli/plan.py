@@ -74,6 +74,6 @@ async def _costs_here(here: "Here", draft: "Job | None" = None) -> "CostPlan":
         raise CommandError("bad_settings", f"providers: {error}") from None
     async with nats_of(here) as qb:
         try:
-            return await costs(qb.js, here.settings, known, draft)
+            return await costs(qb.nc, here.settings, known, draft)
         except JobError as error:
             raise CommandError(error.kind, str(error)) from None

@@ -44,12 +44,12 @@ async def _events(here: "Here", job: str | None) -> AsyncGenerator[tuple["Event"
     from contracts import subjects
     from contracts.message import decode
     from contracts.run_events import RunFinished, RunMissed, RunPlanned, RunResult
-    from quotebus.follow import follow
+    from services.runtime.follow import follow_stream
 
     kinds: dict[str, type[Event]] = {"planned": RunPlanned, "result": RunResult, "finished": RunFinished, "missed": RunMissed}
     start = await _oldest_going(here) or DeliverPolicy.NEW
-    async with nats_of(here) as qb, aclosing(follow(qb.nc, subjects.RUNS, subjects.run("*", job or "*"), start)) as messages:
-        async for message in messages:
+    async with nats_of(here) as qb, aclosing(follow_stream(qb.nc, subjects.RUNS, subjects.run("*", job or "*"), start)) as batches:
+        async for message in (message async for batch in batches for message in batch.messages):
             kind = kinds.get(message.subject.split(".")[1])
             try:
                 if kind is not None:

@@ -20,7 +20,7 @@ async def session_checks(qb: "Client") -> AsyncIterator[Check]:
     from services.runtime.job_bucket import JobError, open_job_bucket
 
     try:
-        bucket = await open_job_bucket(qb.js)
+        bucket = await open_job_bucket(qb.nc)
         jobs = [job for job in await bucket.all() if job.calendar is not None]
         calendars = await bucket.calendars(jobs)
     except (JobError, NotFoundError):

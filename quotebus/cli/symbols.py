@@ -115,10 +115,10 @@ async def symbol_health(qb: "Client") -> list["SymbolHealth"]:
     from contracts import subjects
     from contracts.message import decode
     from contracts.symbol_health import SymbolHealth
-    from quotebus.follow import stored
+    from services.runtime.follow import read_stream
 
     found = []
-    messages = stored(qb.nc, subjects.SYMBOLS, subjects.ALL_SYMBOL_HEALTH, DeliverPolicy.LAST_PER_SUBJECT)
+    messages = read_stream(qb.nc, subjects.SYMBOLS, subjects.ALL_SYMBOL_HEALTH, DeliverPolicy.LAST_PER_SUBJECT)
     async with aclosing(messages):
         async for message in messages:
             try:

@@ -18,7 +18,7 @@ async def universe_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
     from services.runtime.job_bucket import JobError, open_job_bucket
 
     try:
-        jobs = [job for job in await (await open_job_bucket(qb.js)).all() if job.enabled and job.universe is not None]
+        jobs = [job for job in await (await open_job_bucket(qb.nc)).all() if job.enabled and job.universe is not None]
     except (JobError, NotFoundError):
         return  # its own line says that the bucket is missing
     universe = Universe(here.settings.postgres.dsn.get_secret_value(), here.settings.universes)

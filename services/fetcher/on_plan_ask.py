@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import nats.errors
-from nats.js import JetStreamContext
+from nats.aio.client import Client
 from nats.js.errors import APIError
 
 from contracts.cost_plan import CostPlan, PlanAsk
@@ -39,19 +39,19 @@ class PlanDesk:
             return CostPlan(from_day=today, error="the fetcher is starting: ask again")
         try:
             ask = decode(body or b"{}", PlanAsk)
-            return await costs(self._bus.js, self._settings, self._accounts, ask.job)
+            return await costs(self._bus.nc, self._settings, self._accounts, ask.job)
         except (msgspec.MsgspecError, ValueError, JobError, APIError, nats.errors.Error) as error:
             return CostPlan(from_day=today, error=str(error) or type(error).__name__)
 
 
-async def costs(js: JetStreamContext, settings: Settings, known: Mapping[str, Account], draft: Job | None = None) -> CostPlan:
+async def costs(nc: Client, settings: Settings, known: Mapping[str, Account], draft: Job | None = None) -> CostPlan:
     """What the enabled jobs of this server cost with these accounts; `draft` in place of the job with its id.
 
     Raises:
         JobError: there is no bucket of jobs.
         nats.errors.Error: the server does not answer.
     """
-    bucket = await open_job_bucket(js)
+    bucket = await open_job_bucket(nc)
     jobs = [job for job in await bucket.all() if job.enabled and (draft is None or job.id != draft.id)]
     if draft is not None:
         jobs = sorted([*jobs, draft], key=lambda job: job.id)

@@ -54,7 +54,7 @@ def build(settings: Settings) -> FastStream:
             gateway = Gateway(
                 settings=settings,
                 bus=bus,
-                jobs=await open_job_bucket(bus.js),
+                jobs=await open_job_bucket(bus.nc),
                 store=store,
                 prices=PriceReader(DocumentCache(client, settings.redis), store, settings.redis),
                 stale=stale,

@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import InvalidKeyError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
@@ -14,7 +15,7 @@ from contracts.message import decode, encode
 from contracts.refresh_request import RefreshRequest
 from contracts.subjects import JOBS_BUCKET
 from services.runtime.job_chain import chain_fault
-from services.runtime.job_entries import entries
+from services.runtime.job_entries import job_of, read_job_entries
 from services.runtime.job_range import check_spans, range_of, wish_of
 from services.runtime.schedules import schedule_of
 from services.runtime.sessions import Calendars
@@ -35,8 +36,8 @@ class JobError(Exception):
 class JobBucket:
     """Every job that there is."""
 
-    def __init__(self, js: JetStreamContext, bucket: KeyValue) -> None:
-        self._js = js
+    def __init__(self, nc: Client, bucket: KeyValue) -> None:
+        self._nc = nc
         self._bucket = bucket
 
     async def all(self) -> list[Job]:
@@ -46,10 +47,10 @@ class JobBucket:
     async def revisions(self) -> list[tuple[Job, int]]:
         """The same, each with its revision."""
         found = []
-        async for entry in entries(self._js):
-            if entry.body is not None:
+        async for entry in read_job_entries(self._nc):
+            if entry.value is not None:
                 with suppress(ValueError):
-                    found.append((entry.job(), entry.revision))
+                    found.append((job_of(entry), entry.revision))
         return sorted(found, key=lambda each: each[0].id)
 
     async def add(self, fields: Mapping[str, object]) -> Job:
@@ -145,7 +146,7 @@ class JobBucket:
 
     async def calendars(self, jobs: Iterable[Job]) -> Calendars:
         """What is known of the sessions that these jobs go by."""
-        return await read_calendars(self._js, {job.calendar for job in jobs if job.calendar is not None})
+        return await read_calendars(_jetstream(self._nc), {job.calendar for job in jobs if job.calendar is not None})
 
     async def _check_chain(self, job: Job) -> None:
         if job.after is not None:
@@ -154,14 +155,14 @@ class JobBucket:
                 raise JobError("bad_request", fault)
 
 
-async def open_job_bucket(js: JetStreamContext) -> JobBucket:
+async def open_job_bucket(nc: Client) -> JobBucket:
     """The bucket of this server.
 
     Raises:
         JobError: it is not provisioned.
     """
     try:
-        return JobBucket(js, await js.key_value(JOBS_BUCKET))
+        return JobBucket(nc, await _jetstream(nc).key_value(JOBS_BUCKET))
     except NotFoundError:
         raise JobError("not_provisioned", "the bucket of jobs does not exist: run `quotebus migrate`") from None
 
@@ -181,6 +182,10 @@ def wish_by_hand(job: Job) -> RefreshRequest:
     """What a person asks for who runs this job by hand, now."""
     now = datetime.now(UTC)
     return wish_of(job, range_of(job, now), now + timedelta(seconds=job.expires_after_s))
+
+
+def _jetstream(nc: Client) -> JetStreamContext:
+    return nc.jetstream(timeout=5)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from contracts.trading_sessions import TradingSessions
 from services.runtime.sessions import Calendar
 
 SESSIONS_STREAM = f"KV_{SESSIONS_BUCKET}"
-SESSIONS_WRITTEN = f"$KV.{SESSIONS_BUCKET}.>"
 
 log = structlog.get_logger()
 

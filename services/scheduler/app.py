@@ -1,4 +1,4 @@
-"""The scheduler's application: seeds the settings' jobs, reads the bucket, and lets the clock run. Needs NATS and nothing else."""
+"""The scheduler's application: syncs the settings' jobs, follows the bucket, and runs the clock. Needs NATS and nothing else."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ from services.runtime.settings import Settings
 from services.runtime.skew import ClockSkewError, refuse_skewed_clock
 from services.runtime.wait_for_streams import wait_until_provisioned
 from services.scheduler.clock import Clock, utc_now
-from services.scheduler.on_job import JobReader
-from services.scheduler.on_run_finished import RunReader
-from services.scheduler.on_sessions import SessionReader
-from services.scheduler.renew_sessions import keep_renewed
-from services.scheduler.seed import seed
+from services.scheduler.on_job import JobWatcher
+from services.scheduler.on_run_events import RunWatcher
+from services.scheduler.on_trading_sessions import CalendarWatcher
+from services.scheduler.renew_sessions import renew_forever
 from services.scheduler.settings_jobs import settings_jobs
+from services.scheduler.sync_jobs import sync_settings_jobs
 
 SERVICE = "scheduler"
 _RETRY_S = 1.0
@@ -41,36 +41,36 @@ async def run(settings: Settings) -> None:
     async with health.serve(settings.health), connect(settings.nats, SERVICE) as bus:
         await bus.nc.subscribe(STATUS_ASK, cb=tell)
         if settings.scheduler.enabled:
-            await _prepare_and_tick(bus, health, settings)
+            await _set_up_and_run(bus, health, settings)
         health.ready("clock", True)
         log.info("clock_disabled", reason="enabled = false under [scheduler]")
         await asyncio.Event().wait()
 
 
-async def tick(bus: Bus, clock: Clock) -> None:
-    """Let a clock run on what the bucket of jobs, the sessions and the runs of this server say."""
-    sessions, runs = SessionReader(bus, clock), RunReader(bus, clock)
+async def run_clock(bus: Bus, clock: Clock) -> None:
+    """Run a clock on the jobs, the trading sessions and the finished runs of this server."""
+    calendars = CalendarWatcher(bus, clock)
     async with asyncio.TaskGroup() as group:
         group.create_task(clock.run())
-        group.create_task(JobReader(bus, clock, sessions, runs).run())
-        group.create_task(sessions.run())
-        group.create_task(runs.run())
-        group.create_task(keep_renewed(bus, sessions))
+        group.create_task(JobWatcher(bus, clock, calendars).run())
+        group.create_task(calendars.run())
+        group.create_task(RunWatcher(bus, clock).run())
+        group.create_task(renew_forever(bus, calendars))
 
 
-async def _prepare_and_tick(bus: Bus, health: Health, settings: Settings) -> None:
+async def _set_up_and_run(bus: Bus, health: Health, settings: Settings) -> None:
     health.ready("clock", False, "waiting for the streams: run `quotebus migrate`")
     await wait_until_provisioned(bus.js, [subjects.REFRESH, subjects.RUNS, JOBS_STREAM, SESSIONS_STREAM])
-    while not await _prepared(bus, settings):
+    while not await _setup_once(bus, settings):
         pass
-    await tick(bus, Clock(bus, health))
+    await run_clock(bus, Clock(bus, health))
 
 
-async def _prepared(bus: Bus, settings: Settings) -> bool:
+async def _setup_once(bus: Bus, settings: Settings) -> bool:
     try:
-        with _skew_said():
+        with _warn_on_skew():
             await refuse_skewed_clock(bus)
-        await seed(bus.js, await settings_jobs(bus.js, settings), utc_now())
+        await sync_settings_jobs(bus.nc, await settings_jobs(bus.js, settings), utc_now())
     except (NatsError, OSError, TimeoutError) as error:
         log.warning("jobs_unseeded", error=f"{type(error).__name__}: {error}", retry_in_s=_RETRY_S)
         await asyncio.sleep(_RETRY_S)
@@ -79,7 +79,7 @@ async def _prepared(bus: Bus, settings: Settings) -> bool:
 
 
 @contextmanager
-def _skew_said() -> Iterator[None]:
+def _warn_on_skew() -> Iterator[None]:
     try:
         yield
     except ClockSkewError as error:

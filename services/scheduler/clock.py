@@ -1,26 +1,30 @@
-"""The clock: a heap of the instants at which jobs fall due, and a few askers that publish what they find due then."""
+"""The clock: a heap of the instants at which jobs fall due, and workers that publish a request for each slot that is due."""
 
 import asyncio
 import heapq
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import structlog
+from prometheus_client import Counter, Histogram
 
 from contracts.job import Job
 from services.runtime.bus import Bus
 from services.runtime.health import Health
-from services.runtime.slots import Schedule
-from services.scheduler.ask import LastAsked, ask, last_asked
-from services.scheduler.chained import Chained
-from services.scheduler.due import Due, due, next_look, since
-from services.scheduler.missed import missed_before, report_missed
-from services.scheduler.report import report
-from services.scheduler.running import Running
+from services.runtime.schedules import schedule_of
+from services.runtime.sessions import Calendars
+from services.scheduler.dependent_schedule import DependentSchedule
+from services.scheduler.due import Due, due, next_wakeup, slots_start
+from services.scheduler.missed_slots import missed_slots_before, publish_missed_best_effort
+from services.scheduler.publish_request import LastRequest, last_request, publish_request
+from services.scheduler.scheduled_job import ScheduledJob
 
-ASKS_AT_ONCE = 64
+SLOTS_PUBLISHED = Counter("quotebus_slots_asked_total", "Slots this clock published a request for.", ["late"])
+SLOTS_MISSED = Counter("quotebus_slots_missed_total", "Slots nobody asked for in time, as this clock found them.")
+SLOT_DELAY = Histogram("quotebus_slot_delay_seconds", "From when a slot was due to its stored request; late ones left out.")
+WORKERS = 64
 # The wall clock may be set, and a laptop sleep: look at it again at least so often. Costs nothing while nothing is due.
 LONGEST_SLEEP_S = 1.0
 _TRIES = 5
@@ -29,109 +33,127 @@ log = structlog.get_logger()
 
 
 def utc_now() -> datetime:
-    """The system's clock."""
+    """Read the system's clock."""
     return datetime.now(UTC)
 
 
 class Clock:
-    """Asks for the jobs it was given, each slot once whatever other clocks do. `now` may be wrong: then it asks early or late."""
+    """Publishes a request for each slot of its jobs, once whatever other clocks do; early or late when `now` is wrong.
+
+    `dependents_changed`: set when a job with `after` was scheduled, which has yet to be given the runs of its upstream job.
+    """
 
     def __init__(
-        self, bus: Bus, health: Health, now: Callable[[], datetime] = utc_now, *, asks_at_once: int = ASKS_AT_ONCE,
+        self, bus: Bus, health: Health, now: Callable[[], datetime] = utc_now, *, workers: int = WORKERS,
         longest_sleep_s: float = LONGEST_SLEEP_S,
     ) -> None:  # fmt: skip
         self._bus = bus
         self._health = health
         self.now = now
-        self._asks_at_once = asks_at_once
+        self._workers = workers
         self._longest_sleep_s = longest_sleep_s
-        self._jobs: dict[str, Running] = {}
-        self._followers: dict[str, Running] = {}
-        # When, which turn of which job; only a job's newest turn counts.
+        self.dependents_changed = asyncio.Event()
+        self._jobs: dict[str, ScheduledJob] = {}
+        self._dependents: dict[str, ScheduledJob] = {}
+        # When, which entry, which job; only a job's newest entry counts.
         self._heap: list[tuple[datetime, int, str]] = []
         self._number = count()
-        self._due: asyncio.Queue[Running] = asyncio.Queue()
+        self._due: asyncio.Queue[ScheduledJob] = asyncio.Queue()
         self._wake = asyncio.Event()
         bus.on_reconnect.append(self._wake.set)
 
     @property
     def jobs(self) -> list[str]:
-        """The ids of the jobs that tick."""
+        """The ids of the jobs that are scheduled."""
         return list(self._jobs)
 
     @property
     def definitions(self) -> list[Job]:
-        """The jobs that tick."""
-        return [running.job for running in self._jobs.values()]
+        """The jobs that are scheduled."""
+        return [scheduled.job for scheduled in self._jobs.values()]
 
-    def followers(self) -> list[Running]:
-        """The jobs that follow another."""
-        return list(self._followers.values())
+    def dependents(self) -> list[ScheduledJob]:
+        """The jobs with `after`."""
+        return list(self._dependents.values())
 
-    def start(self, job: Job, schedule: Schedule, chained: Chained | None = None) -> None:
-        """Tick for this job from now on, also if it ticked before with another definition.
+    def schedule(self, job: Job, calendars: Calendars) -> None:
+        """Publish the job's slots from now on, also if it had another definition; it waits while its calendar is missing.
 
-        `chained`: what a job that follows another learns of that one's runs; part of its schedule.
+        Raises:
+            ValueError: its schedule is none; the text names the field.
         """
-        before = self._jobs.get(job.id)
-        running = Running(job, schedule, chained)
-        if before is not None:
-            running.said = before.said
-            running.remember(before.last)
-        self._jobs[job.id] = running
-        self._followers.pop(job.id, None)
-        if chained is not None:
-            self._followers[job.id] = running
-        self._push(running, self.now())
+        dependent = None
+        if job.after is not None:
+            every = timedelta(seconds=job.at_least_every_s) if job.at_least_every_s else None
+            dependent = DependentSchedule(job.after, job.enabled_at or self.now(), every)
+        scheduled = ScheduledJob(job, schedule_of(job, calendars, dependent), dependent)
+        if (before := self._jobs.get(job.id)) is not None:
+            scheduled.reported_until = before.reported_until
+            scheduled.set_last(before.last)
+        self._jobs[job.id] = scheduled
+        self._dependents.pop(job.id, None)
+        if dependent is not None:
+            self._dependents[job.id] = scheduled
+            self.dependents_changed.set()
+        self._push(scheduled, self.now())
 
     def stop(self, job: str) -> None:
-        """Tick no more for this job, if it did."""
+        """Publish no more slots of this job, if it was scheduled."""
         self._jobs.pop(job, None)
-        self._followers.pop(job, None)
+        self._dependents.pop(job, None)
 
-    def finished(self, job: str, at: datetime) -> None:
-        """Let the jobs that follow this one know that a run of it was over at this instant."""
-        for running in self.followers():
-            # One that is being asked for just now looks for itself when that is done.
-            if running.job.after == job and running.chained and running.chained.finished(at) and not running.busy:
-                self._push(running, self.now())
+    def upstream_finished(self, job: str, at: datetime) -> None:
+        """Give the end of a run of this job to the jobs that depend on it."""
+        for scheduled in self.dependents():
+            # A busy one looks for itself when its worker is done.
+            if scheduled.job.after == job and scheduled.dependent and scheduled.dependent.add_run(at) and not scheduled.busy:
+                self._push(scheduled, self.now())
 
-    async def look(self, running: Running) -> None:
-        """Read what was asked last for the job, unless that is known."""
-        if not running.looked:
-            await self._look(running)
+    async def load_last(self, scheduled: ScheduledJob) -> None:
+        """Load the newest request of the job, unless it is known.
+
+        Raises:
+            nats.errors.Error: the server did not answer.
+        """
+        if scheduled.last_loaded:
+            return
+        found = await last_request(self._bus.js, scheduled.job.id)
+        # What was once published stays published, even when the stream has lost it.
+        slots = [slot for slot in (found.slot, scheduled.last.slot) if slot is not None]
+        scheduled.set_last(LastRequest(found.sequence, max(slots, default=None)))
+        scheduled.last_loaded = True
 
     async def run(self) -> None:
-        """Ask for ever."""
+        """Publish for ever."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._asks_at_once):
-                group.create_task(self._ask_in_turn())
+            for _ in range(self._workers):
+                group.create_task(self._worker())
             while True:
                 connected = self._bus.nc.is_connected
                 self._health.ready("clock", connected, "not connected to NATS: slots wait")
                 if connected:
-                    # While there is no server nothing is handed out: afterwards one late request serves all of the outage.
-                    self._hand_out()
+                    # While there is no server nothing is dispatched: afterwards one late request serves all of the outage.
+                    self._dispatch_due()
                 await self._sleep(connected)
 
-    def _push(self, running: Running, at: datetime) -> None:
-        if self._jobs.get(running.job.id) is running:
-            running.turn = next(self._number)
-            heapq.heappush(self._heap, (at, running.turn, running.job.id))
-            if self._heap[0][1] == running.turn:
+    def _push(self, scheduled: ScheduledJob, at: datetime) -> None:
+        if self._jobs.get(scheduled.job.id) is scheduled:
+            scheduled.heap_entry = next(self._number)
+            heapq.heappush(self._heap, (at, scheduled.heap_entry, scheduled.job.id))
+            if self._heap[0][1] == scheduled.heap_entry:
                 self._wake.set()
             if len(self._heap) > 2 * len(self._jobs) + 64:
-                self._heap = [entry for entry in self._heap if self._counts(entry[1], entry[2])]
+                self._heap = [entry for entry in self._heap if self._is_current(entry[1], entry[2])]
                 heapq.heapify(self._heap)
 
-    def _counts(self, turn: int, job: str) -> bool:
-        return job in self._jobs and self._jobs[job].turn == turn
+    def _is_current(self, entry: int, job: str) -> bool:
+        return job in self._jobs and self._jobs[job].heap_entry == entry
 
-    def _hand_out(self) -> None:
+    def _dispatch_due(self) -> None:
         now = self.now()
         while self._heap and self._heap[0][0] <= now:
-            _, turn, job = heapq.heappop(self._heap)
-            if self._counts(turn, job):
+            _, entry, job = heapq.heappop(self._heap)
+            if self._is_current(entry, job):
                 self._jobs[job].busy = True
                 self._due.put_nowait(self._jobs[job])
 
@@ -144,58 +166,68 @@ class Clock:
                 await self._wake.wait()
         self._wake.clear()
 
-    async def _ask_in_turn(self) -> None:
+    async def _worker(self) -> None:
         while True:
-            running = await self._due.get()
+            scheduled = await self._due.get()
             again: datetime | None = self.now()
             if self._bus.nc.is_connected:
                 try:
-                    again = await self._ask(running)
-                    running.failures = 0
-                except Exception as error:  # a job that cannot be asked for must not stop the others
-                    again = self.now() + running.failed(error)
-            running.busy = False
+                    again = await self._publish_due(scheduled)
+                    scheduled.failures = 0
+                except Exception as error:  # a job that cannot be published must not stop the others
+                    again = self.now() + scheduled.backoff(error)
+            scheduled.busy = False
             if again is not None:
-                self._push(running, again)
+                self._push(scheduled, again)
 
-    async def _ask(self, running: Running) -> datetime | None:
-        """Ask for what is due; give the instant to look again, if there is one. The loop turns when another clock was quicker."""
+    async def _publish_due(self, scheduled: ScheduledJob) -> datetime | None:
+        """Publish what is due; give the instant to look again, if there is one. Tries again when another clock was quicker."""
         now = self.now()
         for _ in range(_TRIES):
-            await self.look(running)
+            await self.load_last(scheduled)
             now = self.now()
-            what = due(running.job, running.schedule, running.last.slot, now)
+            what = due(scheduled.job, scheduled.schedule, scheduled.last.slot, now)
             if what is None:
                 break
-            if not what.ask:
-                await self._report(running, what, now)
+            if not what.publish:
+                await self._record(scheduled, what, now)
                 break
-            mine = await ask(self._bus, running.job, what, running.last, now)
-            if mine is not None:
-                await self._report(running, what, now)
-                running.remember(mine)
+            published = await publish_request(self._bus, scheduled.job, what, scheduled.last, now)
+            if published is not None:
+                await self._record(scheduled, what, now)
+                scheduled.set_last(published)
                 break
-            running.looked = False
+            scheduled.last_loaded = False
         try:
-            return next_look(running.job, running.schedule, running.last.slot, now)
+            return next_wakeup(scheduled.job, scheduled.schedule, scheduled.last.slot, now)
         except ValueError as reason:
-            # Whoever knows more starts the job again, or tells of a run that it follows.
-            log.debug("job_waits", job=running.job.id, reason=str(reason))
+            # It is scheduled again when its calendar is there, and pushed when a run of its upstream job has finished.
+            log.debug("job_waits", job=scheduled.job.id, reason=str(reason))
             return None
 
-    async def _look(self, running: Running) -> None:
-        found = await last_asked(self._bus.js, running.job.id)
-        # What was once asked stays asked, even when the stream has lost it.
-        slots = [slot for slot in (found.slot, running.last.slot) if slot is not None]
-        running.remember(LastAsked(found.sequence, max(slots, default=None)))
-        running.looked = True
-
-    async def _report(self, running: Running, what: Due, now: datetime) -> None:
-        """Each missed slot is counted once, by whoever asks or lets it go."""
-        after = since(running.job, running.last.slot, now)
-        after = max(after, running.said or after)
-        missed = running.schedule.count(after, what.slot) - what.ask
-        running.said = what.slot
-        report(running.job, what, missed, self.now())
+    async def _record(self, scheduled: ScheduledJob, what: Due, now: datetime) -> None:
+        """Each missed slot is counted once, by the clock that publishes the next one or lets it go."""
+        after = slots_start(scheduled.job, scheduled.last.slot, now)
+        after = max(after, scheduled.reported_until or after)
+        missed = scheduled.schedule.count(after, what.slot) - what.publish
+        scheduled.reported_until = what.slot
+        record_slot(scheduled.job, what, missed, self.now())
         if missed > 0:
-            await report_missed(self._bus, running, missed_before(what, after, now))
+            await publish_missed_best_effort(self._bus, scheduled, missed_slots_before(what, after, now))
+
+
+def record_slot(job: Job, what: Due, missed: int, now: datetime) -> None:
+    """Log and count what became of a slot, and of the `missed` ones before it that were not recorded already.
+
+    `now`: when its request was stored.
+    """
+    SLOTS_MISSED.inc(max(0, missed))
+    facts = {"job": job.id, "slot": what.slot.isoformat(), "missed_slots": what.missed}
+    if not what.publish:
+        if missed > 0:
+            log.warning("slots_missed", **{**facts, "missed_slots": missed}, reason="older than the job catches up")
+        return
+    SLOTS_PUBLISHED.labels(str(what.late).lower()).inc()
+    if not what.late:
+        SLOT_DELAY.observe(max(0.0, (now - what.at).total_seconds()))
+    (log.warning if what.late or what.missed else log.debug)("slot_asked", **facts, late=what.late)

@@ -16,7 +16,7 @@ from contracts.message import decode, encode
 from contracts.refresh_request import RefreshRequest
 from services.runtime.bus import Bus
 from services.runtime.health import Health
-from services.scheduler.app import tick
+from services.scheduler.app import run_clock
 from services.scheduler.clock import Clock, utc_now
 
 
@@ -62,7 +62,7 @@ async def asked(bus: Bus, count: int, name: str = "j") -> list[RefreshRequest]:
 async def ticking(bus: Bus, ahead: timedelta = timedelta()) -> AsyncIterator[Clock]:
     """A clock in this process that is set so much ahead."""
     clock = Clock(bus, Health("scheduler"), lambda: utc_now() + ahead)
-    ticks = asyncio.create_task(tick(bus, clock))
+    ticks = asyncio.create_task(run_clock(bus, clock))
     try:
         yield clock
     finally:

@@ -18,9 +18,9 @@ from services.runtime.main import run_service
 open_job_bucket = app.open_job_bucket
 
 
-async def slowly(js):
+async def slowly(nc):
     await asyncio.sleep(1)
-    return await open_job_bucket(js)
+    return await open_job_bucket(nc)
 
 
 app.open_job_bucket = slowly

@@ -16,13 +16,13 @@ from contracts.message import encode
 from contracts.refresh_request import RefreshRequest
 from quotebus.embedded import NatsServer
 from services.runtime.bus import Bus, connect
-from services.runtime.job_entries import entries
+from services.runtime.job_entries import job_of, read_job_entries
 from services.runtime.provision import provision
 from services.runtime.schedules import schedule_of
 from services.runtime.settings import NatsSettings, Settings
 from services.runtime.topology import topology
 from services.scheduler.clock import utc_now
-from services.scheduler.seed import PAUSED_BY_SETTINGS, seed
+from services.scheduler.sync_jobs import PAUSED_BY_SETTINGS, sync_settings_jobs
 from tests.connected.clocks import asked, processes, put, requests, ticking, until
 
 HOUR = timedelta(hours=1)
@@ -41,7 +41,7 @@ def job(name: str = "j", **terms: object) -> Job:
 
 
 async def bucket_jobs(bus: Bus) -> dict[str, Job]:
-    return {entry.key: entry.job() async for entry in entries(bus.js) if entry.body is not None}
+    return {entry.key: job_of(entry) async for entry in read_job_entries(bus.nc) if entry.value is not None}
 
 
 def each_slot_once(wanted: Job, found: list[RefreshRequest]) -> None:
@@ -205,13 +205,13 @@ async def test_the_settings_jobs_are_made_changed_and_removed_and_nobody_elses(b
     mine = job("mine", origin="person", lane="backfill")
     await put(bus, mine)
     first = [job(name, origin="settings", enabled_at=None) for name in ("a", "b", "mine")]
-    await seed(bus.js, first, now)
+    await sync_settings_jobs(bus.nc, first, now)
     there = await bucket_jobs(bus)
     assert sorted(there) == ["a", "b", "mine"]
     assert (there["a"].enabled_at, there["a"].origin, there["mine"]) == (now, "settings", mine)
 
     await put(bus, job("a", origin="settings", enabled=False, paused_reason="mine now", enabled_at=now))
-    await seed(bus.js, [job("a", origin="settings", cron="0 9 * * *", enabled_at=None)], now + HOUR)
+    await sync_settings_jobs(bus.nc, [job("a", origin="settings", cron="0 9 * * *", enabled_at=None)], now + HOUR)
     there = await bucket_jobs(bus)
     assert sorted(there) == ["a", "mine"]
     a = there["a"]
@@ -222,14 +222,14 @@ async def test_a_job_disabled_in_the_settings_comes_back_when_they_say_so(bus: B
     now = utc_now()
     off = job("a", origin="settings", enabled=False, enabled_at=None)
     on = job("a", origin="settings", enabled_at=None)
-    await seed(bus.js, [on], now)
-    await seed(bus.js, [off], now + HOUR)
+    await sync_settings_jobs(bus.nc, [on], now)
+    await sync_settings_jobs(bus.nc, [off], now + HOUR)
     assert (await bucket_jobs(bus))["a"].paused_reason == PAUSED_BY_SETTINGS
-    await seed(bus.js, [on], now + 2 * HOUR)
+    await sync_settings_jobs(bus.nc, [on], now + 2 * HOUR)
     there = (await bucket_jobs(bus))["a"]
     assert (there.enabled, there.paused_reason, there.enabled_at) == (True, None, now + 2 * HOUR)
     revision = (await bus.js.stream_info("KV_jobs")).state.last_seq
-    await seed(bus.js, [on], now + 3 * HOUR)
+    await sync_settings_jobs(bus.nc, [on], now + 3 * HOUR)
     assert (await bus.js.stream_info("KV_jobs")).state.last_seq == revision
 
 

@@ -16,7 +16,7 @@ from services.runtime.schedules import schedule_of
 from services.runtime.settings import NatsSettings, Settings
 from services.runtime.topology import topology
 from services.scheduler.clock import utc_now
-from services.scheduler.missed import Missed, tell_missed
+from services.scheduler.missed_slots import Missed, publish_missed
 from tests.connected.test_scheduler import HOUR, asked, job, put, requests, ticking, until
 
 
@@ -78,9 +78,9 @@ async def test_slots_too_old_to_catch_up_are_told_once_by_all_clocks_and_restart
 async def test_what_was_told_is_not_told_again_and_what_is_new_is_told_from_there(bus: Bus):
     schedule, now = schedule_of(job(every_s=60.0)), utc_now()
     early = Missed(now - HOUR, now - HOUR / 2, "too_late", now)
-    assert await tell_missed(bus, "j", schedule, early)
-    assert not await tell_missed(bus, "j", schedule, early)
-    assert await tell_missed(bus, "j", schedule, Missed(now - HOUR, now, "caught_up", now))
+    assert await publish_missed(bus, "j", schedule, early)
+    assert not await publish_missed(bus, "j", schedule, early)
+    assert await publish_missed(bus, "j", schedule, Missed(now - HOUR, now, "caught_up", now))
     first, second = await told(bus)
     assert schedule.following(first.slots[-1]) == second.slots[0]
     assert len(first.slots) + len(second.slots) == schedule.count(now - HOUR, now)
@@ -89,14 +89,14 @@ async def test_what_was_told_is_not_told_again_and_what_is_new_is_told_from_ther
 async def test_of_clocks_that_tell_at_once_one_is_heard(bus: Bus):
     schedule, now = schedule_of(job(every_s=60.0)), utc_now()
     ranges = [Missed(now - HOUR, now - timedelta(minutes=n), "too_late", now) for n in range(6)]
-    await asyncio.gather(*(tell_missed(bus, "j", schedule, missed) for missed in ranges))
+    await asyncio.gather(*(publish_missed(bus, "j", schedule, missed) for missed in ranges))
     slots = [slot for event in await told(bus) for slot in event.slots]
     assert slots == sorted(set(slots))
 
 
 async def test_a_week_of_minutes_is_counted_in_full_and_its_newest_slots_are_named(bus: Bus):
     schedule, now = schedule_of(job(every_s=60.0)), utc_now()
-    assert await tell_missed(bus, "j", schedule, Missed(now - timedelta(days=7), now, "too_late", now))
+    assert await publish_missed(bus, "j", schedule, Missed(now - timedelta(days=7), now, "too_late", now))
     [event] = await told(bus)
     assert (event.missed, len(event.slots)) == (7 * 1440, MAX_SLOTS)
     assert event.slots[-1] == schedule.newest(now - HOUR, now)

@@ -1,6 +1,5 @@
 """Sessions, chains, ranges and jitter on a real server, and clocks as processes that are killed."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -212,8 +211,9 @@ async def test_three_processes_of_which_one_dies_every_second_ask_for_each_slot_
                 await nats_server.start()
                 await until(connected(bus))
             clocks[victim] = await born(nats_server.url, tmp_path)
+            before = len(await requests(bus, "chained"))
             await run_of(bus, "seconds", round_, utc_now())
-            await asyncio.sleep(1)
+            await asked(bus, before + 1, "chained")
         count = len(await requests(bus, "seconds"))
         await asked(bus, count + 2, "seconds")
     for each in jobs[:3]:

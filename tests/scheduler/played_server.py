@@ -12,7 +12,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from contracts.message import Message, decode, encode
 from contracts.refresh_request import RefreshRequest
-from services.scheduler.ask import EXPECTED_SEQUENCE, EXPECTED_SUBJECT
+from services.scheduler.publish_request import EXPECTED_SEQUENCE, EXPECTED_SUBJECT
 from tests.scheduler.virtual_time import virtual_now
 
 

@@ -15,7 +15,6 @@ from contracts.refresh_request import RefreshRequest
 from services.runtime.bus import Bus
 from services.runtime.health import Health
 from services.runtime.schedules import schedule_of
-from services.scheduler.begin import begin
 from services.scheduler.clock import Clock
 from tests.runtime.exchanges import new_york
 from tests.scheduler.played_server import PlayedBus, PlayedServer
@@ -40,10 +39,10 @@ class Clocks:
         """Start one as a process would: it knows nothing."""
         bus = cast("Bus", PlayedBus(self.server))
         clock = Clock(
-            bus, Health("scheduler"), lambda: virtual_now() + self.ahead[number], asks_at_once=4, longest_sleep_s=30.0
+            bus, Health("scheduler"), lambda: virtual_now() + self.ahead[number], workers=4, longest_sleep_s=30.0
         )  # fmt: skip
         for job in self.jobs:
-            begin(clock, job, CALENDARS)
+            clock.schedule(job, CALENDARS)
         self.tasks[number] = asyncio.create_task(clock.run())
 
     async def kill(self, number: int) -> None:

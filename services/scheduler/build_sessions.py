@@ -1,4 +1,4 @@
-"""`python -m services.scheduler.calendars XNYS …`: the sessions of these exchanges, a JSON line each, a year back and ahead.
+"""`python -m services.scheduler.build_sessions XNYS …`: the sessions of these exchanges, a JSON line each, a year back and ahead.
 
 The only code that knows exchange_calendars, which costs seconds and a hundred megabytes. So it is a process of its own that ends;
 whoever runs it keeps what it prints. What went wrong is on stderr, a line an exchange, and the exit code is 1.

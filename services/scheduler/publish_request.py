@@ -1,4 +1,4 @@
-"""One request per slot: published only if nobody has asked for the job since we last looked, which the server decides."""
+"""Publishes one request per slot by compare-and-set: the server refuses it if the job has a newer one than we know."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,35 +18,35 @@ from services.scheduler.due import Due
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 # The second one is of servers that refuse by a fixed text.
-SOMEBODY_ELSE = (10071, 10164)
-_PATIENCE_S = 2.0
+WRONG_LAST_SEQUENCE = (10071, 10164)
+_PUBLISH_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class LastAsked:
-    """The newest message about a job on REFRESH: its sequence (0: there is none) and the slot it asked for."""
+class LastRequest:
+    """The newest request of a job on REFRESH: its sequence (0: there is none) and its slot."""
 
     sequence: int = 0
     slot: datetime | None = None
 
 
-async def last_asked(js: JetStreamContext, job: str) -> LastAsked:
-    """What was asked last for the job, in whatever lane, by whatever clock."""
+async def last_request(js: JetStreamContext, job: str) -> LastRequest:
+    """Load the newest request of the job, of any lane and any clock."""
     try:
         message = await js.get_last_msg(subjects.REFRESH, subjects.job_requests(job))
     except NotFoundError:
-        return LastAsked()
+        return LastRequest()
     try:
         slot = decode(message.data or b"", RefreshRequest).slot_at
     except msgspec.MsgspecError:
         slot = None
     # A person may have published under the job's name: whatever was due by then was served by that.
     slot = slot or message.time
-    return LastAsked(message.seq or 0, slot.astimezone(UTC) if slot else None)
+    return LastRequest(message.seq or 0, slot.astimezone(UTC) if slot else None)
 
 
-async def ask(bus: Bus, job: Job, due: Due, last: LastAsked, now: datetime) -> LastAsked | None:
-    """Publish the request for the slot; none when somebody has asked for the job since `last`.
+async def publish_request(bus: Bus, job: Job, due: Due, last: LastRequest, now: datetime) -> LastRequest | None:
+    """Publish the request for the slot; None when the job has a newer request than `last`.
 
     Raises:
         APIError: REFRESH refused it for another reason, such as being full.
@@ -59,19 +59,19 @@ async def ask(bus: Bus, job: Job, due: Due, last: LastAsked, now: datetime) -> L
             request,
             message_id=request.request_id,
             headers={EXPECTED_SEQUENCE: str(last.sequence), EXPECTED_SUBJECT: subjects.job_requests(job.id)},
-            timeout_s=_PATIENCE_S,
+            timeout_s=_PUBLISH_TIMEOUT_S,
         )
     except APIError as error:
-        if error.err_code in SOMEBODY_ELSE:
+        if error.err_code in WRONG_LAST_SEQUENCE:
             return None
         raise
     # A duplicate is of another clock, or of a publish of ours whose answer was lost: the stream knows which slot it was.
-    return None if ack.duplicate else LastAsked(ack.seq, due.slot)
+    return None if ack.duplicate else LastRequest(ack.seq, due.slot)
 
 
 def request_for(job: Job, due: Due, now: datetime) -> RefreshRequest:
-    """What the job asks for at this slot. After an outage its tasks live from now on, else they would be stillborn."""
-    missed_since = due.since if due.missed and job.catch_up == "all" else None
+    """Build the request of this slot. After an outage its tasks live from now on, else they would be stillborn."""
+    missed_since = due.window_start if due.missed and job.catch_up == "all" else None
     expires_at = (now if due.late else due.slot) + timedelta(seconds=job.expires_after_s)
     return msgspec.structs.replace(
         wish_of(job, range_of(job, due.slot, missed_since), expires_at),

@@ -1,4 +1,4 @@
-"""Slots that get no request of their own, told once each: for the history, and for whoever wants to be notified."""
+"""Publishes which slots got no request of their own, each once: for the history and for notifications."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,12 +15,12 @@ from contracts.message import decode
 from contracts.run_events import MAX_SLOTS, RunMissed
 from services.runtime.bus import Bus
 from services.runtime.slots import Schedule
-from services.scheduler.ask import EXPECTED_SEQUENCE, EXPECTED_SUBJECT, SOMEBODY_ELSE
 from services.scheduler.due import Due
-from services.scheduler.running import Running
+from services.scheduler.publish_request import EXPECTED_SEQUENCE, EXPECTED_SUBJECT, WRONG_LAST_SEQUENCE
+from services.scheduler.scheduled_job import ScheduledJob
 
 _TICK = timedelta(microseconds=1)
-_PATIENCE_S = 2.0
+_PUBLISH_TIMEOUT_S = 2.0
 
 log = structlog.get_logger()
 
@@ -35,16 +35,16 @@ class Missed:
     found_at: datetime
 
 
-def missed_before(what: Due, after: datetime, now: datetime) -> Missed:
-    """What got no request when this fell due: the slots before it, and itself when it is not asked for."""
-    return Missed(after, what.slot - _TICK, "caught_up", now) if what.ask else Missed(after, what.slot, "too_late", now)
+def missed_slots_before(what: Due, after: datetime, now: datetime) -> Missed:
+    """The slots that got no request when this fell due: those before it, and itself when it is not published."""
+    return Missed(after, what.slot - _TICK, "caught_up", now) if what.publish else Missed(after, what.slot, "too_late", now)
 
 
-async def report_missed(bus: Bus, running: Running, missed: Missed) -> None:
-    """Tell of them, once the request is stored: none waits for that, and none fails of it."""
-    job = running.job.id
+async def publish_missed_best_effort(bus: Bus, scheduled: ScheduledJob, missed: Missed) -> None:
+    """Publish them after the request is stored, so that no request waits for it or fails of it."""
+    job = scheduled.job.id
     try:
-        await tell_missed(bus, job, running.schedule, missed)
+        await publish_missed(bus, job, scheduled.schedule, missed)
     except NatsError as error:
         log.warning("missed_slots_untold", job=job, error=f"{type(error).__name__}: {error}")
 
@@ -58,14 +58,14 @@ def missed_slots(schedule: Schedule, after: datetime, until: datetime) -> list[d
     return found[::-1]
 
 
-async def tell_missed(bus: Bus, job: str, schedule: Schedule, missed: Missed) -> bool:
-    """Tell of those of these slots that no clock has told of yet; False when there are none, or another clock was quicker.
+async def publish_missed(bus: Bus, job: str, schedule: Schedule, missed: Missed) -> bool:
+    """Publish those of these slots that no clock has published yet; False when there are none, or another clock was quicker.
 
     Raises:
         nats.errors.Error: no answer; it may or may not be stored.
     """
-    sequence, told_until = await _last_told(bus.js, job)
-    after = max(missed.after, told_until or missed.after)
+    sequence, published_until = await _last_published(bus.js, job)
+    after = max(missed.after, published_until or missed.after)
     slots = missed_slots(schedule, after, missed.until)
     if not slots:
         return False
@@ -78,17 +78,17 @@ async def tell_missed(bus: Bus, job: str, schedule: Schedule, missed: Missed) ->
             event,
             message_id=f"missed-{job}-{slots[-1].isoformat()}",
             headers={EXPECTED_SEQUENCE: str(sequence), EXPECTED_SUBJECT: subject},
-            timeout_s=_PATIENCE_S,
+            timeout_s=_PUBLISH_TIMEOUT_S,
         )
     except APIError as error:
-        if error.err_code in SOMEBODY_ELSE:
+        if error.err_code in WRONG_LAST_SEQUENCE:
             return False
         raise
     return True
 
 
-async def _last_told(js: JetStreamContext, job: str) -> tuple[int, datetime | None]:
-    """The newest message about missed slots of the job (0: there is none), and its last slot."""
+async def _last_published(js: JetStreamContext, job: str) -> tuple[int, datetime | None]:
+    """Load the sequence of the newest event about missed slots of the job (0: there is none), and its last slot."""
     try:
         message = await js.get_last_msg(subjects.RUNS, subjects.run("missed", job))
     except NotFoundError:

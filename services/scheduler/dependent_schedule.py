@@ -1,4 +1,4 @@
-"""The slots of a job that follows another: the instants at which runs of that one were over, and some of its own between."""
+"""Schedule of a job with `after`: the instants at which runs of the upstream job finished, and some of its own between."""
 
 from bisect import bisect_left, bisect_right, insort
 from datetime import datetime, timedelta
@@ -6,31 +6,31 @@ from datetime import datetime, timedelta
 _TICK = timedelta(microseconds=1)
 
 
-class Chained:
+class DependentSchedule:
     """Finished runs as slots. With `at_least_every`, also whole multiples of it since the latest known instant.
 
-    Instants are known by being noted: runs when they were over, and slots that were asked, from which time is counted anew.
-    `read_to`: the sequence up to which the stream of runs was read for it; 0: not yet.
+    It knows the instants that it was given: ends of runs, and published slots, from which time is counted anew.
+    `runs_loaded`: it was given the runs that finished before anybody listened for them.
     """
 
-    def __init__(self, job: str, began: datetime, at_least_every: timedelta | None) -> None:
-        self._job = job
+    def __init__(self, upstream: str, began: datetime, at_least_every: timedelta | None) -> None:
+        self._upstream = upstream
         self._every = at_least_every
         self._known = [began]
         self._finished: set[datetime] = set()
-        self.read_to = 0
+        self.runs_loaded = False
 
-    def finished(self, at: datetime) -> bool:
-        """Note the end of a run; whether it was news."""
+    def add_run(self, at: datetime) -> bool:
+        """Add the end of a run; True if it was news."""
         new = at > self._known[0] and at not in self._finished
         if new:
             self._finished.add(at)
-            self._note(at)
+            self._add(at)
         return new
 
-    def asked(self, slot: datetime) -> None:
-        """Note that this slot was asked; what is older is forgotten."""
-        self._note(slot)
+    def add_published(self, slot: datetime) -> None:
+        """Add a slot that was published, and forget what is older."""
+        self._add(slot)
         first = bisect_left(self._known, slot)
         self._finished.difference_update(self._known[:first])
         del self._known[:first]
@@ -50,7 +50,7 @@ class Chained:
                 if end is None or slot < end:
                     return slot
             if end is None:
-                raise ValueError(f"it runs when {self._job} has run")
+                raise ValueError(f"it runs when {self._upstream} has run")
             if end in self._finished:
                 return end
             number += 1
@@ -66,7 +66,7 @@ class Chained:
         return None
 
     def count(self, after: datetime, until: datetime) -> int:
-        """How many slots are later than `after` and not later than `until`."""
+        """Count the slots that are later than `after` and not later than `until`."""
         return max(0, self._rank(until) - self._rank(after))
 
     def _rank(self, until: datetime) -> int:
@@ -74,13 +74,13 @@ class Chained:
         return sum(self._steps(number, until) + (self._known[number] in self._finished) for number in numbers)
 
     def _steps(self, number: int, until: datetime) -> int:
-        """How many whole lengths lie between an instant and the next one that is known."""
+        """Count the whole lengths between an instant and the next one that is known."""
         if not self._every:
             return 0
         if number + 1 < len(self._known):
             until = min(until, self._known[number + 1] - _TICK)
         return (until - self._known[number]) // self._every
 
-    def _note(self, at: datetime) -> None:
+    def _add(self, at: datetime) -> None:
         if at not in self._known:
             insort(self._known, at)

@@ -1,43 +1,44 @@
-"""The settings' jobs in the bucket: made, changed and removed with the file, and no person's job touched."""
+"""Makes, changes and removes the jobs of the bucket that come from the settings, and touches no person's job."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 import structlog
-from nats.js import JetStreamContext
+from nats.aio.client import Client
 from nats.js.errors import KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from contracts.job import TIMES, Job
 from contracts.message import encode
 from contracts.subjects import JOBS_BUCKET
-from services.runtime.job_entries import Entry, entries
+from services.runtime.follow import BucketEntry
+from services.runtime.job_entries import job_of, read_job_entries
 from services.runtime.settings.model import PAUSED_BY_SETTINGS, WAITS_FOR_PROVIDER
 
-# These are of the job's life, not of its definition: a restart must not undo what a person did meanwhile.
-_LIFE = ("enabled", "paused_reason", "enabled_at")
+# Not part of a job's definition: a restart must not undo what a person did meanwhile.
+RUNTIME_FIELDS = ("enabled", "paused_reason", "enabled_at")
 
 log = structlog.get_logger()
 
 
-async def seed(js: JetStreamContext, wanted: Sequence[Job], now: datetime) -> None:
+async def sync_settings_jobs(nc: Client, wanted: Sequence[Job], now: datetime) -> None:
     """Make the bucket's jobs of origin `settings` those that are `wanted`. Several clocks may do so at once.
 
     Raises:
         nats.errors.Error: the server did not answer; run it again.
     """
-    bucket = await js.key_value(JOBS_BUCKET)
-    there = {entry.key: entry async for entry in entries(js)}
+    bucket = await nc.jetstream(timeout=5).key_value(JOBS_BUCKET)
+    there = {entry.key: entry async for entry in read_job_entries(nc)}
     for job in wanted:
         await _put(bucket, job, there.get(job.id), now)
     await _remove_others(bucket, {job.id for job in wanted}, there)
 
 
-async def _put(bucket: KeyValue, job: Job, entry: Entry | None, now: datetime) -> None:
+async def _put(bucket: KeyValue, job: Job, entry: BucketEntry | None, now: datetime) -> None:
     try:
-        if entry is None or entry.body is None:
-            await bucket.create(job.id, encode(_first(job, now)))
+        if entry is None or entry.value is None:
+            await bucket.create(job.id, encode(_new_job(job, now)))
             log.info("job_made", job=job.id, origin="settings")
             return
         there = _parsed(entry)
@@ -45,7 +46,7 @@ async def _put(bucket: KeyValue, job: Job, entry: Entry | None, now: datetime) -
             whose = "a person's" if there else "malformed"
             log.warning("job_not_seeded", job=job.id, reason=f"the one in the bucket is {whose}; rename one or delete that one")
             return
-        new = _changed(job, there, now)
+        new = _merged(job, there, now)
         if new != there:
             await bucket.update(job.id, encode(new), last=entry.revision)
             log.info("job_changed", job=job.id, origin="settings")
@@ -54,7 +55,7 @@ async def _put(bucket: KeyValue, job: Job, entry: Entry | None, now: datetime) -
         log.info("job_changed_by_another", job=job.id)
 
 
-async def _remove_others(bucket: KeyValue, wanted: set[str], there: Mapping[str, Entry]) -> None:
+async def _remove_others(bucket: KeyValue, wanted: set[str], there: Mapping[str, BucketEntry]) -> None:
     for entry in there.values():
         job = _parsed(entry)
         if job is None or job.origin != "settings" or job.id in wanted:
@@ -66,32 +67,32 @@ async def _remove_others(bucket: KeyValue, wanted: set[str], there: Mapping[str,
             log.info("job_changed_by_another", job=job.id)
 
 
-def _first(job: Job, now: datetime) -> Job:
-    return msgspec.structs.replace(job, enabled_at=now, paused_reason=None if job.enabled else _why_paused(job))
+def _new_job(job: Job, now: datetime) -> Job:
+    return msgspec.structs.replace(job, enabled_at=now, paused_reason=None if job.enabled else _pause_reason(job))
 
 
-def _why_paused(job: Job) -> str:
+def _pause_reason(job: Job) -> str:
     return job.paused_reason or PAUSED_BY_SETTINGS
 
 
-def _changed(job: Job, there: Job, now: datetime) -> Job:
-    """The settings' definition with the life that the job in the bucket has; new times count from now."""
-    life: dict[str, object] = {name: getattr(there, name) for name in _LIFE}
+def _merged(job: Job, there: Job, now: datetime) -> Job:
+    """The settings' definition with the runtime fields of the job in the bucket; new times count from now."""
+    fields: dict[str, object] = {name: getattr(there, name) for name in RUNTIME_FIELDS}
     if not job.enabled:
-        life |= {"enabled": False, "paused_reason": _why_paused(job)}
+        fields |= {"enabled": False, "paused_reason": _pause_reason(job)}
     elif there.paused_reason in (PAUSED_BY_SETTINGS, WAITS_FOR_PROVIDER):
-        life |= {"enabled": True, "paused_reason": None, "enabled_at": now}
+        fields |= {"enabled": True, "paused_reason": None, "enabled_at": now}
     if _times(job) != _times(there):
-        life["enabled_at"] = now
-    return msgspec.structs.replace(job, **life)
+        fields["enabled_at"] = now
+    return msgspec.structs.replace(job, **fields)
 
 
 def _times(job: Job) -> tuple[object, ...]:
     return tuple(getattr(job, name) for name in TIMES)
 
 
-def _parsed(entry: Entry) -> Job | None:
+def _parsed(entry: BucketEntry) -> Job | None:
     try:
-        return entry.job()
+        return job_of(entry)
     except ValueError:
         return None

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.chained import Chained
+from services.scheduler.dependent_schedule import DependentSchedule
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -29,8 +29,8 @@ minutes = st.integers(1, 60)
 def test_a_slot_is_the_end_of_a_run_or_a_whole_length_after_the_last_known_instant(
     finished: set[int], every: int | None, after: int, length: int
 ) -> None:
-    chain = Chained("first", NOON, every * MINUTE if every else None)
-    assert all(chain.finished(NOON + n * MINUTE) for n in sorted(finished, key=lambda n: -n))
+    chain = DependentSchedule("first", NOON, every * MINUTE if every else None)
+    assert all(chain.add_run(NOON + n * MINUTE) for n in sorted(finished, key=lambda n: -n))
     start, end = NOON + after * MINUTE, NOON + (after + length) * MINUTE
     expected = [NOON + n * MINUTE for n in by_walking(finished, every, 200)]
     within = [slot for slot in expected if start < slot <= end]
@@ -42,18 +42,18 @@ def test_a_slot_is_the_end_of_a_run_or_a_whole_length_after_the_last_known_insta
 
 
 def test_a_run_is_news_once_and_not_when_something_later_was_asked() -> None:
-    chain = Chained("first", NOON, None)
-    assert chain.finished(NOON + MINUTE)
-    assert not chain.finished(NOON + MINUTE)
-    chain.asked(NOON + 5 * MINUTE)
-    assert not chain.finished(NOON + 3 * MINUTE)
+    chain = DependentSchedule("first", NOON, None)
+    assert chain.add_run(NOON + MINUTE)
+    assert not chain.add_run(NOON + MINUTE)
+    chain.add_published(NOON + 5 * MINUTE)
+    assert not chain.add_run(NOON + 3 * MINUTE)
     assert chain.newest(NOON, NOON + 60 * MINUTE) is None
 
 
 def test_after_a_slot_was_asked_the_length_counts_from_it() -> None:
-    chain = Chained("first", NOON, 30 * MINUTE)
-    chain.asked(NOON + 7 * MINUTE)
+    chain = DependentSchedule("first", NOON, 30 * MINUTE)
+    chain.add_published(NOON + 7 * MINUTE)
     assert chain.following(NOON + 8 * MINUTE) == NOON + 37 * MINUTE
-    chain.finished(NOON + 20 * MINUTE)
+    chain.add_run(NOON + 20 * MINUTE)
     assert chain.following(NOON + 8 * MINUTE) == NOON + 20 * MINUTE
     assert chain.following(NOON + 20 * MINUTE) == NOON + 50 * MINUTE
