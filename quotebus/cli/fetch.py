@@ -26,8 +26,6 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 _KEYS = ("api_key", "api_secret", "refresh_token")
 _SPREAD_S = {"second": 1.0, "minute": 60.0}
 _HOUR_S = 3600.0
-# The next call would end no better.
-_STOPPING = (Verdict.RATE_LIMITED, Verdict.UNAUTHORIZED)
 
 
 @click.command()
@@ -125,6 +123,7 @@ async def _ask(adapter: Provider, settings: "ProviderSettings", call: FetchCall,
     from services.fetcher.ask_provider import ask_provider
     from services.fetcher.http.client import MeteredHttp, no_permit_needed, open_session
     from services.fetcher.http.egress_policy import policy_for
+    from services.fetcher.retry_policy import RETRY_POLICIES, Scope
 
     policy = policy_for(adapter.profile, settings)
     failed: dict[str, ProviderError] = {}
@@ -145,7 +144,7 @@ async def _ask(adapter: Provider, settings: "ProviderSettings", call: FetchCall,
         except ValueError as error:
             raise ProviderError(Verdict.BAD_REQUEST, f"{adapter.profile.name}: {error}") from None
         for symbols in steps(batches, f"asking {adapter.profile.name}"):
-            if stop := next((error for error in failed.values() if error.verdict in _STOPPING), None):
+            if stop := next((error for error in failed.values() if RETRY_POLICIES[error.verdict].scope is Scope.KEY), None):
                 failed |= dict.fromkeys(symbols, stop)
                 continue
             try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nats.js.kv import KeyValue
 
     from quotebus.settings_here import Here
-    from services.fetcher.key_state import KeyState
+    from services.fetcher.circuit.key_state import KeyState
     from services.runtime.quota_windows import QuotaWindow
 
 
@@ -63,7 +63,7 @@ async def _state(bucket: "KeyValue", name: str, key: str) -> "KeyState":
     from nats.js.errors import NotFoundError
 
     from contracts import subjects
-    from services.fetcher.key_state import KeyState
+    from services.fetcher.circuit.key_state import KeyState
 
     try:
         entry = await bucket.get(subjects.key_state(name, key))

@@ -16,11 +16,12 @@ from contracts import subjects
 from contracts.message import encode
 from services.fetcher.accounts import Account, Key, accounts
 from services.fetcher.chooser import Chooser
+from services.fetcher.circuit.key_state import KeyStateStore
+from services.fetcher.circuit.upgrade import resume_paused_consumers
 from services.fetcher.derived import PROFILE as DERIVED
 from services.fetcher.derived import Derived
 from services.fetcher.http.client import MeteredHttp, open_session
 from services.fetcher.http.egress_policy import check_base_url
-from services.fetcher.key_state import KeyStates
 from services.fetcher.logins import TOKENS_STREAM, LoginWatch, token_stores, with_logins
 from services.fetcher.make_call import Clients, Permit
 from services.fetcher.on_plan_ask import PlanDesk
@@ -31,7 +32,7 @@ from services.fetcher.sweep import Sweeper
 from services.fetcher.symbol_health import ProbeRules
 from services.fetcher.symbol_states import SymbolStates
 from services.fetcher.universe import Universe
-from services.fetcher.workers import Shop, rest_of_all
+from services.fetcher.workers import Shop, provider_circuit
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.main import Service, StartRefusedError, light_broker, watched
@@ -117,26 +118,27 @@ async def working(
     known[DERIVED.name] = _deriving(settings, known[DERIVED.name], bus)
     stop = asyncio.Event()
     terms = settings.fetcher
-    keys = KeyStates(bus, bucket)
-    rests = {name: rest_of_all(bus, bucket, keys, account, terms) for name, account in known.items()}
+    keys = KeyStateStore(bus, bucket)
+    circuits = {name: provider_circuit(keys, account, terms) for name, account in known.items()}
     symbols = SymbolStates(bus, ProbeRules(terms.probe_after_s, terms.restricted_probe_after_s, terms.dead_after))
-    chooser = Chooser(bus, known, rests, symbols)
+    chooser = Chooser(bus, known, circuits, symbols)
     shop = Shop(bus, keys, symbols, chooser, terms)
     planner = Planner(bus, chooser, Universe(settings.postgres.dsn.get_secret_value(), settings.universes), terms.expires_after_s)
-    workers = [each for name, a in known.items() for each in shop.workers(a, rests[name], _http_of(session, a))]
+    workers = [each for name, a in known.items() for each in shop.workers(a, circuits[name], _http_of(session, a))]
     parts = {f"worker {worker.name}": worker.run(stop) for worker in workers}
     parts["planner"] = planner.run(planner_puller(bus), stop, terms.ack_wait_s)
-    tending = {"sweeper": Sweeper(bus, rests, chooser).run()}
+    tending = {"sweeper": Sweeper(bus, circuits, chooser).run()}
     if stores:
         tending["logins"] = LoginWatch(bucket, known, stores).run()
     names = [(name, key.name) for name, account in known.items() for key in account.keys]
-    async with keys.following(names), watched(health, parts, stop), watched(health, tending, None):
+    async with keys.watch(names), watched(health, parts, stop), watched(health, tending, None):
         yield
 
 
 async def _until_ready(bus: Bus, known: Mapping[str, Account]) -> None:
     await wait_until_provisioned(bus.js, [*STREAMS, TOKENS_STREAM] if with_logins(known) else STREAMS)
     await refuse_skewed_clock(bus)
+    await resume_paused_consumers(bus.js, known)
 
 
 def _deriving(settings: Settings, account: Account, bus: Bus) -> Account:

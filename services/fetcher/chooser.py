@@ -12,9 +12,9 @@ from contracts.message import Lane
 from contracts.symbol_health import SymbolHealth
 from services.fetcher.accounts import Account, Key
 from services.fetcher.choose_provider import Choice, Chosen, NoProviderError, Standing, candidates, stands_in
+from services.fetcher.circuit.breaker import ProviderCircuit
 from services.fetcher.permits import used_permits
 from services.fetcher.provider import providers
-from services.fetcher.rest_of_all import RestOfAll
 from services.fetcher.symbol_health import Series
 from services.fetcher.symbol_states import SymbolStates
 from services.runtime.bus import Bus
@@ -24,10 +24,12 @@ from services.runtime.quota_windows import SYMBOLS
 class Chooser:
     """Chooses providers: for the planner, and for whoever has to pass a task on."""
 
-    def __init__(self, bus: Bus, accounts: Mapping[str, Account], rests: Mapping[str, RestOfAll], states: SymbolStates) -> None:
+    def __init__(
+        self, bus: Bus, accounts: Mapping[str, Account], circuits: Mapping[str, ProviderCircuit], states: SymbolStates
+    ) -> None:
         self._bus = bus
         self._accounts = accounts
-        self._rests = rests
+        self._circuits = circuits
         self._states = states
 
     async def choice(self, task: FetchTask, asked: str | None) -> Choice:
@@ -83,9 +85,10 @@ class Chooser:
         return {a.name: await self._standing(a, lane, counts=counts) for a in able}
 
     async def _standing(self, account: Account, lane: Lane, *, counts: bool) -> Standing:
-        rest = self._rests[account.name]
-        until = datetime.now(UTC) + timedelta(seconds=rest.remaining_s(lane)) if rest.rests(lane) else None
-        return Standing(rest.rests(lane), await self._calls_left(account, lane) if counts else None, until)
+        circuit = self._circuits[account.name]
+        state = circuit.blocked_state(lane)
+        until = datetime.now(UTC) + timedelta(seconds=circuit.retry_in_s(lane)) if state else None
+        return Standing(state, await self._calls_left(account, lane) if counts else None, until)
 
     async def _calls_left(self, account: Account, lane: Lane) -> int | None:
         left = [await self._left(key, lane) for key in account.keys]

@@ -15,7 +15,7 @@ from nats.js.errors import APIError
 
 from services.fetcher.accounts import Key
 from services.fetcher.allowance import Allowance
-from services.fetcher.key_state import KeyState, KeyStates
+from services.fetcher.circuit.key_state import KeyState, KeyStateStore
 from services.fetcher.pace import LONGEST_PACED_S
 from services.fetcher.permits import LedgerMovedError, Wanted, take, used_permits
 from services.fetcher.provider import LedgerError
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 class Learner:
     """Learns for one key. `provider`, `key`: whose ledger it is."""
 
-    def __init__(self, bus: Bus, states: KeyStates, provider: str, key: Key) -> None:
+    def __init__(self, bus: Bus, states: KeyStateStore, provider: str, key: Key) -> None:
         self._bus = bus
         self._states = states
         self._provider = provider
@@ -63,9 +63,9 @@ class Learner:
             wanted = {name: known for name, known in state.ceilings.items() if name != window.window} | ceilings
             return None if wanted == state.ceilings else msgspec.structs.replace(state, ceilings=wanted)
 
-        if window.length_s > LONGEST_PACED_S or lower(self._states.of(self._provider, self._key.name)) is None:
+        if window.length_s > LONGEST_PACED_S or lower(self._states.get(self._provider, self._key.name)) is None:
             return
-        if await self._states.change(self._provider, self._key.name, lower):
+        if await self._states.update(self._provider, self._key.name, lower):
             log.warning(
                 "limit_learned", provider=self._provider, key=self._key.name, window=window.window, ours=window.limit, theirs=limit,
                 action=f"the pace keeps to theirs; set providers.{self._provider}.per_{window.window} to what the plan has",

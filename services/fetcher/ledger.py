@@ -14,6 +14,7 @@ import structlog
 from nats.js.errors import APIError, NotFoundError
 
 from contracts.message import Lane
+from services.fetcher.circuit.breaker import QuotaSpentError
 from services.fetcher.pace import Pace
 from services.fetcher.permits import Wanted, take
 from services.fetcher.provider import ProviderError, Verdict
@@ -27,14 +28,6 @@ PATIENCE_S = 2.0
 LOOK_AGAIN_S = 0.04
 
 log = structlog.get_logger()
-
-
-class QuotaSpentError(ProviderError):
-    """No permit now: the window is full until `retry_at`."""
-
-    def __init__(self, window: QuotaWindow, retry_at: datetime, why: str) -> None:
-        super().__init__(Verdict.RATE_LIMITED, f"{window.provider}: {why}; next call at {retry_at:%Y-%m-%dT%H:%M:%SZ}", retry_at)
-        self.window = window
 
 
 class Ledger:

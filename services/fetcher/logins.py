@@ -17,7 +17,6 @@ from services.fetcher.accounts import Account, access, all_keys
 from services.fetcher.auth.token_store import EncryptedTokenStore
 from services.fetcher.auth.tokens import decode_tokens, login_state
 from services.fetcher.provider import Credentials, ProviderError, TokenStore
-from services.fetcher.reports import tell_state
 
 LOOK_EVERY_S = 300.0
 LOGIN_ENDS = Gauge("quotebus_login_ends_timestamp_seconds", "When a person must have logged in again.", ["provider", "key"])
@@ -81,13 +80,18 @@ class LoginWatch:
             return
         if state != "ok":
             log.warning(told["state"], provider=name, key=key, until=told["until"], action="log in again and set refresh_token")
-        await tell_state(self._state, f"{name}.{key}.login", **told)
+        # For the other replicas: the same is not told twice.
+        await self._state.put(_entry(name, key), msgspec.json.encode(told))
 
     async def _told(self, name: str, key: str) -> dict[str, str]:
         """What was told last, by whichever replica."""
         try:
-            entry = await self._state.get(f"provider.{name}.{key}.login")
+            entry = await self._state.get(_entry(name, key))
         except KeyNotFoundError:
             return {}
         told = msgspec.json.decode(entry.value or b"{}", type=dict[str, object])
         return {key: str(told.get(key)) for key in ("state", "login", "until")}
+
+
+def _entry(provider: str, key: str) -> str:
+    return f"login.{provider}.{key}"

@@ -12,15 +12,14 @@ from contracts.message import Lane
 from services.fetcher.accounts import Account, Key
 from services.fetcher.allowance import Heard
 from services.fetcher.ask_provider import AdapterFaultError, ask_provider
+from services.fetcher.circuit.breaker import KeyCircuit
 from services.fetcher.learned import Learner
 from services.fetcher.ledger import Ledger
 from services.fetcher.pace import Pace
 from services.fetcher.provider import Answer, FetchCall, Http, LedgerError, ProviderError, Reply, Verdict
-from services.fetcher.rest import Rest
+from services.fetcher.retry_policy import RETRY_POLICIES, Scope
 
 CALL_SECONDS = Histogram("quotebus_provider_call_seconds", "Duration of a call, all its requests.", ["provider", "verdict"])
-# What concerns the key rather than a symbol, even if only some symbols of a call met it.
-_OF_THE_KEY = (Verdict.RATE_LIMITED, Verdict.UNAUTHORIZED)
 
 log = structlog.get_logger()
 Permit = Callable[[int], Awaitable[None]]
@@ -44,13 +43,13 @@ class Caller:
     key: Key
     ledger: Ledger
     pace: Pace
-    rest: Rest
+    circuit: KeyCircuit
     learner: Learner
     http: Clients
 
     async def turn(self) -> None:
         """Return when the next call may leave, as far as the pace is concerned."""
-        self.pace.factor = self.rest.state.pace_at(datetime.now(UTC))
+        self.pace.factor = self.circuit.state.pace_at(datetime.now(UTC))
         await self.pace.turn()
 
     async def call(self, call: FetchCall, lane: Lane, called_at: datetime) -> Answered:
@@ -64,13 +63,14 @@ class Caller:
         error = answered.error
         if error is not None and error.verdict is Verdict.RATE_LIMITED and error.retry_at is None and heard.retry_at:
             error = ProviderError(error.verdict, error.message, heard.retry_at)
-        partly = next((e for e in answered.answer.failed.values() if e.verdict in _OF_THE_KEY), None)
+        # What concerns the key counts even if only some symbols of a call met it.
+        partly = next((e for e in answered.answer.failed.values() if RETRY_POLICIES[e.verdict].scope is Scope.KEY), None)
         if error is None and partly is None and heard.throttled:
             partly = ProviderError(Verdict.RATE_LIMITED, f"{self.account.name}: too many requests", heard.retry_at)
         if refused := error or partly:
-            await self.rest.failed(refused, called_at)
+            await self.circuit.record_failure(refused, called_at)
         else:
-            await self.rest.answered(called_at)
+            await self.circuit.record_success(called_at)
         await self.learner.learn(heard.allowances, called_at)
         return replace(answered, error=error)
 

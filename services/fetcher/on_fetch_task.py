@@ -11,19 +11,18 @@ from prometheus_client import Counter as Metric
 from contracts.message import LANES
 from services.fetcher.accounts import Account
 from services.fetcher.chooser import Chooser
+from services.fetcher.circuit.breaker import ProviderCircuit, QuotaSpentError
 from services.fetcher.lanes import Held, Lanes, send_back
-from services.fetcher.ledger import QuotaSpentError
 from services.fetcher.make_call import Caller
 from services.fetcher.provider import FetchCall
 from services.fetcher.reports import bury
-from services.fetcher.rest_of_all import RestOfAll
+from services.fetcher.retry_policy import MAX_NAK_S
 from services.fetcher.served import serving
 from services.fetcher.settle import Settlement
 from services.fetcher.stopping import or_stop, sleep_or_stop
 from services.fetcher.symbol_health import series_of
 from services.fetcher.symbol_permits import Placed, SymbolDesk
 from services.fetcher.symbol_states import SymbolStates
-from services.fetcher.verdicts import MAX_NAK_S
 from services.runtime.bus import Bus
 from services.runtime.puller import kept_alive
 from services.runtime.settings import FIRST_KEY
@@ -39,12 +38,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker works with. `rest` and `symbols` are of all keys of the provider."""
+    """What a worker works with. `circuit` and `symbols` are of all keys of the provider."""
 
     bus: Bus
     account: Account
     caller: Caller
-    rest: RestOfAll
+    circuit: ProviderCircuit
     symbols: SymbolDesk
     chooser: Chooser
     states: SymbolStates
@@ -62,7 +61,7 @@ class Worker:
         self.key = work.caller.key.name
         self.name = self._name if self.key == FIRST_KEY else f"{self._name} {self.key}"
         self.others: Mapping[str, Worker] = {}
-        self._settle = Settlement(work.bus, work.account.profile, work.rest, work.chooser, work.states)
+        self._settle = Settlement(work.bus, work.account.profile, work.circuit, work.chooser, work.states)
         # Where nothing spaces the calls out, going to the server for one task at a time would.
         at_once = 1 if work.caller.pace.interval_s else work.calls_at_once
         self._lanes = Lanes(work.bus, self._name, work.ack_wait_s, at_once)
@@ -71,7 +70,7 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; then finish the calls under way if they end soon, and give everything else back."""
         await or_stop(stop, self._work.caller.ledger.open())
-        await self._work.caller.rest.begins()
+        await self._work.caller.circuit.reset_on_start()
         alive = asyncio.create_task(self._lanes.keep_alive())
         try:
             await self._until_stopped(stop)
@@ -82,14 +81,14 @@ class Worker:
     async def _until_stopped(self, stop: asyncio.Event) -> None:
         slots = asyncio.Semaphore(self._work.calls_at_once)
         limit = self._work.account.symbols_per_call
-        rest, paced = self._work.caller.rest, False
+        circuit, paced = self._work.caller.circuit, False
         # Where calls are scarce a half empty one is waste; where they are not, waiting would be.
         linger_s = LINGER * self._work.caller.pace.interval_s
         while not stop.is_set():
-            if closed := [lane for lane in LANES if rest.remaining_s(lane) > MAX_NAK_S]:
+            if closed := [lane for lane in LANES if circuit.retry_in_s(lane) > MAX_NAK_S]:
                 await self._lanes.give_back(closed)
-            if not rest.open_lanes():
-                await sleep_or_stop(stop, min(1.0, *(rest.remaining_s(lane) for lane in LANES)))
+            if not circuit.allowed_lanes():
+                await sleep_or_stop(stop, min(1.0, *(circuit.retry_in_s(lane) for lane in LANES)))
                 continue
             # The pace is kept before tasks are pulled: a task in hand is a task that no other replica can take.
             if not paced:
@@ -98,30 +97,30 @@ class Worker:
                 continue
             await or_stop(stop, slots.acquire())
             # Asked again: a call that ended meanwhile may have been refused.
-            lanes = rest.open_lanes()
+            lanes = circuit.allowed_lanes()
             chosen = await or_stop(stop, self._lanes.next_call(limit, IDLE_S, lanes, linger_s)) if lanes else None
-            if chosen and not await rest.admits():
-                # Somebody's trial is under way, and these have to wait for what becomes of it.
+            if chosen and not await circuit.try_acquire():
+                # The probe of another replica is under way, and these have to wait for what becomes of it.
                 self._lanes.put_back(chosen)
                 slots.release()
                 await sleep_or_stop(stop, 0.1)
             elif chosen:
                 paced = False
-                self._start(chosen, slots, trial=rest.on_trial)
+                self._start(chosen, slots, probe=circuit.probing)
             else:
                 slots.release()
 
-    def _start(self, chosen: Sequence[Held], slots: asyncio.Semaphore, *, trial: bool) -> None:
+    def _start(self, chosen: Sequence[Held], slots: asyncio.Semaphore, *, probe: bool) -> None:
         def ended(call: asyncio.Task[None]) -> None:
             self._calls.discard(call)
             self._lanes.call_ended(chosen)
             slots.release()
 
-        call = asyncio.create_task(self.on_fetch_tasks(chosen, trial=trial))
+        call = asyncio.create_task(self.on_fetch_tasks(chosen, probe=probe))
         self._calls.add(call)
         call.add_done_callback(ended)
 
-    async def on_fetch_tasks(self, chosen: Sequence[Held], *, trial: bool = False) -> None:
+    async def on_fetch_tasks(self, chosen: Sequence[Held], *, probe: bool = False) -> None:
         """Serve tasks that share a call. Each is acknowledged, sent back or given up on by itself."""
         try:
             async with kept_alive([held.msg for held in chosen], self._work.ack_wait_s):
@@ -135,8 +134,8 @@ class Worker:
             log.warning("tasks_sent_back", provider=self._name, tasks=len(chosen), error=repr(error))
             await send_back(chosen, 2)
         finally:
-            if trial:
-                await self._work.caller.rest.trial_over()
+            if probe:
+                await self._work.caller.circuit.release_probe()
 
     async def _still_wanted(self, chosen: Sequence[Held]) -> list[Held]:
         """Those whose time is not up and that no call since `wanted_at` has answered; the others end here, at no call."""
@@ -164,7 +163,7 @@ class Worker:
         try:
             placed = await self._work.symbols.place(self.key, chosen)
         except QuotaSpentError as error:
-            await self._work.caller.rest.failed(error, now)
+            await self._work.caller.circuit.record_failure(error, now)
             placed = Placed(refused=[(held, error) for held in chosen])
         for key, held in placed.elsewhere:
             self.others[key].adopt(held)

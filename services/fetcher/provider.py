@@ -14,7 +14,7 @@ from contracts.price_events import PriceEvent
 
 
 class Verdict(StrEnum):
-    """Why there is no data: the closed list. What follows from each stands in one place, `verdicts.py`."""
+    """Why there is no data: the closed list. What follows from each stands in one place, `retry_policy.py`."""
 
     RATE_LIMITED = "rate_limited"
     UNAUTHORIZED = "unauthorized"

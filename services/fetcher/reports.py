@@ -1,14 +1,10 @@
-"""What the fetcher tells of its work: results, dead letters, and the state of a provider."""
+"""What the fetcher tells of its work: results and dead letters."""
 
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-import nats.errors
 import structlog
 from nats.aio.msg import Msg
-from nats.js.errors import APIError
-from nats.js.kv import KeyValue
 from prometheus_client import Counter
 
 from contracts import subjects
@@ -76,11 +72,3 @@ async def bury_stored(
     DEAD_LETTERS.labels("fetcher", reason).inc()
     log.warning("dead_letter", reason=reason, error=message, subject=subject)
     await bus.publish(subjects.dead(reason), letter, message_id=f"{stream}:{sequence}:{reason}")
-
-
-async def tell_state(bucket: KeyValue, provider: str, **what: object) -> None:
-    """Keep a provider's state where `quotebus status` and `doctor` look. Best effort: the work does not depend on it."""
-    try:
-        await bucket.put(f"provider.{provider}", msgspec.json.encode({"provider": provider, "at": datetime.now(UTC), **what}))
-    except (nats.errors.Error, APIError) as error:
-        log.debug("state_not_told", provider=provider, error=str(error))

@@ -14,16 +14,16 @@ from contracts.price_events import PriceEvent
 from contracts.run_events import Outcome
 from contracts.symbol_health import SymbolHealth
 from services.fetcher.chooser import Chooser
+from services.fetcher.circuit.breaker import ProviderCircuit
 from services.fetcher.lanes import Held
 from services.fetcher.make_call import Answered
 from services.fetcher.permits import WINDOW_FULL
 from services.fetcher.provider import Profile, ProviderError, Verdict
 from services.fetcher.publish_events import empty_answer, publish_answer
 from services.fetcher.reports import bury, report_result
-from services.fetcher.rest_of_all import RestOfAll
+from services.fetcher.retry_policy import MAX_NAK_S, RETRY_POLICIES, Action, next_action, retry_delay_s
 from services.fetcher.symbol_health import why_asleep
 from services.fetcher.symbol_states import SymbolStates
-from services.fetcher.verdicts import CONSEQUENCES, MAX_NAK_S, Then, consequence, retry_delay_s
 from services.runtime.bus import Bus
 
 log = structlog.get_logger()
@@ -32,11 +32,11 @@ log = structlog.get_logger()
 class Settlement:
     """Ends the tasks of one provider. Tries are counted here, in memory: they only decide when to give up."""
 
-    def __init__(self, bus: Bus, profile: Profile, rest: RestOfAll, chooser: Chooser, states: SymbolStates) -> None:
+    def __init__(self, bus: Bus, profile: Profile, circuit: ProviderCircuit, chooser: Chooser, states: SymbolStates) -> None:
         self._bus = bus
         self._profile = profile
         self._name = profile.name
-        self._rest = rest
+        self._circuit = circuit
         self._chooser = chooser
         self._states = states
         self._attempts: Counter[tuple[str, str]] = Counter()
@@ -78,7 +78,7 @@ class Settlement:
 
         `shared`: the error is of a call that several symbols shared, as a whole.
         """
-        if error.verdict is Verdict.EMPTY:
+        if RETRY_POLICIES[error.verdict].action is Action.PUBLISH:
             await self.publish(held, empty_answer(self._profile, held.task, called_at), called_at, calls)
             return
         if not (shared and error.verdict is Verdict.NOT_FOUND):
@@ -86,15 +86,14 @@ class Settlement:
             await self._states.note(held.task, error)
         key = (held.task.run_id, held.msg.subject)
         self._attempts[key] += 1
-        then = consequence(error.verdict, self._attempts[key])
-        if error.verdict is Verdict.UNAUTHORIZED and not self._rest.remaining_s(held.task.lane):
-            then = Then.RETRY  # by another key
-        if then is Then.RETRY:
+        other_key = not self._circuit.retry_in_s(held.task.lane)
+        action = next_action(error.verdict, self._attempts[key], other_key=other_key)
+        if action is Action.RETRY:
             await self._later(held)
             return
-        if then is Then.ELSEWHERE and await self._hand_over(held, error.verdict):
+        if action is Action.FAIL_OVER and await self._hand_over(held, error.verdict):
             return
-        if CONSEQUENCES[error.verdict].waits and held.task.lane != "manual":
+        if RETRY_POLICIES[error.verdict].keeps_waiting and held.task.lane != "manual":
             await self._later(held)
             return
         del self._attempts[key]
@@ -108,12 +107,12 @@ class Settlement:
             await self.end(held, "skipped", reason=reason, message=why_asleep(health))
 
     async def _later(self, held: Held) -> None:
-        """Back to the queue; to somebody who can do it now, if this provider rests for long."""
+        """Back to the queue; to somebody who can do it now, if this provider may not be called for long."""
         lane = held.task.lane
-        rest_s = self._rest.remaining_s(lane)
-        if rest_s > MAX_NAK_S and await self._hand_over(held, self._rest.rests(lane) or "", ready=True):
+        blocked_s = self._circuit.retry_in_s(lane)
+        if blocked_s > MAX_NAK_S and await self._hand_over(held, self._circuit.blocked_state(lane) or "", ready=True):
             return
-        await held.msg.nak(delay=min(MAX_NAK_S, rest_s or retry_delay_s(self._attempts[held.task.run_id, held.msg.subject])))
+        await held.msg.nak(delay=min(MAX_NAK_S, blocked_s or retry_delay_s(self._attempts[held.task.run_id, held.msg.subject])))
 
     async def _hand_over(self, held: Held, reason: str, *, ready: bool = False) -> bool:
         """Give the task to the next provider of the same kind of series; False when there is none."""

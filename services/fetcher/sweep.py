@@ -1,4 +1,4 @@
-"""Tasks nobody will pull: of providers that are gone or rest for long. Another gets them, or their time runs out; none vanishes."""
+"""Tasks nobody will pull: of providers that are gone or blocked for long. Another gets them, or they expire; none vanishes."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import LANES, decode
 from services.fetcher.chooser import Chooser
+from services.fetcher.circuit.breaker import ProviderCircuit
 from services.fetcher.reports import bury_stored, report_result
-from services.fetcher.rest_of_all import RestOfAll
-from services.fetcher.verdicts import MAX_NAK_S
+from services.fetcher.retry_policy import MAX_NAK_S
 from services.runtime.bus import Bus
 
 SWEEP_EVERY_S = 15.0
@@ -28,16 +28,16 @@ log = structlog.get_logger()
 class Sweeper:
     """Looks through TASKS now and then. Any number may: a task is deleted once, and only who deleted it reports."""
 
-    def __init__(self, bus: Bus, rests: Mapping[str, RestOfAll], chooser: Chooser) -> None:
+    def __init__(self, bus: Bus, circuits: Mapping[str, ProviderCircuit], chooser: Chooser) -> None:
         self._bus = bus
-        self._rests = rests
+        self._circuits = circuits
         self._chooser = chooser
-        self._paused = asyncio.Event()
-        for rest in rests.values():
-            rest.on_pause.append(self._paused.set)
+        self._opened = asyncio.Event()
+        for circuit in circuits.values():
+            circuit.on_open.append(self._opened.set)
 
     async def run(self) -> None:
-        """Sweep for ever: now and then, and when a provider begins to rest."""
+        """Sweep for ever: now and then, and when the circuit of a provider opens."""
         while True:
             try:
                 await self.sweep()
@@ -45,10 +45,10 @@ class Sweeper:
                 log.debug("sweep_failed", error=str(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_EVERY_S):
-                    await self._paused.wait()
-                # What was under way when the pause began ends by itself, for the most part by now.
+                    await self._opened.wait()
+                # What was under way when it opened ends by itself, for the most part by now.
                 await asyncio.sleep(SETTLE_S)
-            self._paused.clear()
+            self._opened.clear()
 
     async def sweep(self) -> int:
         """Give the tasks that were moved or given up on."""
@@ -56,12 +56,12 @@ class Sweeper:
         swept = 0
         for subject in state.subjects or {}:
             _, provider, lane, *_ = subject.split(".")
-            rest = self._rests.get(provider)
-            if rest is None or lane not in LANES or rest.remaining_s(lane) > MAX_NAK_S:
-                swept += await self._look_at(subject, rest)
+            circuit = self._circuits.get(provider)
+            if circuit is None or lane not in LANES or circuit.retry_in_s(lane) > MAX_NAK_S:
+                swept += await self._look_at(subject, circuit)
         return swept
 
-    async def _look_at(self, subject: str, rest: RestOfAll | None) -> bool:
+    async def _look_at(self, subject: str, circuit: ProviderCircuit | None) -> bool:
         try:
             raw = await self._bus.js.get_msg(subjects.TASKS, seq=1, subject=subject, next=True)
         except NotFoundError:
@@ -72,9 +72,9 @@ class Sweeper:
         except (msgspec.MsgspecError, ValueError) as error:
             task, fault = None, f"{subject}: {error}"
         expired = task is not None and task.expires_at <= datetime.now(UTC)
-        if task is not None and not expired and await self._move(task, rest):
+        if task is not None and not expired and await self._move(task, circuit):
             return await self._delete(sequence)
-        if not (rest is None or expired or task is None):
+        if not (circuit is None or expired or task is None):
             return False
         if not await self._delete(sequence):
             return False
@@ -96,10 +96,10 @@ class Sweeper:
         except (NotFoundError, APIError):
             return False
 
-    async def _move(self, task: FetchTask, rest: RestOfAll | None) -> bool:
-        """Give the task to another provider, if there is one; for a provider that only rests to one that can do it now."""
-        reason = "removed" if rest is None else rest.rests(task.lane) or ""
-        moved = await self._chooser.instead(task, reason, ready=rest is not None)
+    async def _move(self, task: FetchTask, circuit: ProviderCircuit | None) -> bool:
+        """Give the task to another provider, if there is one; for one that is only blocked to one that is not."""
+        reason = "removed" if circuit is None else circuit.blocked_state(task.lane) or ""
+        moved = await self._chooser.instead(task, reason, ready=circuit is not None)
         if moved is None:
             return False
         subject = subjects.fetch_task(moved)

@@ -11,9 +11,8 @@ from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Timeframe
 from contracts.symbol_health import SymbolHealth, SymbolState
 from services.fetcher.provider import ProviderError, Verdict
+from services.fetcher.retry_policy import RETRY_POLICIES, Scope
 
-# The verdicts that speak of the symbol. All others speak of the provider, the question or the day.
-OF_THE_SYMBOL = frozenset({Verdict.NOT_FOUND, Verdict.PLAN_RESTRICTED})
 SPREAD = 0.1
 
 
@@ -66,7 +65,7 @@ def after_failure(
 
     A first not_found gives `suspect`; who knows that there were prices before makes the last state `delisted` of `unknown`.
     """
-    if error.verdict not in OF_THE_SYMBOL:
+    if RETRY_POLICIES[error.verdict].scope is not Scope.SYMBOL:
         return None
     doubted = known if known is not None and known.state != "active" else None
     again = doubted is not None and doubted.verdict == error.verdict

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
 from services.fetcher.accounts import Key
+from services.fetcher.circuit.breaker import KeyCircuit, QuotaSpentError
 from services.fetcher.lanes import Held
-from services.fetcher.ledger import RESET_GUARD, QuotaSpentError, reset_nearby
+from services.fetcher.ledger import RESET_GUARD, reset_nearby
 from services.fetcher.permits import Wanted, take
 from services.fetcher.provider import ProviderError, Verdict
-from services.fetcher.rest import Rest
 from services.runtime.bus import Bus
 from services.runtime.quota_windows import QuotaWindow
 
@@ -68,9 +68,9 @@ class Placed:
 class SymbolDesk:
     """Decides with which key of a provider a symbol is asked for: one that counts it already before one that has room."""
 
-    def __init__(self, bus: Bus, keys: Iterable[Key], rests: Mapping[str, Rest]) -> None:
+    def __init__(self, bus: Bus, keys: Iterable[Key], circuits: Mapping[str, KeyCircuit]) -> None:
         self._permits = {key.name: SymbolPermits(bus, key.symbols) for key in keys if key.symbols}
-        self._rests = rests
+        self._circuits = circuits
 
     async def place(self, key: str, chosen: Sequence[Held]) -> Placed:
         """Where to ask for what the worker of `key` has in hand. Raises as `SymbolPermits.take` does."""
@@ -97,11 +97,11 @@ class SymbolDesk:
         if self._permits[key].counts(held.task.symbol):
             return None
         counting = (name for name, permits in self._permits.items() if permits.counts(held.task.symbol))
-        return next((name for name in counting if not self._rests[name].remaining_s(held.task.lane)), None)
+        return next((name for name in counting if not self._circuits[name].retry_in_s(held.task.lane)), None)
 
     def _move(self, placed: Placed, held: Held, error: ProviderError) -> None:
-        left = [name for name in self._rests if name not in held.refused_by]
-        awake = [name for name in left if not self._rests[name].remaining_s(held.task.lane)]
+        left = [name for name in self._circuits if name not in held.refused_by]
+        awake = [name for name in left if not self._circuits[name].retry_in_s(held.task.lane)]
         if awake:
             placed.elsewhere.append((awake[0], held))
         elif left:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 import asyncpg
 import msgspec
 import pytest
-from pydantic import SecretStr
 
 from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, BarColumn
 from quotebus.cli.price_records import records_of
@@ -17,7 +16,7 @@ from services.gateway.read_postgres import EVER, BarsWanted, Store
 from services.runtime.postgres import open_pool
 from services.runtime.price_document import BarsDocument, decode_bars, encode_document
 from services.runtime.read_postgres import read_bars
-from services.runtime.settings import PostgresSettings
+from services.runtime.settings import PostgresSettings, Secret
 from tests.cacher.bar_samples import full_bars, type_of
 from tests.cacher.events import NOON, read
 
@@ -28,7 +27,7 @@ WANTED = ("AAPL", "1d", "split", "delayed")
 @pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
         yield pool
 
 

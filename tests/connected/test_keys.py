@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+from nats.js.errors import KeyNotFoundError
 from structlog.testing import capture_logs
 
 from contracts import subjects
 from contracts.refresh_request import RefreshRequest
-from services.fetcher.key_state import KeyState
+from services.fetcher.circuit.key_state import KeyState
 from services.runtime.bus import Bus, connect
 from services.runtime.settings import KeySettings, NatsSettings, ProviderSettings, Secret
 from tests.connected.played_tiingo import PlayedTiingo
@@ -49,8 +50,11 @@ async def state_of(bus: Bus, key: str) -> KeyState:
     return msgspec.json.decode(entry.value or b"", type=KeyState)
 
 
-async def paused(bus: Bus) -> bool:
-    return bool((await bus.js.consumer_info(subjects.TASKS, subjects.lane_consumer("tiingo", "live"))).paused)
+async def blocked_as(bus: Bus, key: str) -> str:
+    try:
+        return (await state_of(bus, key)).state
+    except KeyNotFoundError:
+        return "ok"
 
 
 def asked(count: int) -> RefreshRequest:
@@ -72,22 +76,21 @@ async def test_a_refused_key_stops_nobody_but_itself(bus: Bus, nats_url: str, ti
         async with fetching(bus, settings_for(nats_url, tiingo=account(tiingo, "second"))):
             await bus.publish("refresh.request.live", asked(30))
             outcomes = await results(bus, 29)
-            assert not await paused(bus)
             assert (await state_of(bus, "second")).state == "stopped"
     assert {r.outcome for r in outcomes} <= {"refreshed", "failed"}
     assert 1 <= tiingo.calls["second"] <= 4
     assert tiingo.calls["first"] >= 26
-    assert [log["key"] for log in logs if log["event"] == "provider_rests"] == ["second"]
+    assert [log["key"] for log in logs if log["event"] == "provider_circuit_opened"] == ["second"]
 
 
-async def test_only_when_all_keys_rest_are_the_consumers_paused(bus: Bus, nats_url: str, tiingo: PlayedTiingo):
+async def test_when_every_key_is_spent_no_call_is_made_and_the_tasks_wait(bus: Bus, nats_url: str, tiingo: PlayedTiingo):
     async with fetching(bus, settings_for(nats_url, tiingo=account(tiingo, "second", per_day=3))):
         await bus.publish("refresh.request.live", asked(8))
         await results(bus, 6)
         async with asyncio.timeout(20):
-            while not await paused(bus):
+            while [await blocked_as(bus, key) for key in ("k1", "second")] != ["quota_spent", "quota_spent"]:
                 await asyncio.sleep(0.05)
-        assert [(await state_of(bus, key)).state for key in ("k1", "second")] == ["quota_spent", "quota_spent"]
+        assert (await bus.js.stream_info(subjects.TASKS)).state.messages == 2
     assert tiingo.calls == {"first": 3, "second": 3}
 
 

@@ -8,7 +8,8 @@ import pytest
 import time_machine
 
 from quotebus.embedded import NatsServer
-from services.fetcher.ledger import Ledger, QuotaSpentError
+from services.fetcher.circuit.breaker import QuotaSpentError
+from services.fetcher.ledger import Ledger
 from services.fetcher.provider import LedgerError
 from services.runtime.bus import Bus, connect
 from services.runtime.carry_over import carry_over

@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from contracts.message import Lane
 from quotebus.embedded import NatsServer
-from services.fetcher.ledger import Ledger, QuotaSpentError
+from services.fetcher.circuit.breaker import QuotaSpentError
+from services.fetcher.ledger import Ledger
 from services.fetcher.permits import used_permits
 from services.fetcher.provider import ProviderError, Verdict
 from services.fetcher.symbol_permits import SymbolPermits

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from pydantic import SecretStr
 
 from contracts.run_events import RunPlanned, RunResult
 from contracts.symbol_health import SymbolHealth
@@ -14,7 +13,7 @@ from services.cacher.store_postgres import SESSION
 from services.cacher.store_postgres_runs import RunStore
 from services.cacher.store_postgres_symbols import SymbolStore, Told
 from services.runtime.postgres import open_pool
-from services.runtime.settings import PostgresSettings
+from services.runtime.settings import PostgresSettings, Secret
 
 NOON = datetime(2024, 3, 4, 12, tzinfo=UTC)
 
@@ -22,7 +21,7 @@ NOON = datetime(2024, 3, 4, 12, tzinfo=UTC)
 @pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=SecretStr(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
         yield pool
 
 

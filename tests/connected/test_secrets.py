@@ -116,13 +116,12 @@ async def _everything_asked(deployment: Deployment) -> None:
             await deployment.bus.publish(lane, RefreshRequest(symbols=[symbol], provider=provider))
             await until(lambda provider=provider, symbol=symbol: _rests(deployment, provider, symbol))
         if symbol != RESTING[-1]:
-            # Nobody waits ten minutes here: the consumers are made to go on, by processes that know of no rest.
+            # Nobody waits ten minutes here: a process that knows of no refusal goes on.
             await deployment.services["fetcher"].kill()
             state = await deployment.bus.js.key_value(subjects.STATE_BUCKET)
             for provider in KEYS:
                 await state.delete(subjects.key_state(provider, "k1"))
                 await deployment.bus.js.purge_stream(subjects.TASKS)
-                await deployment.bus.js.resume_consumer(subjects.TASKS, subjects.lane_consumer(provider, "manual"))
             await deployment.start("fetcher")
 
 
@@ -134,7 +133,7 @@ async def _runs_over(deployment: Deployment, count: int) -> bool:
 async def _rests(deployment: Deployment, provider: str, symbol: str) -> bool:
     state = "stopped" if symbol == "KEY401" else "cooling_down"
     try:
-        kept = await (await deployment.bus.js.key_value(subjects.STATE_BUCKET)).get(f"provider.{provider}")
+        kept = await (await deployment.bus.js.key_value(subjects.STATE_BUCKET)).get(subjects.key_state(provider, "k1"))
     except Exception:
         return False
     return bool(json.loads(kept.value or b"{}").get("state") == state)

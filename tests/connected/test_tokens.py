@@ -371,7 +371,7 @@ async def test_the_end_of_a_login_is_a_metric_and_one_state_however_many_watch(
             for watch in watches:
                 await watch.look("schwab", "k1")
         # Not by the bucket's history(), which may end before what came last.
-        bodies = await messages(bus, f"KV_{subjects.STATE_BUCKET}", f"$KV.{subjects.STATE_BUCKET}.provider.schwab.k1.login")
+        bodies = await messages(bus, f"KV_{subjects.STATE_BUCKET}", f"$KV.{subjects.STATE_BUCKET}.login.schwab.k1")
         return [json.loads(body)["state"] for body in bodies]
 
     assert await told() == []

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis.strategies import datetimes, floats, integers, just, text
 
 from services.fetcher.allowance import Allowance, Heard, allowances_in
-from services.fetcher.key_state import RECOVERS_IN_S, KeyState
+from services.fetcher.circuit.key_state import RECOVERS_IN_S, KeyState
 from services.fetcher.provider import Reply
 from services.runtime.quota_windows import QuotaWindow, shares
 

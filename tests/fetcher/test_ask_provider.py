@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 import pytest
 
 from services.fetcher.ask_provider import AdapterFaultError, ask_provider
-from services.fetcher.ledger import QuotaSpentError
+from services.fetcher.circuit.breaker import QuotaSpentError
 from services.fetcher.provider import Answer, Credentials, FetchCall, Http, Profile, ProviderError, Verdict, providers
 from services.runtime.redact import Redactor
 from services.runtime.topology import QuotaWindow

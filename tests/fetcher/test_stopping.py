@@ -27,13 +27,13 @@ async def test_a_cancellation_is_not_lost_as_the_event_comes(wait: Callable[[asy
     await ended_as(asyncio.create_task(forever()), event)
 
 
-async def test_a_sweeper_that_is_stopped_as_a_provider_begins_to_rest_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sweeper_that_is_stopped_as_a_circuit_opens_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(_: Sweeper) -> int:
         return 0
 
     monkeypatch.setattr(Sweeper, "sweep", nothing)
     sweeper = Sweeper(Bus(None, None), {}, None)  # type: ignore[arg-type]
-    await ended_as(asyncio.create_task(sweeper.run()), sweeper._paused)
+    await ended_as(asyncio.create_task(sweeper.run()), sweeper._opened)
 
 
 async def ended_as(task: asyncio.Task[None], event: asyncio.Event) -> None:

@@ -11,9 +11,8 @@ import msgspec
 
 from contracts.price_events import PriceEvent
 from services.fetcher.provider import Answer, ProviderError, Reply, Verdict
+from services.fetcher.retry_policy import RETRY_POLICIES
 
-# The vendor as a whole does not answer: asking for the next symbol would only cost another call.
-_VENDOR_WIDE = frozenset({Verdict.RATE_LIMITED, Verdict.UNAUTHORIZED, Verdict.SERVER_ERROR, Verdict.TIMEOUT})
 _MAX_LENGTH = 120
 MAX_PAGES = 1000
 MAX_RETRY_AFTER = timedelta(days=32)  # a quota's month
@@ -119,13 +118,13 @@ async def fetch_in_groups(groups: Iterable[Sequence[str]], ask: Callable[[Sequen
                 answer = await ask(group)
             except ProviderError as error:
                 failed |= dict.fromkeys(group, error)
-                stop = error if error.verdict in _VENDOR_WIDE else None
+                stop = error if RETRY_POLICIES[error.verdict].ends_batch else None
             else:
                 events += answer.events
                 failed |= answer.failed
         else:
             failed |= dict.fromkeys(group, stop)
-    if stop is not None and not events and all(error.verdict in _VENDOR_WIDE for error in failed.values()):
+    if stop is not None and not events and all(RETRY_POLICIES[error.verdict].ends_batch for error in failed.values()):
         raise stop
     return Answer(events, failed)
 

@@ -11,7 +11,7 @@ import pytest
 
 from contracts import subjects
 from quotebus.client import Client
-from services.fetcher.key_state import KeyState
+from services.fetcher.circuit.key_state import KeyState
 from services.fetcher.ledger import Ledger
 from services.fetcher.symbol_permits import SymbolPermits
 from services.runtime.bus import Bus, connect

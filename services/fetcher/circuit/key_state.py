@@ -1,6 +1,6 @@
-"""What the replicas share about each provider key: rests, resting lanes and the learned pace, in the bucket `state`.
+"""State of each API key, shared by all replicas: blocked until when and why, blocked lanes, learned pace; in the bucket `state`.
 
-Each change is written by compare-and-set, so of several replicas that meet the same refusal one tells it. The others watch the
+Each change is written by compare-and-set, so of several replicas that meet the same refusal one writes it. The others watch the
 bucket; they read it when they are connected again.
 """
 
@@ -22,14 +22,14 @@ from services.runtime.bus import Bus
 
 RECOVERS_IN_S = 600.0
 TRIES = 5
-ALIKE = timedelta(seconds=5)
+CLOCK_TOLERANCE = timedelta(seconds=5)
 
 State = Literal["ok", "cooling_down", "quota_spent", "stopped", "breaker_open", "half_open"]
 log = structlog.get_logger()
 
 
 class KeyState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one key is. Not `ok`: left alone until `until`. `refusals`: in a row. `lanes`: which rest, and until when.
+    """Circuit and pace of one API key. Not `ok`: no calls until `until`. `refusals`: in a row. `lanes`: blocked until when.
 
     `pace`: share of the full pace at `slowed_at`, from where it rises evenly, by the whole within RECOVERS_IN_S. `ceilings`: by
     window, what the provider says it allows as a share of what the settings say.
@@ -48,21 +48,21 @@ class KeyState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: UtcInstant | None = None
 
     def pace_at(self, now: datetime) -> float:
-        """The share of the full pace that is kept at this time."""
+        """Share of the full pace that is kept at this time."""
         risen = (now - self.slowed_at).total_seconds() / RECOVERS_IN_S if self.slowed_at else 1.0
         return min(1.0, self.pace + max(0.0, risen), *self.ceilings.values())
 
-    def rests_until(self, lane: Lane, now: datetime) -> datetime | None:
-        """Until when no call of this lane is made; None when it may be made."""
+    def blocked_until(self, lane: Lane, now: datetime) -> datetime | None:
+        """End of the block of this lane; None when calls are allowed."""
         ends = [self.until if self.state != "ok" else None, self.lanes.get(lane)]
         return max((end for end in ends if end and end > now), default=None)
 
 
-Edit = Callable[[KeyState], KeyState | None]
+Update = Callable[[KeyState], KeyState | None]
 
 
-class KeyStates:
-    """The states of all keys as this process knows them."""
+class KeyStateStore:
+    """Store of the states of all API keys in the bucket `state`, cached in this process."""
 
     def __init__(self, bus: Bus, bucket: KeyValue) -> None:
         self._bus = bus
@@ -72,8 +72,8 @@ class KeyStates:
         self._reading: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def following(self, keys: Iterable[tuple[str, str]]) -> AsyncIterator[None]:
-        """Know what is told of these providers' keys while the block runs."""
+    async def watch(self, keys: Iterable[tuple[str, str]]) -> AsyncIterator[None]:
+        """Keep the states of these providers' keys up to date while the block runs."""
         self._names = [subjects.key_state(provider, key) for provider, key in keys]
         await self._read_all()
         watcher: Any = await self._bucket.watch(subjects.key_state("*", "*"))
@@ -89,12 +89,12 @@ class KeyStates:
             with suppress(nats.errors.Error):
                 await watcher.stop()
 
-    def of(self, provider: str, key: str) -> KeyState:
-        """The state of one key; of one that nothing was told of: all is well."""
+    def get(self, provider: str, key: str) -> KeyState:
+        """State of one key; `ok` if none is stored."""
         return self._known.get(subjects.key_state(provider, key)) or KeyState(provider=provider, key=key)
 
-    async def change(self, provider: str, key: str, edit: Edit) -> bool:
-        """Change a state for all replicas; whether it was changed by us. `edit` gives None where nothing is to be changed.
+    async def update(self, provider: str, key: str, update: Update) -> bool:
+        """Change a state for all replicas; whether we changed it. `update` gives None where nothing is to be changed.
 
         Without an answer from the server the change holds in this process.
         """
@@ -102,7 +102,7 @@ class KeyStates:
         for _ in range(TRIES):
             try:
                 revision = await self._read(name)
-                if (wanted := edit(self.of(provider, key))) is None:
+                if (wanted := update(self.get(provider, key))) is None:
                     return False
                 wanted = msgspec.structs.replace(wanted, at=datetime.now(UTC))
                 await self._bucket.update(name, msgspec.json.encode(wanted), last=revision)
@@ -110,7 +110,7 @@ class KeyStates:
                 continue
             except (APIError, nats.errors.Error) as error:
                 log.debug("state_not_told", provider=provider, key=key, error=str(error))
-                if (wanted := edit(self.of(provider, key))) is None:
+                if (wanted := update(self.get(provider, key))) is None:
                     return False
             self._known[name] = wanted
             return True
@@ -120,9 +120,9 @@ class KeyStates:
         try:
             entry = await self._bucket.get(name)
         except KeyNotFoundError as error:
-            self._note(name, b"")
+            self._cache(name, b"")
             return int(error.entry.revision or 0) if error.entry else 0
-        self._note(name, entry.value or b"")
+        self._cache(name, entry.value or b"")
         return int(entry.revision or 0)
 
     async def _read_all(self) -> None:
@@ -140,9 +140,9 @@ class KeyStates:
     async def _listen(self, watcher: AsyncIterator[KeyValue.Entry | None]) -> None:
         async for entry in watcher:
             if entry is not None:
-                self._note(entry.key, entry.value or b"")
+                self._cache(entry.key, entry.value or b"")
 
-    def _note(self, name: str, body: bytes) -> None:
+    def _cache(self, name: str, body: bytes) -> None:
         if not body:
             # Deleted, by somebody who knows better.
             self._known.pop(name, None)
@@ -154,21 +154,21 @@ class KeyStates:
             log.debug("state_not_read", key=name, error=str(error))
 
 
-def resting(state: KeyState, name: State, until: datetime, reason: str) -> KeyState | None:
-    """The state with one more rest; None when it says so already."""
-    if state.state == name and says(state.until, until):
+def opened(state: KeyState, name: State, until: datetime, reason: str) -> KeyState | None:
+    """State of a key whose calls are blocked until then; None if it says so already."""
+    if state.state == name and already_blocks_until(state.until, until):
         return None
     return msgspec.structs.replace(
-        state, state=name, until=until, reason=reason, refusals=state.refusals + 1, lanes=still_resting(state)
+        state, state=name, until=until, reason=reason, refusals=state.refusals + 1, lanes=unexpired_lanes(state)
     )
 
 
-def says(there: datetime | None, until: datetime) -> bool:
-    """Whether it says the same, give or take what replicas see differently, or a longer rest."""
-    return there is not None and there >= until - ALIKE
+def already_blocks_until(there: datetime | None, until: datetime) -> bool:
+    """Whether an end that is known already is as late, give or take what replicas' clocks differ."""
+    return there is not None and there >= until - CLOCK_TOLERANCE
 
 
-def still_resting(state: KeyState) -> dict[Lane, datetime]:
-    """The lanes whose rest is not over."""
+def unexpired_lanes(state: KeyState) -> dict[Lane, datetime]:
+    """Blocked lanes whose time is not over."""
     now = datetime.now(UTC)
     return {lane: end for lane, end in state.lanes.items() if end > now}
