@@ -50,7 +50,7 @@ def _settings(nats_url: str, tiingo: PlayedTiingo, key: str = "good", **account:
     no_limit = {"per_hour": 0, "per_day": 0, "kept_for_manual": 0, "kept_for_live": 0, "day_zone": noon}
     provider = ProviderSettings(base_url=tiingo.url, api_key=Secret(key), **{**no_limit, **account})
     terms = FetcherSettings(ack_wait_s=5, expires_after_s=3 * 86400)
-    return settings_for(nats_url, tiingo=provider).model_copy(update={"fetcher": terms})
+    return msgspec.structs.replace(settings_for(nats_url, tiingo=provider), fetcher=terms)
 
 
 async def key_state(bus: Bus) -> dict[str, Any]:
