@@ -51,7 +51,7 @@ def settings_here(config: Path | None = None, data: Path = DEFAULT_DATA) -> Here
 
 def known_providers() -> frozenset[str]:
     """The names of all adapters. Each is one module of their folder, named like the provider; none is imported."""
-    return frozenset(module.name for module in pkgutil.iter_modules(providers.__path__))
+    return frozenset(module.name for module in pkgutil.iter_modules(providers.__path__) if module.name[0] != "_")
 
 
 def _with(settings: Settings, values: dict[tuple[str, str], str]) -> Settings:

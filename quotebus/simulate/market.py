@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 from contracts.message import Timeframe
 from services.fetcher.adapter.events import Action, Contract, Quote
-from services.fetcher.adapter.fields import LENGTHS, pair_of, period_end
-from services.fetcher.providers.synthetic.bars import bars, spot
+from services.fetcher.adapter.fields import LENGTHS, NEW_YORK, pair_of, period_end
+from services.fetcher.providers.synthetic.bars import bars, quote_of
 from services.fetcher.providers.synthetic.chain import chain_of
 from services.fetcher.providers.synthetic.market import FIRST_DAY, Instrument, instrument
 
-NEW_YORK = "America/New_York"
 DEAD, PAID = "DEAD", "PAID"
 DIGITS = 6  # of adjusted prices, behind the point
 _DAY = timedelta(days=1)
@@ -92,7 +91,7 @@ class Market:
 
     def quote(self, symbol: str) -> Quote:
         """The price of now."""
-        return spot(self.instrument(symbol), self.now)
+        return quote_of(self.instrument(symbol), self.now)
 
     def actions(self, symbol: str, first: date = FIRST_DAY, last: date = date.max) -> list[Action]:
         """Splits and dividends in order of date, those as they were paid."""

@@ -19,6 +19,7 @@ from lets_be_rational import norm_cdf
 from lets_be_rational.exceptions import VolatilityValueException
 
 from services.fetcher.adapter.events import Contract
+from services.fetcher.adapter.fields import NEW_YORK
 
 HORIZON_DAYS = 30
 # Where no two expirations lie around the horizon, one so near to it speaks for it alone.
@@ -27,7 +28,7 @@ MIN_HISTORY_DAYS = 20
 _LOWEST, _HIGHEST = 0.005, 10.0
 # Of further distance than this, two options say nothing about the one between them.
 _WIDEST_DELTA = 0.4
-_NEW_YORK = ZoneInfo("America/New_York")
+_NEW_YORK = ZoneInfo(NEW_YORK)
 _CLOSE = time(16)
 _YEAR = timedelta(days=365)
 _HORIZON = timedelta(days=HORIZON_DAYS)

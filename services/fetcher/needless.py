@@ -13,7 +13,7 @@ from services.fetcher.served import last_served
 from services.runtime.bus import Bus
 from services.runtime.sessions_bucket import read_calendars
 
-NEW_YORK = "XNYS"
+XNYS = "XNYS"
 # A ticker without a suffix, or with a share class alone, is one of the United States with every vendor.
 _PLAIN = re.compile(r"[A-Z]{1,5}(\.[ABC])?")
 
@@ -51,7 +51,7 @@ def exchange_of(symbol: str, probe: FetchTask, named: str | None, *, real: bool)
         return None
     if named is not None:
         return named
-    return NEW_YORK if real and probe.dataset == "bars" and probe.timeframe in OF_DAYS and _PLAIN.fullmatch(symbol) else None
+    return XNYS if real and probe.dataset == "bars" and probe.timeframe in OF_DAYS and _PLAIN.fullmatch(symbol) else None
 
 
 def is_never_closed(symbol: str) -> bool:

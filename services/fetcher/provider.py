@@ -202,10 +202,12 @@ class Provider(Protocol):
 
 @cache
 def providers() -> dict[str, type[Provider]]:
-    """Every provider by name: the modules of the folder `providers`, each with its `PROVIDER`."""
+    """Discover the providers by name: `PROVIDER` of each module and package in `providers` without a leading underscore."""
     folder = importlib.import_module("services.fetcher.providers")
     found = {}
     for module in pkgutil.iter_modules(folder.__path__):
+        if module.name.startswith("_"):
+            continue
         provider: type[Provider] = importlib.import_module(f"{folder.__name__}.{module.name}").PROVIDER
         found[provider.profile.name] = provider
     return found

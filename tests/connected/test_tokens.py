@@ -247,7 +247,7 @@ from nats.aio.client import Client
 import nats
 from services.fetcher.http.client import MeteredHttp, open_session, no_permit_needed
 from services.fetcher.provider import Credentials
-from services.fetcher.providers.schwab.login import keeper_of
+from services.fetcher.providers.schwab.auth import token_manager
 from services.fetcher.auth.token_store import EncryptedTokenStore
 
 async def main():
@@ -257,7 +257,7 @@ async def main():
     store = EncryptedTokenStore(await nc.jetstream().key_value("tokens"), "schwab", access)
     access = Credentials(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0", tokens=store)
     async with open_session() as session:
-        await keeper_of(access).access_token(MeteredHttp(session, schwab_url, no_permit_needed, 30, 10**6))
+        await token_manager(access).access_token(MeteredHttp(session, schwab_url, no_permit_needed, 30, 10**6))
 
 asyncio.run(main())
 """

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 
 from contracts.message import Timeframe
-from quotebus.simulate.market import NEW_YORK, Bar
+from quotebus.simulate.market import Bar
 from quotebus.simulate.vendor import SECRETS, Ask, RefusedError, Vendor, Why, frame, iso, page, reply, seconds
 from services.fetcher.adapter.events import Contract, Quote
-from services.fetcher.adapter.fields import LENGTHS, day_start
+from services.fetcher.adapter.fields import LENGTHS, NEW_YORK, day_start
 from services.fetcher.provider import Reply
 
 TIMEFRAMES: dict[str, Timeframe] = {

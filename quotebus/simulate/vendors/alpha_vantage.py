@@ -5,10 +5,10 @@ from datetime import date, timedelta
 from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
-from quotebus.simulate.market import NEW_YORK, Bar
+from quotebus.simulate.market import Bar
 from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, reply
 from services.fetcher.adapter.events import Contract
-from services.fetcher.adapter.fields import period_end
+from services.fetcher.adapter.fields import NEW_YORK, period_end
 from services.fetcher.provider import Reply
 
 INTERVALS: dict[str, Timeframe] = {"1min": "1m", "5min": "5m", "15min": "15m", "30min": "30m", "60min": "1h"}

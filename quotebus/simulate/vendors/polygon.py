@@ -5,10 +5,10 @@ from datetime import date, datetime, timedelta
 from urllib.parse import urlencode
 
 from contracts.message import Timeframe
-from quotebus.simulate.market import NEW_YORK, Bar
+from quotebus.simulate.market import Bar
 from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, page, reply, seconds
 from services.fetcher.adapter.events import Contract
-from services.fetcher.adapter.fields import EPOCH, LENGTHS, day_start
+from services.fetcher.adapter.fields import EPOCH, LENGTHS, NEW_YORK, day_start
 from services.fetcher.provider import Reply
 
 SPANS: dict[str, Timeframe] = {

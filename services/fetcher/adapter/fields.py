@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
 
+NEW_YORK = "America/New_York"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What lies outside is no time of any market, and near the ends of the calendar a day more or less is an error.
 YEARS = range(1700, 2200)

@@ -37,8 +37,8 @@ from services.fetcher.provider import (
     refuse_unoffered,
 )
 from services.fetcher.providers.databento.chain import contracts_of
-from services.fetcher.providers.databento.ranges import Range
-from services.fetcher.providers.databento.requests import LONGEST_CLOSURE, Found, Requests
+from services.fetcher.providers.databento.parsing import consolidated, last_trade, top_of_book
+from services.fetcher.providers.databento.requests import LONGEST_CLOSURE, FetchedRecords, Requests, TimeRange
 from services.fetcher.providers.databento.symbols import (
     OPTIONS,
     currency_of,
@@ -47,9 +47,8 @@ from services.fetcher.providers.databento.symbols import (
     kind_of,
     parent_of,
     refuse_many,
-    spelled,
+    to_vendor,
 )
-from services.fetcher.providers.databento.venues import consolidated, last_trade, top_of_book
 
 BARS_A_DAY: dict[Timeframe, int] = {"1m": 1440, "1h": 24, "1d": 1}
 # So many days hold 500 bars, or a long weekend and a day of trading before it.
@@ -72,15 +71,15 @@ class Databento:
         limits=Limits(per_second=100),
     )
 
-    def __init__(self, access: Credentials) -> None:
-        token = b64encode(f"{access.api_key}:".encode()).decode()
+    def __init__(self, credentials: Credentials) -> None:
+        token = b64encode(f"{credentials.api_key}:".encode()).decode()
         self._headers = {"Authorization": f"Basic {token}"}
-        self._secrets = (access.api_key, token)
-        self._dataset = access.dataset.strip().upper()
+        self._secrets = (credentials.api_key, token)
+        self._dataset = credentials.dataset.strip().upper()
 
     def to_vendor(self, symbol: str) -> str:
         """`BRK.B` as it is, `ES.c.0` for ES.C.0, `AAPL  250221C00250000` for O:AAPL250221C00250000."""
-        return spelled(symbol)
+        return to_vendor(symbol)
 
     async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         """See `Provider.fetch`. The symbols of a data set share requests, each for as long a range as an answer can hold."""
@@ -90,7 +89,7 @@ class Databento:
         batches: dict[tuple[str, str], list[str]] = defaultdict(list)
         failed: dict[str, ProviderError] = {}
         for symbol in call.symbols:
-            spelling = spelled(symbol)
+            spelling = to_vendor(symbol)
             try:
                 refuse_many(spelling)
             except ProviderError as error:
@@ -100,55 +99,55 @@ class Databento:
         ask = self._bars if call.dataset == "bars" else self._quotes
 
         async def ask_for(batch: Sequence[str]) -> Answer:
-            return await ask(self._asked(batch, call, now), self._requests(batch, http, now))
+            return await ask(self._builders(batch, call, now), self._requests(batch, http, now))
 
         answer = await fetch_in_groups(batches.values(), ask_for)
         return Answer(answer.events, failed | dict(answer.failed))
 
-    def _asked(self, batch: Sequence[str], call: FetchCall, now: datetime) -> list[EventBuilder]:
-        dataset = dataset_of(spelled(batch[0]), self._dataset)
+    def _builders(self, batch: Sequence[str], call: FetchCall, now: datetime) -> list[EventBuilder]:
+        dataset = dataset_of(to_vendor(batch[0]), self._dataset)
         unit, feed = Unit(currency_of(dataset)), feed_of(dataset)
         return [EventBuilder(self.profile, call, symbol, now, unit, feed=feed) for symbol in batch]
 
     def _requests(self, batch: Sequence[str], http: Http, now: datetime) -> Requests:
-        symbols = tuple(dict.fromkeys(map(spelled, batch)))
+        symbols = tuple(dict.fromkeys(map(to_vendor, batch)))
         dataset, kind = dataset_of(symbols[0], self._dataset), kind_of(symbols[0])
         return Requests(http, self._headers, self._secrets, now, dataset, kind, symbols)
 
-    async def _chain(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
+    async def _chain(self, builder: EventBuilder, http: Http) -> Sequence[PriceEvent]:
         dataset = self._dataset if self._dataset.startswith("OPRA.") else OPTIONS
-        parents = (parent_of(asked.symbol),)
-        requests = Requests(http, self._headers, self._secrets, asked.now, dataset, "parent", parents)
-        asked = replace(asked, unit=Unit(currency_of(dataset)), feed=feed_of(dataset))
-        return asked.chain(await contracts_of(requests))
+        parents = (parent_of(builder.symbol),)
+        requests = Requests(http, self._headers, self._secrets, builder.now, dataset, "parent", parents)
+        builder = replace(builder, unit=Unit(currency_of(dataset)), feed=feed_of(dataset))
+        return builder.chain(await contracts_of(requests))
 
     async def _bars(self, batch: Sequence[EventBuilder], requests: Requests) -> Answer:
         call, timeframe = batch[0].call, batch[0].call.timeframe or "1d"
         minute = requests.now.replace(second=0, microsecond=0)
-        whole = Range(minute - timedelta(days=LATEST_DAYS[timeframe]), minute)
+        whole = TimeRange(minute - timedelta(days=LATEST_DAYS[timeframe]), minute)
         if call.start is not None and call.end is not None:
-            whole = Range(day_start(call.start), min(day_start(call.end), minute))
+            whole = TimeRange(day_start(call.start), min(day_start(call.end), minute))
         days = RECORDS // (BARS_A_DAY[timeframe] * len(requests.symbols))
         found = await requests.all(f"ohlcv-{timeframe}", whole.cut(days))
         closed = await _closed(found, requests, whole)
         events: list[PriceEvent] = []
         failed: dict[str, ProviderError] = {}
-        for asked in batch:
-            spelling = spelled(asked.symbol)
+        for builder in batch:
+            spelling = to_vendor(builder.symbol)
             if spelling in found.known or spelling in closed:
-                events += replace(asked, complete_until=found.until).bars(consolidated(found.records[spelling]))
+                events += replace(builder, complete_until=found.until).bars(consolidated(found.records[spelling]))
             else:
-                failed[asked.symbol] = _unknown(asked.symbol, requests.dataset)
+                failed[builder.symbol] = _unknown(builder.symbol, requests.dataset)
         return Answer(events, failed)
 
     async def _quotes(self, batch: Sequence[EventBuilder], requests: Requests) -> Answer:
         """Bid and ask of the last hour there is; of what had neither, as after a close, the last trade of the days before."""
         now, schema = requests.now, "cbbo-1m" if requests.dataset.startswith("OPRA.") else "bbo-1m"
-        books = await requests.all(schema, [Range(now - BOOK_AGE, now)], slide=True)
-        spots = {symbol: top_of_book(records) for symbol, records in books.records.items()}
-        silent = [asked for asked in batch if spots[spelled(asked.symbol)] is None]
-        heard = [(asked, spot) for asked in batch if (spot := spots[spelled(asked.symbol)])]
-        events: list[PriceEvent] = [asked.quote(spot, spot.at) for asked, spot in heard]
+        books = await requests.all(schema, [TimeRange(now - BOOK_AGE, now)], slide=True)
+        quotes = {symbol: top_of_book(records) for symbol, records in books.records.items()}
+        silent = [builder for builder in batch if quotes[to_vendor(builder.symbol)] is None]
+        heard = [(builder, quote) for builder in batch if (quote := quotes[to_vendor(builder.symbol)])]
+        events: list[PriceEvent] = [builder.quote(quote, quote.at) for builder, quote in heard]
         if not silent:
             return Answer(events)
         try:
@@ -156,31 +155,31 @@ class Databento:
         except ProviderError as error:
             if not events:
                 raise
-            return Answer(events, {asked.symbol: error for asked in silent})
+            return Answer(events, {builder.symbol: error for builder in silent})
         return Answer([*events, *traded.events], traded.failed)
 
     async def _last_trades(self, batch: Sequence[EventBuilder], requests: Requests, until: datetime) -> Answer:
-        requests = replace(requests, symbols=tuple(dict.fromkeys(spelled(asked.symbol) for asked in batch)))
-        found = await requests.all("ohlcv-1h", [Range(until - TRADE_AGE, until)])
+        requests = replace(requests, symbols=tuple(dict.fromkeys(to_vendor(builder.symbol) for builder in batch)))
+        found = await requests.all("ohlcv-1h", [TimeRange(until - TRADE_AGE, until)])
         events: list[PriceEvent] = []
         failed: dict[str, ProviderError] = {}
-        for asked in batch:
-            spelling = spelled(asked.symbol)
-            if spot := last_trade(found.records[spelling], LENGTHS["1h"], until):
-                events.append(asked.quote(spot, spot.at))
+        for builder in batch:
+            spelling = to_vendor(builder.symbol)
+            if quote := last_trade(found.records[spelling], LENGTHS["1h"], until):
+                events.append(builder.quote(quote, quote.at))
             elif spelling in found.known:
-                failed[asked.symbol] = ProviderError(Verdict.EMPTY, f"databento: no trade of {asked.symbol} in the last days")
+                failed[builder.symbol] = ProviderError(Verdict.EMPTY, f"databento: no trade of {builder.symbol} in the last days")
             else:
-                failed[asked.symbol] = _unknown(asked.symbol, requests.dataset)
+                failed[builder.symbol] = _unknown(builder.symbol, requests.dataset)
         return Answer(events, failed)
 
 
-async def _closed(found: Found, requests: Requests, whole: Range) -> set[str]:
+async def _closed(found: FetchedRecords, requests: Requests, whole: TimeRange) -> set[str]:
     """The symbols that mean nothing only because no day of the range had a session, so that nothing was listed either."""
     unknown = [symbol for symbol in requests.symbols if symbol not in found.known]
     if not unknown or whole.end - whole.start >= LONGEST_CLOSURE:
         return set()
-    return await requests.meaningful(unknown, whole)
+    return await requests.known_symbols(unknown, whole)
 
 
 def _unknown(symbol: str, dataset: str) -> ProviderError:

@@ -6,13 +6,12 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from services.fetcher.adapter.events import Contract, Quote
+from services.fetcher.adapter.fields import NEW_YORK
 from services.fetcher.provider import ProviderError, Verdict
-from services.fetcher.providers.databento.answers import Answered, Record
-from services.fetcher.providers.databento.ranges import Range
-from services.fetcher.providers.databento.requests import Requests
-from services.fetcher.providers.databento.venues import top_of_book
+from services.fetcher.providers.databento.parsing import Answered, Record, top_of_book
+from services.fetcher.providers.databento.requests import Requests, TimeRange
 
-NEW_YORK = ZoneInfo("America/New_York")
+_NEW_YORK = ZoneInfo(NEW_YORK)
 CLOSES = (time(16), time(13))  # of a day, of half a day
 MINUTES = timedelta(minutes=5)  # every contract's every minute is billed
 DAYS = 5
@@ -26,23 +25,23 @@ async def contracts_of(requests: Requests) -> list[Contract]:
     Raises:
         ProviderError: they could not be had; not_found, when the underlying has none.
     """
-    newest = Range(requests.now - MINUTES, requests.now)
+    newest = TimeRange(requests.now - MINUTES, requests.now)
     answered, trouble = await _quoted(requests, newest, slide=True)
     for close in _closes(min(requests.now, requests.latest or requests.now)):
         if answered is not None and answered.records:
             break
         # A minute's state is stamped with its end.
         end = close + timedelta(minutes=1)
-        older, trouble = await _quoted(requests, Range(end - MINUTES, end), slide=False)
+        older, trouble = await _quoted(requests, TimeRange(end - MINUTES, end), slide=False)
         answered = older or answered
     if answered is None:
         raise trouble
     return parse_contracts(answered)
 
 
-async def _quoted(requests: Requests, asked: Range, *, slide: bool) -> tuple[Answered | None, ProviderError]:
+async def _quoted(requests: Requests, builder: TimeRange, *, slide: bool) -> tuple[Answered | None, ProviderError]:
     try:
-        answered, _ = await requests.one("cbbo-1m", asked, slide=slide)
+        answered, _ = await requests.one("cbbo-1m", builder, slide=slide)
     except ProviderError as error:
         # On a closed day nothing is listed: the parent means nothing either.
         if error.verdict not in (Verdict.NOT_FOUND, Verdict.EMPTY):
@@ -52,10 +51,10 @@ async def _quoted(requests: Requests, asked: Range, *, slide: bool) -> tuple[Ans
 
 
 def _closes(before: datetime) -> Iterator[datetime]:
-    today = before.astimezone(NEW_YORK).date()
+    today = before.astimezone(_NEW_YORK).date()
     for back in range(DAYS):
         day = today - timedelta(days=back)
-        instants = (datetime.combine(day, close, NEW_YORK).astimezone(UTC) for close in CLOSES)
+        instants = (datetime.combine(day, close, _NEW_YORK).astimezone(UTC) for close in CLOSES)
         yield from (instant for instant in instants if day.weekday() < 5 and instant < before)
 
 
@@ -75,7 +74,7 @@ def parse_contracts(answered: Answered) -> list[Contract]:
     return found
 
 
-def _contract(name: str, spot: Quote) -> Contract | None:
+def _contract(name: str, quote: Quote) -> Contract | None:
     found = _CONTRACT.fullmatch(name)
     if found is None:
         return None
@@ -89,8 +88,8 @@ def _contract(name: str, spot: Quote) -> Contract | None:
         expiry=expiry,
         strike=int(thousandths) / 1000,
         right="call" if right == "C" else "put",
-        bid=spot.bid,
-        ask=spot.ask,
-        last=spot.price,
-        at=spot.at,
+        bid=quote.bid,
+        ask=quote.ask,
+        last=quote.price,
+        at=quote.at,
     )

@@ -1,33 +1,55 @@
-"""The requests for one batch of symbols: within the bounds of what is there, and again without what the vendor does not know."""
+"""Databento's requests: parameters, splitting, and the range that is available."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from services.fetcher.adapter.responses import decode_json
 from services.fetcher.provider import Http, ProviderError, Verdict
-from services.fetcher.providers.databento.answers import Answered, Record, parse_answer
-from services.fetcher.providers.databento.ranges import Range, narrowed
-from services.fetcher.providers.databento.refusals import RefusalError
+from services.fetcher.providers.databento.parsing import Answered, Record, RefusalError, parse_answer
 
 NARROWINGS = 2  # the bounds of the data set, then those of the schema or of a licence
 LONGEST_CLOSURE = timedelta(days=5)  # a holiday on either side of a weekend, and one more
 
 
+class TimeRange(NamedTuple):
+    """From `start` until before `end`."""
+
+    start: datetime
+    end: datetime
+
+    def within(self, earliest: datetime | None, latest: datetime | None) -> "TimeRange | None":
+        """The part of it that lies in bounds; None: nothing does."""
+        start, end = max(self.start, earliest or self.start), min(self.end, latest or self.end)
+        return TimeRange(start, end) if start < end else None
+
+    def before(self, latest: datetime) -> "TimeRange":
+        """The range as long as this one that ends no later."""
+        return self if latest >= self.end else TimeRange(latest - (self.end - self.start), latest)
+
+    def cut(self, days: int) -> Iterator["TimeRange"]:
+        """Parts of so many days at most, in order of time."""
+        start, step = self.start, timedelta(days=max(1, days))
+        while start < self.end:
+            yield TimeRange(start, min(start + step, self.end))
+            start += step
+
+
 @dataclass
-class Found:
+class FetchedRecords:
     """What all requests brought: records by symbol, the symbols that mean something, and until when that is the whole."""
 
     records: dict[str, list[Record]]
     known: set[str] = field(default_factory=set)
     until: datetime | None = None
 
-    def add(self, answered: Answered, asked: Range) -> None:
+    def add(self, answered: Answered, wanted: TimeRange) -> None:
         for symbol, records in answered.by_symbol(self.records).items():
             self.records[symbol] += records
         self.known |= {symbol for symbol in self.records if answered.knows(symbol)}
-        self.until = asked.end
+        self.until = wanted.end
 
 
 @dataclass
@@ -44,16 +66,16 @@ class Requests:
     earliest: datetime | None = None
     latest: datetime | None = None
 
-    async def all(self, schema: str, ranges: Iterable[Range], *, slide: bool = False) -> Found:
+    async def all(self, schema: str, ranges: Iterable[TimeRange], *, slide: bool = False) -> FetchedRecords:
         """The records of all ranges, oldest first.
 
         Raises:
             ProviderError: a range could not be had; empty, when there is nothing of any.
         """
-        found = Found({symbol: [] for symbol in self.symbols})
+        found = FetchedRecords({symbol: [] for symbol in self.symbols})
         nothing = ProviderError(Verdict.EMPTY, f"databento: {self.dataset} has nothing of the range yet")
-        for asked in ranges:
-            inside = asked if slide else asked.within(self.earliest, self.latest)
+        for wanted in ranges:
+            inside = wanted if slide else wanted.within(self.earliest, self.latest)
             if inside is None:
                 continue
             try:
@@ -72,7 +94,7 @@ class Requests:
             raise nothing
         return found
 
-    async def one(self, schema: str, asked: Range, *, slide: bool) -> tuple[Answered, Range]:
+    async def one(self, schema: str, wanted: TimeRange, *, slide: bool) -> tuple[Answered, TimeRange]:
         """The records of one range, and which part of it is there; with `slide` the newest range of that length that is there.
 
         Raises:
@@ -80,18 +102,18 @@ class Requests:
         """
         for _ in range(NARROWINGS):
             try:
-                return await self._once(schema, asked, self.symbols), asked
+                return await self._once(schema, wanted, self.symbols), wanted
             except RefusalError as error:
                 self.earliest, self.latest = error.earliest or self.earliest, error.latest or self.latest
-                asked = narrowed(asked, error, slide=slide)
-        return await self._once(schema, asked, self.symbols), asked
+                wanted = clamp(wanted, error, slide=slide)
+        return await self._once(schema, wanted, self.symbols), wanted
 
-    async def _once(self, schema: str, asked: Range, symbols: Sequence[str]) -> Answered:
+    async def _once(self, schema: str, wanted: TimeRange, symbols: Sequence[str]) -> Answered:
         form = {
-            **self._who(symbols),
+            **self._symbols_in(symbols),
             "schema": schema,
-            "start": f"{asked.start:%Y-%m-%dT%H:%M:%SZ}",
-            "end": f"{asked.end:%Y-%m-%dT%H:%M:%SZ}",
+            "start": f"{wanted.start:%Y-%m-%dT%H:%M:%SZ}",
+            "end": f"{wanted.end:%Y-%m-%dT%H:%M:%SZ}",
             "encoding": "dbn",
             "compression": "zstd",
         }
@@ -103,24 +125,38 @@ class Requests:
             if error.verdict is not Verdict.NOT_FOUND or not 0 < len(named) < len(symbols):
                 raise
         # One that cannot be resolved spoils the request for all.
-        answered = await self._once(schema, asked, [symbol for symbol in symbols if symbol not in named])
+        answered = await self._once(schema, wanted, [symbol for symbol in symbols if symbol not in named])
         return replace(answered, unknown=answered.unknown | named)
 
-    async def meaningful(self, symbols: Sequence[str], asked: Range) -> set[str]:
+    async def known_symbols(self, symbols: Sequence[str], wanted: TimeRange) -> set[str]:
         """Those that mean something on days around the range, which may hold closed days alone. This is never billed."""
         form = {
-            **self._who(symbols),
-            "start_date": f"{(asked.start - 2 * LONGEST_CLOSURE).date()}",
-            "end_date": f"{asked.end.date()}",
+            **self._symbols_in(symbols),
+            "start_date": f"{(wanted.start - 2 * LONGEST_CLOSURE).date()}",
+            "end_date": f"{wanted.end.date()}",
         }
         document = decode_json(await self.http.post_form("/v0/symbology.resolve", form, self.headers))
         result = document.get("result") if isinstance(document, dict) else None
         spans = result if isinstance(result, dict) else {}
         return {symbol for symbol in symbols if any(span.get("s") for span in spans.get(symbol) or [] if isinstance(span, dict))}
 
-    def _who(self, symbols: Sequence[str]) -> dict[str, str]:
+    def _symbols_in(self, symbols: Sequence[str]) -> dict[str, str]:
         return {"dataset": self.dataset, "symbols": ",".join(symbols), "stype_in": self.kind, "stype_out": "instrument_id"}
 
 
 def _is_named(symbol: str, words: str) -> bool:
     return bool(re.search(rf"(?<![\w.]){re.escape(symbol)}(?!\w|\.\w)", words))
+
+
+def clamp(wanted: TimeRange, error: RefusalError, *, slide: bool = False) -> TimeRange:
+    """The part of a refused range that the vendor would answer; with `slide` one of the same length.
+
+    Raises:
+        RefusalError: the refusal itself, where it names no other range; empty, where the vendor has nothing of the range.
+    """
+    inside = wanted.before(error.latest) if slide and error.latest else wanted.within(error.earliest, error.latest)
+    if inside == wanted or (inside is None and error.verdict is Verdict.PLAN_RESTRICTED):
+        raise error
+    if inside is None:
+        raise RefusalError(Verdict.EMPTY, f"{error.message}; nothing of the range is there")
+    return inside

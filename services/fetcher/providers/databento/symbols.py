@@ -15,7 +15,7 @@ _PARENT = re.compile(r".+\.(FUT|OPT|SPOT)")
 _OF_AMERICA = re.compile(r"(DBEQ|EQUS|OPRA|XNAS|XNYS|XASE|XBOS|XPSX|XCHI|XCIS|ARCX|BATS|BATY|EDGA|EDGX|IEXG|MEMX|EPRL|XOTC)\..+")
 
 
-def spelled(symbol: str) -> str:
+def to_vendor(symbol: str) -> str:
     """The vendor's spelling: an option's root padded to six letters, the rule of a continuous future in small letters."""
     if option := _OPTION.fullmatch(symbol):
         return option[1].ljust(6) + option[2]

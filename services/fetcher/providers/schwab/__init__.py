@@ -20,7 +20,18 @@ from urllib.parse import quote_plus
 from contracts.message import Timeframe
 from contracts.price_events import PriceEvent
 from services.fetcher.adapter.events import Contract, EventBuilder
-from services.fetcher.adapter.fields import EPOCH, LENGTHS, Pair, Unit, dashed_class, day_start, pair_of, period_end, period_start
+from services.fetcher.adapter.fields import (
+    EPOCH,
+    LENGTHS,
+    NEW_YORK,
+    Pair,
+    Unit,
+    dashed_class,
+    day_start,
+    pair_of,
+    period_end,
+    period_start,
+)
 from services.fetcher.adapter.responses import fetch_each
 from services.fetcher.provider import (
     Answer,
@@ -34,10 +45,21 @@ from services.fetcher.provider import (
     Verdict,
     refuse_unoffered,
 )
-from services.fetcher.providers.schwab.answers import NEW_YORK, parse_rows, parse_spot, plain, quotes_in
-from services.fetcher.providers.schwab.chains import Piece, halves, parse_chain, parse_expirations
-from services.fetcher.providers.schwab.login import LOGIN_LASTS, keeper_of
-from services.fetcher.providers.schwab.refusals import Document, TooMuchError, document_in, refuses_token
+from services.fetcher.providers.schwab.auth import LOGIN_LASTS, token_manager
+from services.fetcher.providers.schwab.parsing import (
+    ChainSlice,
+    Document,
+    TooMuchError,
+    document_in,
+    parse_chain,
+    parse_expirations,
+    parse_quote,
+    parse_rows,
+    plain,
+    quotes_in,
+    refuses_token,
+    split,
+)
 
 ROOT = "/marketdata/v1"
 FREQUENCIES: dict[Timeframe, tuple[str, str, str]] = {
@@ -74,9 +96,9 @@ class Schwab:
         login_lasts=LOGIN_LASTS,
     )
 
-    def __init__(self, access: Credentials) -> None:
-        self._tokens = keeper_of(access)
-        self._secrets = (access.api_key, access.api_secret, access.refresh_token)
+    def __init__(self, credentials: Credentials) -> None:
+        self._tokens = token_manager(credentials)
+        self._secrets = (credentials.api_key, credentials.api_secret, credentials.refresh_token)
         self._fitting: dict[str, int] = {}  # expirations in one answer, of chains that do not fit whole
 
     def to_vendor(self, symbol: str) -> str:
@@ -98,16 +120,16 @@ class Schwab:
         if call.dataset == "quote":
             return await self._quotes(call, http, now)
         ask = self._chain if call.dataset == "chain" else self._bars
-        return await fetch_each(call.symbols, lambda symbol: ask(self._asked(call, symbol, now), http))
+        return await fetch_each(call.symbols, lambda symbol: ask(self._builder(call, symbol, now), http))
 
-    def _asked(self, call: FetchCall, symbol: str, now: datetime) -> EventBuilder:
+    def _builder(self, call: FetchCall, symbol: str, now: datetime) -> EventBuilder:
         pair = _fx(self.to_vendor(symbol))
         return EventBuilder(self.profile, call, symbol, now, Unit(pair.quote if pair else "USD"), NEW_YORK)
 
-    async def _bars(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
-        timeframe, symbol = asked.call.timeframe or "1d", self.to_vendor(asked.symbol)
+    async def _bars(self, builder: EventBuilder, http: Http) -> Sequence[PriceEvent]:
+        timeframe, symbol = builder.call.timeframe or "1d", self.to_vendor(builder.symbol)
         period, kind, frequency = FREQUENCIES[timeframe]
-        start, end = _window(asked.call, timeframe, asked.now)
+        start, end = _window(builder.call, timeframe, builder.now)
         params = {
             "symbol": symbol,
             "periodType": period,
@@ -118,8 +140,8 @@ class Schwab:
             "needExtendedHoursData": "false",
             "needPreviousClose": "false",
         }
-        history = await self._document(http, "/pricehistory", params, asked.now)
-        return asked.bars(parse_rows(history, timeframe, has_volume=not symbol.startswith("$") and _fx(symbol) is None))
+        history = await self._document(http, "/pricehistory", params, builder.now)
+        return builder.bars(parse_rows(history, timeframe, has_volume=not symbol.startswith("$") and _fx(symbol) is None))
 
     async def _quotes(self, call: FetchCall, http: Http, now: datetime) -> Answer:
         events: list[PriceEvent] = []
@@ -130,7 +152,7 @@ class Schwab:
             try:
                 if stop is not None:
                     raise stop
-                events += await self._quotes_of([self._asked(call, symbol, now) for symbol in group], http, failed)
+                events += await self._quotes_of([self._builder(call, symbol, now) for symbol in group], http, failed)
             except ProviderError as error:
                 if len(groups) == 1:
                     raise
@@ -153,44 +175,44 @@ class Schwab:
             length += more
         yield group
 
-    async def _quotes_of(self, asked: Sequence[EventBuilder], http: Http, failed: dict[str, ProviderError]) -> list[PriceEvent]:
-        names = {each.symbol: self.to_vendor(each.symbol) for each in asked}
+    async def _quotes_of(self, builders: Sequence[EventBuilder], http: Http, failed: dict[str, ProviderError]) -> list[PriceEvent]:
+        names = {each.symbol: self.to_vendor(each.symbol) for each in builders}
         params = {"symbols": ",".join(names.values()), "fields": "quote,regular,reference", "indicative": "false"}
-        found, unknown = quotes_in(await self._document(http, "/quotes", params, asked[0].now))
+        found, unknown = quotes_in(await self._document(http, "/quotes", params, builders[0].now))
         events: list[PriceEvent] = []
-        for each in asked:
+        for each in builders:
             name = plain(names[each.symbol])
             entry = found.get(name, {})
-            spot = parse_spot(entry)
-            if spot.price is not None or spot.bid is not None or spot.ask is not None:
+            quote = parse_quote(entry)
+            if quote.price is not None or quote.bid is not None or quote.ask is not None:
                 placed = replace(each, feed="delayed") if entry.get("realtime") is False else each
-                events.append(placed.quote(spot, spot.at))
+                events.append(placed.quote(quote, quote.at))
             elif name in unknown or not entry:
                 failed[each.symbol] = ProviderError(Verdict.NOT_FOUND, f"schwab: knows no {each.symbol}")
             else:
                 failed[each.symbol] = ProviderError(Verdict.EMPTY, f"schwab: has no price of {each.symbol}")
         return events
 
-    async def _chain(self, asked: EventBuilder, http: Http) -> Sequence[PriceEvent]:
-        symbol = self.to_vendor(asked.symbol)
-        pieces = deque([Piece()])
+    async def _chain(self, builder: EventBuilder, http: Http) -> Sequence[PriceEvent]:
+        symbol = self.to_vendor(builder.symbol)
+        pieces = deque([ChainSlice()])
         if size := self._fitting.get(symbol):
-            days = await self._expirations(symbol, http, asked.now)
-            pieces = deque(Piece(days[i : i + size]) for i in range(0, len(days), size))
+            days = await self._expirations(symbol, http, builder.now)
+            pieces = deque(ChainSlice(days[i : i + size]) for i in range(0, len(days), size))
         contracts: list[Contract] = []
         while pieces:
             piece = pieces.popleft()
             try:
                 params = {"symbol": symbol, **piece.params}
-                chain = parse_chain(await self._document(http, "/chains", params, asked.now))
+                chain = parse_chain(await self._document(http, "/chains", params, builder.now))
             except TooMuchError as error:
-                days = piece.days or await self._expirations(symbol, http, asked.now)
-                pieces.extendleft(reversed(halves(piece, days, error)))
+                days = piece.days or await self._expirations(symbol, http, builder.now)
+                pieces.extendleft(reversed(split(piece, days, error)))
                 self._remember(symbol, max(1, (len(days) + 1) // 2))
             else:
                 contracts += chain.contracts
-                asked = replace(asked, feed="delayed") if chain.delayed else asked
-        return asked.chain(contracts)
+                builder = replace(builder, feed="delayed") if chain.delayed else builder
+        return builder.chain(contracts)
 
     def _remember(self, symbol: str, size: int) -> None:
         if len(self._fitting) >= REMEMBERED_CHAINS:

@@ -22,10 +22,10 @@ from contracts.price_events import MAX_ROWS, PriceBars, PriceEvent
 from services.fetcher.adapter.events import LATEST_BARS, EventBuilder
 from services.fetcher.adapter.fields import Unit, day_start
 from services.fetcher.provider import Answer, Credentials, FetchCall, Http, Profile, ProviderError, Verdict, refuse_unoffered
-from services.fetcher.providers.synthetic.bars import Bar, bars, latest, rows_a_day, spot
+from services.fetcher.providers.synthetic.bars import Bar, bars, latest, quote_of, rows_a_day
 from services.fetcher.providers.synthetic.chain import chain_of
 from services.fetcher.providers.synthetic.market import FIRST_DAY, Instrument, instrument
-from services.fetcher.providers.synthetic.noise import chance
+from services.fetcher.providers.synthetic.seeded_random import chance
 
 MOST_ROWS = 200_000
 ACTIONS_DAYS = 3653
@@ -49,12 +49,12 @@ class Synthetic:
         real=False,
     )
 
-    def __init__(self, access: Credentials) -> None:
-        for name in access.options.keys() - set(_OPTIONS):
+    def __init__(self, credentials: Credentials) -> None:
+        for name in credentials.options.keys() - set(_OPTIONS):
             raise ValueError(f"providers.synthetic.options.{name}: no such option; there are {', '.join(_OPTIONS)}")
-        self._seed = int(_option(access.options, "seed", -(2.0**53), 2.0**53))
-        self._latency_s = _option(access.options, "latency_s", 0.0, 3600.0)
-        self._fault_rate = _option(access.options, "fault_rate", 0.0, 1.0)
+        self._seed = int(_option(credentials.options, "seed", -(2.0**53), 2.0**53))
+        self._latency_s = _option(credentials.options, "latency_s", 0.0, 3600.0)
+        self._fault_rate = _option(credentials.options, "fault_rate", 0.0, 1.0)
 
     def to_vendor(self, symbol: str) -> str:
         """The symbol itself."""
@@ -84,14 +84,14 @@ class Synthetic:
         if drawn < self._fault_rate:
             verdict = _pick(_SYMBOL_FAULTS, drawn / self._fault_rate)
             raise ProviderError(verdict, f"synthetic: {symbol} fails, as fault_rate wants it")
-        asked = EventBuilder(self.profile, call, symbol, now, Unit(found.currency))
+        builder = EventBuilder(self.profile, call, symbol, now, Unit(found.currency))
         if call.dataset == "quote":
-            return [asked.quote(spot(found, now))]
+            return [builder.quote(quote_of(found, now))]
         if call.dataset == "chain":
-            return asked.chain(chain_of(symbol, spot(found, now), found.key) if found.kind == "share" else ())
+            return builder.chain(chain_of(symbol, quote_of(found, now), found.key) if found.kind == "share" else ())
         if call.dataset == "actions":
-            return [asked.actions(found.actions(*_span(call, now)))]
-        return await _bar_events(found, asked, now)
+            return [builder.actions(found.actions(*_span(call, now)))]
+        return await _bar_events(found, builder, now)
 
     def _fail_call(self, call: FetchCall, now: datetime) -> None:
         drawn = self._chance(f"call {call.dataset} {' '.join(call.symbols)}", now)
@@ -104,15 +104,15 @@ class Synthetic:
         return chance(f"{self._seed} {what} {now.isoformat()}")
 
 
-async def _bar_events(found: Instrument, asked: EventBuilder, now: datetime) -> list[PriceBars]:
-    call, timeframe = asked.call, asked.call.timeframe or "1d"
+async def _bar_events(found: Instrument, builder: EventBuilder, now: datetime) -> list[PriceBars]:
+    call, timeframe = builder.call, builder.call.timeframe or "1d"
     if call.start is None:
         rows = await _listed(latest(found, timeframe, LATEST_BARS, now))
-        return _events(found, asked, rows[-LATEST_BARS:])
+        return _events(found, builder, rows[-LATEST_BARS:])
     first, last = _span(call, now)
     if ((last - first).days + 1) * rows_a_day(found, timeframe) > MOST_ROWS:
         raise ProviderError(Verdict.BAD_REQUEST, f"synthetic: {timeframe} bars of {first} to {last} are too many for one call")
-    return _events(found, asked, await _listed(bars(found, timeframe, (first, last), now)))
+    return _events(found, builder, await _listed(bars(found, timeframe, (first, last), now)))
 
 
 async def _listed(rows: Iterable[Bar]) -> list[Bar]:
@@ -125,27 +125,27 @@ async def _listed(rows: Iterable[Bar]) -> list[Bar]:
     return found
 
 
-def _events(found: Instrument, asked: EventBuilder, rows: Sequence[Bar]) -> list[PriceBars]:
+def _events(found: Instrument, builder: EventBuilder, rows: Sequence[Bar]) -> list[PriceBars]:
     """Events of at most MAX_ROWS that share out the asked range."""
-    start, end = asked.call.start, asked.call.end
+    start, end = builder.call.start, builder.call.end
     parts = [rows[i : i + MAX_ROWS] for i in range(0, len(rows), MAX_ROWS)] or [[]]
     edges = [day_start(start) if start else None, *(part[0].at for part in parts[1:]), day_start(end) if end else None]
-    return [_event(found, asked, part, (edges[i], edges[i + 1])) for i, part in enumerate(parts)]
+    return [_event(found, builder, part, (edges[i], edges[i + 1])) for i, part in enumerate(parts)]
 
 
 def _event(
-    found: Instrument, asked: EventBuilder, rows: Sequence[Bar], share: tuple[datetime | None, datetime | None]
+    found: Instrument, builder: EventBuilder, rows: Sequence[Bar], share: tuple[datetime | None, datetime | None]
 ) -> PriceBars:
     pieces = [row.piece for row in rows]
     return PriceBars(
-        symbol=asked.symbol,
-        provider=asked.profile.name,
-        feed=asked.profile.feed,
-        observed_at=asked.now,
-        fetched_at=asked.now,
+        symbol=builder.symbol,
+        provider=builder.profile.name,
+        feed=builder.profile.feed,
+        observed_at=builder.now,
+        fetched_at=builder.now,
         currency=found.currency,
-        timeframe=asked.call.timeframe or "1d",
-        basis=asked.profile.basis,
+        timeframe=builder.call.timeframe or "1d",
+        basis=builder.profile.basis,
         asked_from=share[0],
         asked_to=share[1],
         at=[row.at for row in rows],

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from contracts.message import Timeframe
 from services.fetcher.adapter.events import Quote
 from services.fetcher.adapter.fields import LENGTHS, period_end, period_start
-from services.fetcher.providers.synthetic.intraday import Piece, joined, pieces, so_far
-from services.fetcher.providers.synthetic.market import Day, Instrument
+from services.fetcher.providers.synthetic.market import Day, Instrument, Piece, joined, pieces, so_far
 
 _SECOND = timedelta(seconds=1)
 _DAY = timedelta(days=1)
@@ -63,7 +62,7 @@ def rows_a_day(instrument: Instrument, timeframe: Timeframe) -> int:
     return -(-instrument.session_s // (LENGTHS[timeframe] // _SECOND)) if timeframe in LENGTHS else 1
 
 
-def spot(instrument: Instrument, now: datetime) -> Quote:
+def quote_of(instrument: Instrument, now: datetime) -> Quote:
     """The last price, with the second it is of; while the market is closed that is its close."""
     today = now.astimezone(UTC).date()
     day, piece = list(_known(instrument, (today - 7 * _DAY, today), now))[-1]

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal, NamedTuple
 
 from services.fetcher.adapter.events import Contract, Quote
-from services.fetcher.providers.synthetic.noise import chance
+from services.fetcher.providers.synthetic.seeded_random import chance
 
 WEEKS = (0, 1, 2, 4, 8, 26)  # after the next Friday
 STRIKES = 10  # on either side of the price
@@ -23,15 +23,15 @@ class _Share(NamedTuple):
     at: datetime
 
 
-def chain_of(symbol: str, spot: Quote, key: int) -> list[Contract]:
+def chain_of(symbol: str, quote: Quote, key: int) -> list[Contract]:
     """The contracts in order of expiration, strike and right. Greeks: theta a day, vega a percent of volatility."""
-    if spot.price is None or spot.at is None:
+    if quote.price is None or quote.at is None:
         return []
-    share = _Share(symbol, key, spot.price, spot.at)
-    today = spot.at.astimezone(UTC).date()
+    share = _Share(symbol, key, quote.price, quote.at)
+    today = quote.at.astimezone(UTC).date()
     friday = today + (4 - today.weekday()) % 7 * _DAY
-    step = _step(spot.price)
-    middle = round(spot.price / step)
+    step = _step(quote.price)
+    middle = round(quote.price / step)
     strikes = [round(step * n, 3) for n in range(max(1, middle - STRIKES), middle + STRIKES + 1)]
     # A share has its own volatility, another one each day and for each expiration; a put and a call have the same.
     level = 0.18 + 0.2 * chance(f"{key} volatility") + 0.06 * chance(f"{key} volatility {today}")
@@ -39,7 +39,7 @@ def chain_of(symbol: str, spot: Quote, key: int) -> list[Contract]:
     for expiry in (friday + 7 * weeks * _DAY for weeks in WEEKS):
         own = level + 0.03 * chance(f"{key} volatility {today} {expiry}")
         for strike in strikes:
-            away = math.log(strike / spot.price)
+            away = math.log(strike / quote.price)
             found += _pair(share, expiry, strike, round(own - 0.15 * away + 0.8 * away * away, 4))
     return found
 

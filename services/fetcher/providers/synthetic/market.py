@@ -1,24 +1,24 @@
-"""The made-up market: which instruments there are, when they trade, and what each of their days looked like."""
+"""The synthetic market: instruments, their daily bars, and the path of a price within a day."""
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import accumulate, pairwise
 from struct import Struct
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from services.fetcher.adapter.events import Action
-from services.fetcher.adapter.fields import Pair, pair_of
-from services.fetcher.providers.synthetic.intraday import Piece
-from services.fetcher.providers.synthetic.noise import chances, key_of, wander
+from services.fetcher.adapter.fields import NEW_YORK, Pair, pair_of
+from services.fetcher.providers.synthetic.seeded_random import chances, key_of, random_walk
 
 Kind = Literal["share", "fx", "crypto"]
 FIRST_DAY = date(1950, 1, 1)
 _NAMED = re.compile(r"[A-Z0-9.^=/:-]{1,20}")
 _DASHED_PAIR = re.compile(r"([A-Z0-9]{2,10})-(USD|USDT|USDC|EUR|GBP|JPY|BTC|ETH)")
-_NEW_YORK = ZoneInfo("America/New_York")
+_NEW_YORK = ZoneInfo(NEW_YORK)
 _CLOSED = {(1, 1), (6, 19), (7, 4), (12, 25)}
 _SESSION_S: dict[Kind, int] = {"share": 390 * 60, "fx": 86400, "crypto": 86400}
 # How far a close is from the last one, as a fraction of the price.
@@ -26,6 +26,20 @@ _VOLATILITY: dict[Kind, float] = {"share": 0.013, "fx": 0.004, "crypto": 0.02}
 _DAY = timedelta(days=1)
 _LONGEST_REST = 7  # no market is closed for so many days
 _FRACTIONS = Struct("<5H")
+# Every timeframe's bars are whole pieces of the next longer one's; no step has more than twelve.
+STEPS_S = (21600, 3600, 1800, 900, 300, 60, 5, 1)
+
+
+class Piece(NamedTuple):
+    """A stretch of a session: seconds since it opened (end exclusive), prices in whole ticks."""
+
+    start: int
+    end: int
+    open: int
+    high: int
+    low: int
+    close: int
+    volume: int
 
 
 class Day(NamedTuple):
@@ -73,7 +87,7 @@ class Instrument:
         """The sessions from `first` to `last`, both included; nothing before FIRST_DAY."""
         first = max(first, FIRST_DAY)
         start, swing, before = first.toordinal() - _LONGEST_REST, _VOLATILITY[self.kind], None
-        for n, level in enumerate(wander(self.key, start, max(0, last.toordinal() + 1 - start))):
+        for n, level in enumerate(random_walk(self.key, start, max(0, last.toordinal() + 1 - start))):
             day = date.fromordinal(start + n)
             if self.trades_on(day):
                 close = math.exp(level * swing)
@@ -138,3 +152,77 @@ def _split(share: Instrument, when: float) -> tuple[date, int]:
 def _pair(symbol: str) -> Pair | None:
     found = _DASHED_PAIR.fullmatch(symbol)
     return Pair(found[1], found[2]) if found else pair_of(symbol.removesuffix("=X"))
+
+
+def pieces(whole: Piece, length: int, key: int, window: tuple[int, int]) -> list[Piece]:
+    """The stretch in pieces of so many seconds, one of STEPS_S (the last may be shorter); only those that touch the window."""
+    first, last = window
+    found = [whole]
+    for step in STEPS_S[: STEPS_S.index(length) + 1]:
+        found = [part for piece in found for part in _parts(piece, step, key) if part.end > first and part.start < last]
+    return found
+
+
+def so_far(whole: Piece, second: int, key: int) -> Piece | None:
+    """What has happened of the stretch by this second of the session; none before its first second is over."""
+    if second >= whole.end:
+        return whole
+    done: list[Piece] = []
+    for step in STEPS_S:
+        parts = _parts(whole, step, key)
+        done += [part for part in parts if part.end <= second]
+        under_way = [part for part in parts if part.start < second < part.end]
+        if not under_way:
+            break
+        whole = under_way[0]
+    return joined(done) if done else None
+
+
+def joined(parts: Sequence[Piece]) -> Piece:
+    """Pieces that follow each other, as one."""
+    return Piece(
+        parts[0].start,
+        parts[-1].end,
+        parts[0].open,
+        max(part.high for part in parts),
+        min(part.low for part in parts),
+        parts[-1].close,
+        sum(part.volume for part in parts),
+    )
+
+
+def _parts(whole: Piece, length: int, key: int) -> list[Piece]:
+    """The parts of one piece. One of them reaches its high and one its low, and none goes beyond."""
+    start, end, first, high, low, last, volume = whole
+    count = -(-(end - start) // length)
+    if count == 1:
+        return [whole]
+    dice = chances(key, start, length)
+    top, bottom = dice[62] % count, dice[63] % count
+    prices = pairwise([first, *_bridge(whole, count, dice), last])
+    volumes = _shares(volume, [64 + dice[5 * i + 4] for i in range(count)])
+    found = []
+    for i, (a, b) in enumerate(prices):
+        up, down = (a, b) if a > b else (b, a)
+        h = high if i == top else up + (high - up) * dice[5 * i + 2] // 512
+        lo = low if i == bottom else down - (down - low) * dice[5 * i + 3] // 512
+        found.append(Piece(start + i * length, min(start + (i + 1) * length, end), a, h, lo, b, volumes[i]))
+    return found
+
+
+def _bridge(whole: Piece, count: int, dice: bytes) -> list[int]:
+    """The prices between the parts: from the open to the close on a way that strays most in the middle."""
+    first, high, low, last = whole[2:6]
+    way = []
+    for i in range(1, count):
+        stray = (dice[5 * i] * 256 + dice[5 * i + 1]) / 32768 - 1
+        straight = first + (last - first) * i / count
+        price = round(straight + stray * (high - low) * (i * (count - i)) ** 0.5 / count)
+        way.append(min(high, max(low, price)))
+    return way
+
+
+def _shares(volume: int, weights: Sequence[int]) -> list[int]:
+    total = sum(weights)
+    ends = [volume * weight // total for weight in accumulate(weights)]
+    return [b - a for a, b in pairwise([0, *ends])]

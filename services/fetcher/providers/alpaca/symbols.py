@@ -1,4 +1,4 @@
-"""The kinds of symbols Alpaca has, where each is asked for, from which feed and how late that is."""
+"""Alpaca's kinds of symbols: path, feed and delay of each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,9 +8,8 @@ from urllib.parse import quote as quoted
 
 from contracts.message import Timeframe
 from services.fetcher.adapter.events import EventBuilder
-from services.fetcher.adapter.fields import LENGTHS, Unit, day_start, option_of, pair_of, period_end, period_start
+from services.fetcher.adapter.fields import LENGTHS, NEW_YORK, Unit, day_start, option_of, pair_of, period_end, period_start
 
-NEW_YORK = "America/New_York"
 BARS = {"share": "/v2/stocks/bars", "option": "/v1beta1/options/bars", "crypto": "/v1beta3/crypto/us/bars"}
 NEWEST = {"share": "/v2/stocks/bars/latest", "crypto": "/v1beta3/crypto/us/latest/bars"}
 SNAPSHOTS = {"share": "/v2/stocks/snapshots", "option": "/v1beta1/options/snapshots", "crypto": "/v1beta3/crypto/us/snapshots"}
@@ -65,17 +64,17 @@ class Source(NamedTuple):
         """The feed asked for quotes; "" where there is but one."""
         return {"share": self.shares.quotes, "option": self.options}.get(kind, "")
 
-    def placed(self, asked: EventBuilder) -> EventBuilder:
+    def placed(self, builder: EventBuilder) -> EventBuilder:
         """With the currency, zone, feed and delay of the symbol's kind."""
-        kind, pair = kind_of(asked.symbol), pair_of(asked.symbol)
+        kind, pair = kind_of(builder.symbol), pair_of(builder.symbol)
         late = {"share": self.shares.late, "option": OPTION_FEEDS[self.options]}.get(kind, timedelta())
-        if asked.call.dataset == "chain":
+        if builder.call.dataset == "chain":
             late = OPTION_FEEDS[self.options]
-        profile = replace(asked.profile, delay_s=late.total_seconds())
+        profile = replace(builder.profile, delay_s=late.total_seconds())
         if kind == "share":
-            return replace(asked, profile=profile, unit=Unit("USD"), zone=NEW_YORK, feed=self.shares.bars)
+            return replace(builder, profile=profile, unit=Unit("USD"), zone=NEW_YORK, feed=self.shares.bars)
         unit, zone = (Unit(pair.quote), "UTC") if pair else (Unit("USD"), NEW_YORK)
-        return replace(asked, profile=profile, unit=unit, zone=zone, feed="consolidated")
+        return replace(builder, profile=profile, unit=unit, zone=zone, feed="consolidated")
 
 
 def kind_of(symbol: str) -> str:
@@ -109,16 +108,16 @@ def groups(symbols: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def span(asked: EventBuilder) -> tuple[datetime, datetime]:
+def span(builder: EventBuilder) -> tuple[datetime, datetime]:
     """The instants between which the vendor is asked for bars, both inclusive: whole periods, but nothing it may not tell yet."""
-    call, timeframe = asked.call, asked.call.timeframe or "1d"
-    late = timedelta(seconds=asked.profile.delay_s)
-    newest = asked.now - late - (CLOCKS if late else late)
+    call, timeframe = builder.call, builder.call.timeframe or "1d"
+    late = timedelta(seconds=builder.profile.delay_s)
+    newest = builder.now - late - (CLOCKS if late else late)
     if call.start is None or call.end is None:
         first = period_start((newest - timedelta(days=LATEST_DAYS[timeframe])).date(), timeframe)
-        return day_start(first, asked.zone), newest
+        return day_start(first, builder.zone), newest
     if timeframe in LENGTHS:
         return day_start(call.start), min(day_start(call.end) - SECOND, newest)
     first = period_start(call.start, timeframe)
     after = period_end(period_start(call.end - timedelta(days=1), timeframe), timeframe)
-    return day_start(first, asked.zone), min(day_start(after, asked.zone) - SECOND, newest)
+    return day_start(first, builder.zone), min(day_start(after, builder.zone) - SECOND, newest)

@@ -18,25 +18,25 @@ _ENDED = ("unsupported_token_type", "refresh_token_authentication_error", "inval
 _PASSING = ("server_error", "temporarily_unavailable")
 
 
-def keeper_of(access: Credentials) -> AccessTokenManager:
+def token_manager(credentials: Credentials) -> AccessTokenManager:
     """The tokens of an account, shared where its access says so.
 
     Raises:
         ValueError: the option `logged_in_at` is no instant.
     """
-    basic = b64encode(f"{access.api_key}:{access.api_secret}".encode()).decode()
+    basic = b64encode(f"{credentials.api_key}:{credentials.api_secret}".encode()).decode()
     headers = {"Authorization": f"Basic {basic}", "Accept": "application/json"}
 
-    async def ask(http: Http, refresh_token: str) -> TokenResponse:
+    async def request_token(http: Http, refresh_token: str) -> TokenResponse:
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         reply = await http.post_form(PATH, form, headers)
-        return parse_grant(reply, datetime.now(UTC), access.api_key, access.api_secret, refresh_token)
+        return parse_token_response(reply, datetime.now(UTC), credentials.api_key, credentials.api_secret, refresh_token)
 
-    login = Login(access.refresh_token, _logged_in_at(access.options))
-    return AccessTokenManager(access.tokens or InMemoryTokenStore(), login, ask)
+    login = Login(credentials.refresh_token, _logged_in_at(credentials.options))
+    return AccessTokenManager(credentials.tokens or InMemoryTokenStore(), login, request_token)
 
 
-def parse_grant(reply: Reply, now: datetime, *secrets: str) -> TokenResponse:
+def parse_token_response(reply: Reply, now: datetime, *secrets: str) -> TokenResponse:
     """The access token, how long it serves, and the refresh token to use next.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What Alpaca answers: pages of bars by symbol, snapshots, rates, corporate actions, and messages in place of them."""
+"""Parses Alpaca's responses: pages of bars by symbol, snapshots, rates, corporate actions and errors."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -112,7 +112,7 @@ def parse_chain(document: Record) -> Iterator[Contract]:
     for symbol, snapshot in _record(document["snapshots"]).items():
         option = option_of(symbol)
         if option is not None and isinstance(snapshot, dict):
-            spot, iv = parse_spot(snapshot), number(snapshot.get("impliedVolatility"))
+            quote, iv = parse_quote(snapshot), number(snapshot.get("impliedVolatility"))
             # Absent is not computed; a volatility of 0 says that the rest was not computed either.
             greeks = {} if iv is not None and iv <= 0 else _record(snapshot.get("greeks"))
             yield Contract(
@@ -120,20 +120,20 @@ def parse_chain(document: Record) -> Iterator[Contract]:
                 expiry=option.expiry,
                 strike=option.strike,
                 right=option.right,
-                bid=spot.bid,
-                ask=spot.ask,
+                bid=quote.bid,
+                ask=quote.ask,
                 last=price(_record(snapshot.get("latestTrade")).get("p")),
-                volume=spot.volume,
+                volume=quote.volume,
                 iv=iv if iv and iv > 0 else None,
                 delta=number(greeks.get("delta")),
                 gamma=number(greeks.get("gamma")),
                 theta=number(greeks.get("theta")),
                 vega=number(greeks.get("vega")),
-                at=spot.at,
+                at=quote.at,
             )
 
 
-def parse_spot(snapshot: Record) -> Quote:
+def parse_quote(snapshot: Record) -> Quote:
     """The price of now. A newest daily bar of an earlier session is the one that closed last, and of today there is no volume."""
     trade, quote, minute, day, before = (
         _record(snapshot.get(name)) for name in ("latestTrade", "latestQuote", "minuteBar", "dailyBar", "prevDailyBar")

@@ -1,4 +1,4 @@
-"""What Polygon answers: an envelope with a status, and aggregates, snapshots, contracts or corporate actions in it."""
+"""Parses Polygon's responses: aggregates, snapshots, option contracts, corporate actions and errors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -6,11 +6,9 @@ from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
 from services.fetcher.adapter.events import Action, Bar, Contract, Quote
-from services.fetcher.adapter.fields import EPOCH, day_of, number, price
+from services.fetcher.adapter.fields import EPOCH, NEW_YORK, day_of, number, price
 from services.fetcher.adapter.responses import decode_json, decode_text, error_for_status, quota_window_end, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
-
-NEW_YORK = "America/New_York"
 
 Record = Mapping[str, object]
 
@@ -79,7 +77,7 @@ def parse_rows(records: Iterator[Record], timeframe: Timeframe, zone: str) -> It
         yield Bar(at, o, h, low, c, volume)
 
 
-def parse_spot(snapshot: Record) -> Quote:
+def parse_quote(snapshot: Record) -> Quote:
     """The snapshot of a share, or of a pair. Lower case is the bid, upper case the ask, but a currency's are `b` and `a`.
 
     From early morning until the first trade the day is all zeros.
@@ -98,13 +96,13 @@ def parse_spot(snapshot: Record) -> Quote:
     )
 
 
-def parse_spots(document: Record, tickers: Sequence[str]) -> dict[str, Quote | None]:
+def parse_quotes(document: Record, tickers: Sequence[str]) -> dict[str, Quote | None]:
     """The snapshots by ticker: one is an object under the name it was asked for, several are a list."""
     several = document.get("tickers")
     if isinstance(several, list):
-        return {str(record.get("ticker")): parse_spot(record) for record in map(record_of, several)}
+        return {str(record.get("ticker")): parse_quote(record) for record in map(record_of, several)}
     found = record_of(document.get("ticker"))
-    return {tickers[0]: parse_spot(found) if found else None}
+    return {tickers[0]: parse_quote(found) if found else None}
 
 
 def parse_index(record: Record) -> Quote:
@@ -166,7 +164,7 @@ def _same_day(updated: object, now: datetime | None) -> bool:
     return at is None or now is None or at.astimezone(zone).date() >= now.astimezone(zone).date()
 
 
-def spot_of(record: Record) -> Quote | None:
+def quote_of(record: Record) -> Quote | None:
     """The quote of the contract that `parse_contract` reads."""
     contract = parse_contract(record)
     if contract is None:

@@ -1,7 +1,8 @@
-"""What Databento answers: records in its binary encoding (DBN) or as lines of JSON, compressed or not, and whose they are."""
+"""Parses Databento's responses: records of several venues, their symbols, and errors."""
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
@@ -10,10 +11,10 @@ import msgspec
 import zstandard
 from databento_dbn import UNDEF_PRICE, UNDEF_TIMESTAMP, BBOMsg, CBBOMsg, DBNDecoder, DBNError, ErrorMsg, Metadata, OHLCVMsg
 
-from services.fetcher.adapter.fields import EPOCH, instant_of, number
-from services.fetcher.adapter.responses import error_for_status
+from services.fetcher.adapter.events import Bar, Quote
+from services.fetcher.adapter.fields import EPOCH, instant_of, number, price
+from services.fetcher.adapter.responses import decode_json, error_for_status, retry_after, sanitize
 from services.fetcher.provider import ProviderError, Reply, Verdict
-from services.fetcher.providers.databento.refusals import refused
 
 KINDS = {"ohlcv-1m": 33, "ohlcv-1h": 34, "ohlcv-1d": 35, "bbo-1m": 196, "cbbo-1m": 193}
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -22,6 +23,15 @@ CHUNK = 64 * 1024
 SCALE = 1_000_000_000
 LONGEST_INTEGER = 20  # digits of 64 bits, with a sign
 BAR, BOOK = ("open", "high", "low", "close"), ("bid_px", "ask_px")
+_INSTANT = r"\W*(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)"
+_FROM = re.compile(rf"(?:available start of dataset \S+|between|available from){_INSTANT}")
+_UNTIL = re.compile(rf"(?:available end of dataset \S+|available up to|end time before|data after|between{_INSTANT} and){_INSTANT}")
+_NO_DATA_YET = "data_start_after_available_end"
+_HINTS = {
+    Verdict.UNAUTHORIZED: "set api_key",
+    Verdict.PLAN_RESTRICTED: "see the account's subscriptions and funds",
+    Verdict.NOT_FOUND: "check the symbol and the setting dataset",
+}
 
 
 class Record(NamedTuple):
@@ -49,9 +59,9 @@ class Answered:
     names: Mapping[int, list[tuple[date, date, str]]] = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
 
-    def by_symbol(self, asked: Iterable[str]) -> dict[str, list[Record]]:
+    def by_symbol(self, builders: Iterable[str]) -> dict[str, list[Record]]:
         """The records of each asked symbol; see `names_of`."""
-        symbols = list(asked)
+        symbols = list(builders)
         found: dict[str, list[Record]] = {symbol: [] for symbol in symbols}
         lists = {_plain(symbol): records for symbol, records in found.items()}
         for record in self.records:
@@ -82,6 +92,14 @@ class Answered:
         if (name := str(record.instrument)) in symbols:
             return [name]
         raise ProviderError(Verdict.MALFORMED, "databento: does not say whose a record is")
+
+
+class RefusalError(ProviderError):
+    """A refusal in the vendor's `words`. `earliest`, `latest`: the range (to exclusive) that it would have answered, if named."""
+
+    words = ""
+    earliest: datetime | None = None
+    latest: datetime | None = None
 
 
 def parse_answer(reply: Reply, schema: str, now: datetime, *secrets: str) -> Answered:
@@ -213,3 +231,98 @@ def _instant_in(value: object) -> datetime | None:
 
 def _unreadable(problem: str) -> ProviderError:
     return ProviderError(Verdict.MALFORMED, f"databento: the answer {problem}")
+
+
+def consolidated(bars: Iterable[Record]) -> list[Bar]:
+    """One bar an instant: all volume, the highest high, the lowest low, open and close of the busiest venue.
+
+    A venue's record without a price is left out; of two of one venue the later counts.
+    """
+    instants: dict[datetime, dict[int, Record]] = defaultdict(dict)
+    for bar in bars:
+        if None not in bar.prices:
+            instants[bar.at][bar.venue] = bar
+    return [_whole(at, list(venues.values())) for at, venues in sorted(instants.items())]
+
+
+def _whole(at: datetime, venues: Sequence[Record]) -> Bar:
+    busiest = max(venues, key=lambda bar: bar.volume or 0.0)
+    volumes = [bar.volume for bar in venues if bar.volume is not None]
+    opened, _, _, closed = busiest.prices
+    highs = [high for bar in venues if (high := bar.prices[1]) is not None]
+    lows = [low for bar in venues if (low := bar.prices[2]) is not None]
+    return Bar(at, opened, max(highs), min(lows), closed, sum(volumes) if volumes else None)
+
+
+def top_of_book(books: Iterable[Record]) -> Quote | None:
+    """The best bid and ask of the last minute in which a venue had either, and the last price known; None: nothing is."""
+    last: Record | None = None
+    sides: dict[datetime, list[Record]] = defaultdict(list)
+    for book in books:
+        if price(book.prices[0]) is not None and (last is None or book.at >= last.at):
+            last = book
+        if price(book.prices[1]) is not None or price(book.prices[2]) is not None:
+            sides[book.at].append(book)
+    if not sides:
+        return Quote(at=last.at, price=last.prices[0]) if last else None
+    at = max(sides)
+    bids = [bid for book in sides[at] if (bid := price(book.prices[1])) is not None]
+    asks = [ask for book in sides[at] if (ask := price(book.prices[2])) is not None]
+    return Quote(at=at, price=last.prices[0] if last else None, bid=max(bids, default=None), ask=min(asks, default=None))
+
+
+def last_trade(bars: Iterable[Record], length: timedelta, until: datetime) -> Quote | None:
+    """The close of the last bar, as of the bar's end; None: there is none."""
+    rows = [row for row in consolidated(bars) if price(row.close) is not None]
+    return Quote(at=min(rows[-1].at + length, until), price=rows[-1].close) if rows else None
+
+
+def refused(reply: Reply, now: datetime, *secrets: str) -> ProviderError:
+    """The error that a reply stands for which brings no data."""
+    document = decode_json(reply)
+    detail = document.get("detail") if isinstance(document, dict) else None
+    case, words, payload = _told(detail)
+    if not words:
+        return error_for_status("databento", reply, now)
+    verdict = _verdict(reply.status, case, words.lower())
+    hint = _HINTS.get(verdict)
+    message = f"databento: {sanitize(words, *secrets)}" + (f" ({hint})" if hint else "")
+    error = RefusalError(verdict, message, retry_after(reply, now))
+    error.words = words
+    until = _UNTIL.search(words)
+    start = _FROM.search(words)
+    error.earliest = instant_of(payload.get("available_start")) or (instant_of(start[1]) if start else None)
+    error.latest = instant_of(payload.get("available_end")) or (instant_of(until[2]) if until else None)
+    if error.latest is not None:
+        # The bound of a licence moves on by the second: whole minutes keep a last bar from being a part of one.
+        error.latest = error.latest.replace(second=0, microsecond=0)
+    return error
+
+
+def _told(detail: object) -> tuple[str, str, Mapping[str, object]]:
+    """Case, message and payload of a `detail`, which may be a text, an object, or a list of what is wrong with each field."""
+    if isinstance(detail, list):
+        fields = (f"{each.get('loc')}: {each.get('msg')}" if isinstance(each, dict) else str(each) for each in detail)
+        return "", "; ".join(fields), {}
+    if isinstance(detail, dict):
+        payload = detail.get("payload")
+        case = str(detail.get("case") or "")
+        return case, str(detail.get("message") or case), payload if isinstance(payload, dict) else {}
+    return "", detail if isinstance(detail, str) else "", {}
+
+
+def _verdict(status: int, case: str, words: str) -> Verdict:
+    if status == 429:
+        return Verdict.RATE_LIMITED
+    if status >= 500 or status == 408:
+        return Verdict.SERVER_ERROR
+    if status == 401 or case.startswith("auth_") or (status == 403 and ("authenticat" in words or "api key" in words)):
+        return Verdict.UNAUTHORIZED
+    # No funds is no dead key either: what a subscription covers still comes.
+    if status in (402, 403) or case == "dataset_unavailable_range" or case.startswith(("license_", "account_", "subscription_")):
+        return Verdict.PLAN_RESTRICTED
+    if status == 404 or case.startswith("symbology_") or "could not resolve" in words or "could be resolved" in words:
+        return Verdict.NOT_FOUND
+    if case == _NO_DATA_YET:
+        return Verdict.EMPTY
+    return Verdict.BAD_REQUEST if 400 <= status < 500 else Verdict.MALFORMED

@@ -1,4 +1,4 @@
-"""Chance that repeats itself: numbers that follow from their key alone, in every process and for ever."""
+"""Seeded random numbers: each depends on its seed alone, the same in every process."""
 
 import math
 from hashlib import blake2b
@@ -25,7 +25,7 @@ def chances(key: int, where: int, what: int = 0) -> bytes:
     return blake2b(_KEY.pack(key, where, what)).digest()
 
 
-def wander(key: int, first: int, count: int) -> list[float]:
+def random_walk(key: int, first: int, count: int) -> list[float]:
     """A path like a random walk's, at the integers from `first` on; it can be entered anywhere and stays within 127 of 0.
 
     Straight lines between random points, at each power of four of distance up to 4,096, and the wider the higher.

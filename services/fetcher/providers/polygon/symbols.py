@@ -1,9 +1,13 @@
-"""The markets Polygon has, told apart by the prefix of a ticker, and where the quotes of each are asked for."""
+"""Polygon's symbols: the market and ticker of each, and the ranges of its requests."""
 
 from collections.abc import Iterator, Sequence
+from datetime import date, datetime, timedelta
 from urllib.parse import quote as quoted
+from zoneinfo import ZoneInfo
 
-from services.fetcher.adapter.fields import PLAIN, Unit, option_of, pair_of
+from contracts.message import Timeframe
+from services.fetcher.adapter.fields import LENGTHS, NEW_YORK, PLAIN, Unit, day_start, option_of, pair_of, period_end, period_start
+from services.fetcher.provider import FetchCall
 
 SHARE, OPTION, INDEX, CRYPTO, FX = "", "O:", "I:", "X:", "C:"
 _TICKERS = "/v2/snapshot/locale/{}/tickers"
@@ -20,6 +24,12 @@ _INDICES = {"^GSPC": "I:SPX", "^DJI": "I:DJI", "^IXIC": "I:COMP"}
 # Roots of options whose underlying has another name: those on indices, weekly or monthly.
 _UNDERLYINGS = {"SPXW": "I:SPX", "NDXP": "I:NDX", "RUTW": "I:RUT", "VIXW": "I:VIX", "BRKB": "BRK.B", "BFB": "BF.B"}
 _INDEX_ROOTS = frozenset({"SPX", "NDX", "RUT", "VIX", "XSP", "DJX", "OEX", "XEO", "XND", "MRUT"})
+WINDOWS: dict[Timeframe, str] = {
+    "1m": "1/minute", "5m": "5/minute", "15m": "15/minute", "30m": "30/minute",
+    "1h": "1/hour", "1d": "1/day", "1wk": "1/week", "1mo": "1/month",
+}  # fmt: skip
+# So many days hold 500 bars, or are the minutes of one page; two years is what a free key may see.
+LATEST_DAYS: dict[Timeframe, int] = {"1m": 7, "5m": 14, "15m": 30, "30m": 50, "1h": 70, "1d": 728, "1wk": 3530, "1mo": 15300}
 
 
 def market_of(ticker: str) -> str:
@@ -70,3 +80,30 @@ def quote_groups(symbols: Sequence[str]) -> Iterator[list[str]]:
             group.append(symbol)
             length += size
         yield group
+
+
+def span(call: FetchCall, timeframe: Timeframe, now: datetime) -> str:
+    """The range as the vendor takes it, both ends inclusive: days of the exchange, or instants where our days are not its days."""
+    if call.start is None or call.end is None:
+        return f"{period_start(now.date() - timedelta(days=LATEST_DAYS[timeframe]), timeframe)}/{now.date()}"
+    if timeframe in LENGTHS:
+        return f"{_milliseconds(call.start)}/{_milliseconds(call.end) - 1}"
+    last = period_end(period_start(call.end - timedelta(days=1), timeframe), timeframe) - timedelta(days=1)
+    return f"{period_start(call.start, timeframe)}/{last}"
+
+
+def _milliseconds(day: date) -> int:
+    return int(day_start(day).timestamp()) * 1000
+
+
+def trading_days(call: FetchCall, now: datetime) -> list[date]:
+    """The weekdays of a range of daily bars that have begun in New York."""
+    if call.timeframe != "1d" or call.start is None or call.end is None:
+        return []
+    count = (min(call.end, today(now) + timedelta(days=1)) - call.start).days
+    return [day for i in range(count) if (day := call.start + timedelta(days=i)).weekday() < 5]
+
+
+def today(now: datetime) -> date:
+    """The day it is in New York."""
+    return now.astimezone(ZoneInfo(NEW_YORK)).date()
