@@ -34,10 +34,10 @@ from services.runtime.provision import drift, provision
 from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings, Settings
 from services.runtime.topology import topology
 from tests.connected.test_fetcher import stored as messages
-from tests.fetcher.played_vendor import PlayedVendor
+from tests.fetcher.fake_vendor import FakeVendor
 
 ACCESS = Credentials(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
-HTTP = PlayedVendor({})
+HTTP = FakeVendor({})
 
 
 class PlayedSchwab:

@@ -8,7 +8,7 @@ from services.fetcher.circuit.breaker import QuotaSpentError
 from services.fetcher.provider import Answer, Credentials, FetchCall, Http, Profile, ProviderError, Verdict, providers
 from services.runtime.redact import Redactor
 from services.runtime.topology import QuotaWindow
-from tests.fetcher.played_vendor import PlayedVendor
+from tests.fetcher.fake_vendor import FakeVendor
 
 KEY = "canary-7f3a"
 CALL = FetchCall("quote", ("AAPL", "MSFT"))
@@ -34,7 +34,7 @@ class Clumsy:
 async def asked(end: object, call: FetchCall = CALL) -> Answer:
     adapter = Clumsy(Credentials())
     adapter.end = end
-    return await ask_provider(adapter, call, PlayedVendor({}), datetime.now(UTC), Redactor([KEY], 8))
+    return await ask_provider(adapter, call, FakeVendor({}), datetime.now(UTC), Redactor([KEY], 8))
 
 
 async def test_the_words_of_an_error_are_one_line_without_a_key() -> None:

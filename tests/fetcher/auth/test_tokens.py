@@ -21,11 +21,11 @@ from services.fetcher.auth.tokens import (
     login_state,
 )
 from services.fetcher.provider import ProviderError, StoredValue, Verdict
-from tests.fetcher.played_vendor import PlayedVendor
+from tests.fetcher.fake_vendor import FakeVendor
 
 LASTS = timedelta(minutes=30)
 BEGIN = datetime(2024, 3, 15, 8, tzinfo=UTC)
-HTTP = PlayedVendor({})
+HTTP = FakeVendor({})
 
 
 class Vendor:

@@ -8,7 +8,7 @@ from contracts.message import Timeframe
 from contracts.price_events import PriceBars
 from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.alpaca import Alpaca
-from tests.fetcher.played_vendor import Asking, at, reply
+from tests.fetcher.fake_vendor import Asking, at, reply
 
 KEY, SECRET = "canary-7f3a", "canary-9b1c"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)

@@ -7,7 +7,7 @@ from contracts.message import Timeframe
 from contracts.price_events import PriceBars, PriceChain, PriceQuote
 from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.alpha_vantage import AlphaVantage
-from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
+from tests.fetcher.fake_vendor import Asking, FakeVendor, at, reply
 
 KEY = "CANARY7F3A"
 NOW = datetime(2024, 3, 15, 18, 0, tzinfo=UTC)
@@ -97,7 +97,7 @@ async def test_an_old_range_asks_for_the_whole_series_a_new_one_for_the_last_hun
 
 
 async def test_a_plan_with_adjusted_series_uses_them_for_days_too() -> None:
-    vendor = PlayedVendor(
+    vendor = FakeVendor(
         "timestamp,open,high,low,close,adjusted_close,volume,dividend_amount,split_coefficient\n2024-03-14,10,12,9,11,10.5,500,0.0,1.0"
     )
     answer = await provider(adjusted=1).fetch(FetchCall("bars", ("ACME",), "1d"), vendor, NOW)
@@ -315,7 +315,7 @@ async def test_who_never_split_is_not_unknown() -> None:
 
 @pytest.mark.parametrize("dataset", ["chain", "actions"])
 async def test_a_pair_has_neither_options_nor_actions_and_no_call_is_spent_on_it(dataset: Any) -> None:
-    vendor = PlayedVendor({})
+    vendor = FakeVendor({})
     answer = await provider().fetch(FetchCall(dataset, ("EUR/USD",)), vendor, NOW)
     assert answer.failed["EUR/USD"].verdict is Verdict.BAD_REQUEST
     assert not vendor.asked

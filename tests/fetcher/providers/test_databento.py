@@ -12,7 +12,7 @@ from contracts.message import Timeframe
 from contracts.price_events import PriceBars, PriceChain, PriceQuote
 from services.fetcher.provider import Answer, Credentials, FetchCall, ProviderError, Reply, Verdict
 from services.fetcher.providers.databento import Databento
-from tests.fetcher.played_vendor import PlayedVendor, reply
+from tests.fetcher.fake_vendor import FakeVendor, reply
 
 KEY = "db-CANARY7F3A"
 NOW = datetime(2024, 3, 15, 18, 0, 30, tzinfo=UTC)
@@ -94,8 +94,8 @@ def provider(dataset: str = "") -> Databento:
     return Databento(Credentials(api_key=KEY, dataset=dataset))
 
 
-async def fetched(call: FetchCall, *answers: object, dataset: str = "", now: datetime = NOW) -> tuple[Answer, PlayedVendor]:
-    vendor = PlayedVendor(*answers)
+async def fetched(call: FetchCall, *answers: object, dataset: str = "", now: datetime = NOW) -> tuple[Answer, FakeVendor]:
+    vendor = FakeVendor(*answers)
     return await provider(dataset).fetch(call, vendor, now), vendor
 
 
@@ -107,7 +107,7 @@ async def bars(call: FetchCall, *answers: object, dataset: str = "", now: dateti
     return event
 
 
-async def quotes(call: FetchCall, *answers: object) -> tuple[list[PriceQuote], Answer, PlayedVendor]:
+async def quotes(call: FetchCall, *answers: object) -> tuple[list[PriceQuote], Answer, FakeVendor]:
     answer, vendor = await fetched(call, *answers)
     return [event for event in answer.events if isinstance(event, PriceQuote)], answer, vendor
 
@@ -374,7 +374,7 @@ async def test_a_second_bound_is_kept_too_but_a_refusal_that_names_no_other_rang
     later, earlier = (refusal("data_end_after_available_end", available_end=f"2024-03-15T{h}:00:00Z") for h in (15, 10))
     _, vendor = await fetched(HOURS, later, earlier, packed(stream("ohlcv-1h")))
     assert [request.params["end"][11:13] for request in vendor.asked] == ["18", "15", "10"]
-    vendor = PlayedVendor(later)
+    vendor = FakeVendor(later)
     answer = await provider().fetch(HOURS, vendor, NOW)
     assert len(vendor.asked) == 2
     assert answer.failed["ACME"].verdict is Verdict.BAD_REQUEST
@@ -394,7 +394,7 @@ async def test_a_second_bound_is_kept_too_but_a_refusal_that_names_no_other_rang
     ],
 )
 async def test_what_is_not_there_yet_is_empty_and_what_wants_a_licence_is_not(bound: Reply, verdict: Verdict) -> None:
-    vendor = PlayedVendor(bound)
+    vendor = FakeVendor(bound)
     answer = await provider().fetch(HOURS, vendor, NOW)
     assert answer.failed["ACME"].verdict is verdict
     assert len(vendor.asked) == 1

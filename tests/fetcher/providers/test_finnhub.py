@@ -7,7 +7,7 @@ from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
 from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.finnhub import Finnhub
-from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
+from tests.fetcher.fake_vendor import Asking, FakeVendor, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
@@ -170,7 +170,7 @@ async def test_todays_bar_is_final_when_the_day_is_over_at_its_exchange() -> Non
         ("BTC/USD", datetime(2024, 3, 14, 23, 59, tzinfo=UTC), False),
         ("BTC/USD", datetime(2024, 3, 15, tzinfo=UTC), True),
     ):
-        answer = await provider().fetch(FetchCall("bars", (symbol,), "1d"), PlayedVendor(candles("2024-03-14")), now)
+        answer = await provider().fetch(FetchCall("bars", (symbol,), "1d"), FakeVendor(candles("2024-03-14")), now)
         assert isinstance(answer.events[0], PriceBars)
         assert answer.events[0].final == [final]
 
@@ -246,7 +246,7 @@ async def test_no_actions_are_an_event_without_rows_and_a_pair_has_none() -> Non
     (event,), vendor = await fetched(FetchCall("actions", ("ACME",)), [], [])
     assert event.date == []
     assert vendor.asked[0].params["from"] < "1980"
-    vendor = PlayedVendor([])
+    vendor = FakeVendor([])
     answer = await provider().fetch(FetchCall("actions", ("BTC/USD",)), vendor, NOW)
     assert answer.failed["BTC/USD"].verdict is Verdict.BAD_REQUEST
     assert not vendor.asked
@@ -295,7 +295,7 @@ async def test_every_way_to_fail_has_its_verdict(answer: object, verdict: Verdic
 
 
 async def test_after_a_limit_the_other_symbols_are_not_asked() -> None:
-    vendor = PlayedVendor({"c": 20.5, "pc": 21.0}, reply({"error": LIMIT}, 429))
+    vendor = FakeVendor({"c": 20.5, "pc": 21.0}, reply({"error": LIMIT}, 429))
     answer = await provider().fetch(FetchCall("quote", ("ACME", "BOLT", "CORK")), vendor, NOW)
     assert len(vendor.asked) == 2
     assert [event.symbol for event in answer.events] == ["ACME"]

@@ -7,7 +7,7 @@ from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
 from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.fmp import Fmp
-from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
+from tests.fetcher.fake_vendor import Asking, FakeVendor, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
@@ -180,7 +180,7 @@ async def test_rows_of_other_symbols_are_not_ours() -> None:
 
 async def test_closes_adjusted_for_dividends_are_an_option_at_a_second_call() -> None:
     adjusted = [{"symbol": "ACME", "date": "2024-03-14", "adjOpen": 9.5, "adjHigh": 11.5, "adjLow": 8.5, "adjClose": 10.5}]
-    vendor = PlayedVendor([row("2024-03-14"), row("2024-03-13")], adjusted)
+    vendor = FakeVendor([row("2024-03-14"), row("2024-03-13")], adjusted)
     answer = await provider(adjusted=1).fetch(FetchCall("bars", ("ACME",), "1d"), vendor, NOW)
     assert [request.path for request in vendor.asked] == [
         "/stable/historical-price-eod/full",
@@ -198,7 +198,7 @@ async def test_a_symbol_without_even_a_latest_bar_is_unknown_an_empty_range_is_n
 
 
 async def test_londons_pence_become_pounds_and_its_unit_is_looked_up_once() -> None:
-    vendor = PlayedVendor(
+    vendor = FakeVendor(
         [row("2024-03-14", 1100.0, open=1000.0, high=1200.0, low=900.0)], [{"symbol": "VOD.L", "currency": "GBp"}], []
     )
     adapter = provider()
@@ -208,7 +208,7 @@ async def test_londons_pence_become_pounds_and_its_unit_is_looked_up_once() -> N
     assert (event.open, event.close, event.currency, event.quoted_in) == ([10.0], [11.0], "GBP", "GBp")
     assert [request.path for request in vendor.asked][1:] == ["/stable/profile"]
     answer = await adapter.fetch(
-        FetchCall("quote", ("VOD.L",)), again := PlayedVendor([{**ACME, "symbol": "VOD.L", "price": 1105.0}]), NOW
+        FetchCall("quote", ("VOD.L",)), again := FakeVendor([{**ACME, "symbol": "VOD.L", "price": 1105.0}]), NOW
     )
     assert isinstance(answer.events[0], PriceQuote)
     assert (answer.events[0].price, len(again.asked)) == (11.05, 1)
@@ -253,18 +253,18 @@ async def test_a_quote_without_a_price_is_none(price: object) -> None:
 
 
 async def test_who_is_left_out_of_a_batch_is_unknown() -> None:
-    answer = await provider().fetch(FetchCall("quote", ("ACME", "GONE")), PlayedVendor([ACME]), NOW)
+    answer = await provider().fetch(FetchCall("quote", ("ACME", "GONE")), FakeVendor([ACME]), NOW)
     assert [event.symbol for event in answer.events] == ["ACME"]
     assert answer.failed["GONE"].verdict is Verdict.NOT_FOUND
 
 
 async def test_a_plan_without_batches_is_asked_one_by_one_from_then_on() -> None:
     adapter = provider()
-    vendor = PlayedVendor(reply({"Error Message": EXCLUSIVE}, 402), [ACME], reply(PREMIUM, 402))
+    vendor = FakeVendor(reply({"Error Message": EXCLUSIVE}, 402), [ACME], reply(PREMIUM, 402))
     answer = await adapter.fetch(FetchCall("quote", ("ACME", "VOD.L")), vendor, NOW)
     assert [event.symbol for event in answer.events] == ["ACME"]
     assert answer.failed["VOD.L"].verdict is Verdict.PLAN_RESTRICTED
-    vendor = PlayedVendor([ACME], [{**ACME, "symbol": "BOLT"}])
+    vendor = FakeVendor([ACME], [{**ACME, "symbol": "BOLT"}])
     answer = await adapter.fetch(FetchCall("quote", ("ACME", "BOLT")), vendor, NOW)
     assert [request.path for request in vendor.asked] == ["/stable/quote", "/stable/quote"]
     assert len(answer.events) == 2
@@ -272,8 +272,8 @@ async def test_a_plan_without_batches_is_asked_one_by_one_from_then_on() -> None
 
 async def test_a_symbol_beyond_the_plan_does_not_end_batches() -> None:
     adapter = provider()
-    await adapter.fetch(FetchCall("quote", ("ACME", "FAR")), PlayedVendor(reply(PREMIUM, 402), [ACME], reply(PREMIUM, 402)), NOW)
-    vendor = PlayedVendor([ACME, {**ACME, "symbol": "BOLT"}])
+    await adapter.fetch(FetchCall("quote", ("ACME", "FAR")), FakeVendor(reply(PREMIUM, 402), [ACME], reply(PREMIUM, 402)), NOW)
+    vendor = FakeVendor([ACME, {**ACME, "symbol": "BOLT"}])
     await adapter.fetch(FetchCall("quote", ("ACME", "BOLT")), vendor, NOW)
     assert vendor.asked[0].path == "/stable/batch-quote"
 
@@ -304,7 +304,7 @@ async def test_no_actions_are_an_event_without_rows() -> None:
 
 
 async def test_a_pair_has_no_actions_and_costs_no_call() -> None:
-    vendor = PlayedVendor([])
+    vendor = FakeVendor([])
     answer = await provider().fetch(FetchCall("actions", ("BTC/USD",)), vendor, NOW)
     assert answer.failed["BTC/USD"].verdict is Verdict.BAD_REQUEST
     assert not vendor.asked

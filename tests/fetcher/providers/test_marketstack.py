@@ -6,7 +6,7 @@ import pytest
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
 from services.fetcher.provider import Credentials, FetchCall, ProviderError, Verdict
 from services.fetcher.providers.marketstack import Marketstack
-from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
+from tests.fetcher.fake_vendor import Asking, FakeVendor, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
@@ -122,7 +122,7 @@ async def test_who_is_left_out_has_an_empty_range_but_no_latest_bar() -> None:
     call = FetchCall("bars", ("ACME", "GONE"), "1d", date(2024, 3, 11), date(2024, 3, 15))
     events, _ = await fetched(call, page(row("2024-03-14")))
     assert [(event.symbol, len(event.at)) for event in events] == [("ACME", 1), ("GONE", 0)]
-    answer = await provider().fetch(FetchCall("bars", ("GONE",), "1d"), PlayedVendor(page()), NOW)
+    answer = await provider().fetch(FetchCall("bars", ("GONE",), "1d"), FakeVendor(page()), NOW)
     assert (answer.events, answer.failed) == ([], {})
 
 
@@ -180,7 +180,7 @@ async def test_prices_are_in_the_currency_that_is_named_or_known(
 async def test_todays_bar_is_final_when_the_day_is_over_in_new_york() -> None:
     rows = page(row("2024-03-15"), row("2024-03-14"))
     for now, final in ((NOW, [True, False]), (datetime(2024, 3, 16, 4, tzinfo=UTC), [True, True])):
-        answer = await provider().fetch(FetchCall("bars", ("ACME",), "1d"), PlayedVendor(rows), now)
+        answer = await provider().fetch(FetchCall("bars", ("ACME",), "1d"), FakeVendor(rows), now)
         assert isinstance(answer.events[0], PriceBars)
         assert answer.events[0].final == final
 
@@ -196,14 +196,14 @@ async def test_indices_are_of_an_exchange_of_their_own() -> None:
 @pytest.mark.parametrize("symbol", ["EUR/USD", "BTC/USD", "btcusd"])
 async def test_there_are_no_pairs_and_they_cost_no_call(symbol: str) -> None:
     for call in (FetchCall("bars", (symbol,), "1d"), FetchCall("quote", (symbol,)), FetchCall("actions", (symbol,))):
-        vendor = PlayedVendor(page())
+        vendor = FakeVendor(page())
         answer = await provider().fetch(call, vendor, NOW)
         assert answer.failed[symbol].verdict is Verdict.BAD_REQUEST
         assert not vendor.asked
 
 
 async def test_intraday_rows_are_no_bars() -> None:
-    vendor = PlayedVendor(page(LIVE))
+    vendor = FakeVendor(page(LIVE))
     with pytest.raises(ProviderError) as caught:
         await provider().fetch(FetchCall("bars", ("ACME",), "1h"), vendor, NOW)
     assert caught.value.verdict is Verdict.BAD_REQUEST
@@ -223,7 +223,7 @@ async def test_a_live_quotes_close_is_the_day_befores() -> None:
 
 
 async def test_the_interval_of_a_larger_plan_is_an_option() -> None:
-    vendor = PlayedVendor(page(LIVE))
+    vendor = FakeVendor(page(LIVE))
     await provider(interval="1min").fetch(FetchCall("quote", ("ACME",)), vendor, NOW)
     assert vendor.asked[0].params["interval"] == "1min"
 
@@ -255,7 +255,7 @@ async def test_a_quote_that_iex_lacks_is_the_last_sessions_close() -> None:
 async def test_a_plan_without_live_quotes_is_not_asked_for_them_again() -> None:
     adapter = provider()
     for paths in (["/v2/intraday/latest", "/v2/eod/latest"], ["/v2/eod/latest"]):
-        vendor = PlayedVendor(*([RESTRICTED] if len(paths) == 2 else []), page(row("2024-03-14")))
+        vendor = FakeVendor(*([RESTRICTED] if len(paths) == 2 else []), page(row("2024-03-14")))
         answer = await adapter.fetch(FetchCall("quote", ("ACME",)), vendor, NOW)
         assert [request.path for request in vendor.asked] == paths
         assert isinstance(answer.events[0], PriceQuote)
@@ -263,7 +263,7 @@ async def test_a_plan_without_live_quotes_is_not_asked_for_them_again() -> None:
 
 
 async def test_live_quotes_are_kept_when_the_last_sessions_fail() -> None:
-    vendor = PlayedVendor(page(LIVE), refused("usage_limit_reached", 429))
+    vendor = FakeVendor(page(LIVE), refused("usage_limit_reached", 429))
     answer = await provider().fetch(FetchCall("quote", ("ACME", "VOD.XLON")), vendor, NOW)
     assert [event.symbol for event in answer.events] == ["ACME"]
     assert answer.failed["VOD.XLON"].verdict is Verdict.RATE_LIMITED
@@ -371,7 +371,7 @@ async def test_a_faulty_parameter_is_named() -> None:
 
 async def test_after_a_refusal_of_all_no_further_request_is_made() -> None:
     call = FetchCall("bars", ("ACME", "BOLT", "CORP"), "1d", date(2022, 1, 3), date(2024, 3, 15))
-    vendor = PlayedVendor(page(row("2024-03-14")), refused("usage_limit_reached", 429))
+    vendor = FakeVendor(page(row("2024-03-14")), refused("usage_limit_reached", 429))
     answer = await provider().fetch(call, vendor, NOW)
     assert len(vendor.asked) == 2
     assert [event.symbol for event in answer.events] == ["ACME"]

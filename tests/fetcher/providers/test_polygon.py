@@ -6,7 +6,7 @@ import pytest
 from contracts.message import Timeframe
 from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.polygon import Polygon
-from tests.fetcher.played_vendor import Asking, at, reply
+from tests.fetcher.fake_vendor import Asking, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)

@@ -11,7 +11,7 @@ from contracts.price_events import PriceBars, PriceChain, PriceQuote
 from services.fetcher.auth.tokens import InMemoryTokenStore
 from services.fetcher.provider import Credentials, FetchCall, ProviderError, Reply, StoredValue, Verdict
 from services.fetcher.providers.schwab import Schwab
-from tests.fetcher.played_vendor import PlayedVendor, Request, reply
+from tests.fetcher.fake_vendor import FakeVendor, Request, reply
 
 KEY, SECRET, REFRESH = "app-7f3a", "secret-9b1c", "refresh-4d2e@"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
@@ -23,7 +23,7 @@ DEAD = {
 }
 
 
-class PlayedSchwab(PlayedVendor):
+class PlayedSchwab(FakeVendor):
     """Gives numbered access tokens at its login, or `refusal`, and the answers anywhere else: in turn, or by a function."""
 
     def __init__(self, *answers: object, refusal: Reply | None = None, by: Callable[[Request], object] | None = None) -> None:

@@ -7,7 +7,7 @@ from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
 from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.tiingo import Tiingo
-from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
+from tests.fetcher.fake_vendor import Asking, FakeVendor, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
@@ -80,7 +80,7 @@ async def test_todays_bar_is_final_when_the_day_is_over_in_new_york() -> None:
         (datetime(2024, 3, 16, 3, 59, tzinfo=UTC), [True, False]),
         (datetime(2024, 3, 16, 4, tzinfo=UTC), [True, True]),
     ):
-        answer = await provider().fetch(FetchCall("bars", ("ACME",), "1d"), PlayedVendor(rows), now)
+        answer = await provider().fetch(FetchCall("bars", ("ACME",), "1d"), FakeVendor(rows), now)
         assert isinstance(answer.events[0], PriceBars)
         assert answer.events[0].final == final
 
@@ -145,7 +145,7 @@ async def test_a_crypto_answer_may_hold_other_pairs_and_says_what_it_is_quoted_i
     ("symbol", "dataset", "timeframe"), [("BTC/USD", "bars", "1wk"), ("EUR/USD", "bars", "1mo"), ("BTC/USD", "actions", None)]
 )
 async def test_what_a_pair_does_not_have_costs_no_call(symbol: str, dataset: Any, timeframe: Any) -> None:
-    vendor = PlayedVendor([])
+    vendor = FakeVendor([])
     answer = await provider().fetch(FetchCall(dataset, (symbol,), timeframe), vendor, NOW)
     assert answer.failed[symbol].verdict is Verdict.BAD_REQUEST
     assert not vendor.asked
@@ -252,12 +252,12 @@ async def test_quotes_of_each_kind_share_a_request_and_come_back_under_the_asked
 
 
 async def test_a_quote_that_is_left_out_is_not_taken_for_an_unknown_symbol() -> None:
-    answer = await provider().fetch(FetchCall("quote", ("ACME", "GONE")), PlayedVendor([IEX]), NOW)
+    answer = await provider().fetch(FetchCall("quote", ("ACME", "GONE")), FakeVendor([IEX]), NOW)
     assert [event.symbol for event in answer.events] == ["ACME"]
     assert answer.failed["GONE"].verdict is Verdict.EMPTY
 
 
 async def test_one_kind_of_quotes_may_fail_and_the_other_still_comes() -> None:
-    answer = await provider().fetch(FetchCall("quote", ("ACME", "EUR/USD")), PlayedVendor([IEX], reply("", 503)), NOW)
+    answer = await provider().fetch(FetchCall("quote", ("ACME", "EUR/USD")), FakeVendor([IEX], reply("", 503)), NOW)
     assert [event.symbol for event in answer.events] == ["ACME"]
     assert answer.failed["EUR/USD"].verdict is Verdict.SERVER_ERROR

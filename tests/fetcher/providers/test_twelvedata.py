@@ -7,7 +7,7 @@ from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
 from services.fetcher.provider import Credentials, FetchCall, Verdict
 from services.fetcher.providers.twelvedata import TwelveData
-from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
+from tests.fetcher.fake_vendor import Asking, FakeVendor, at, reply
 
 KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 18, 20, 12, tzinfo=UTC)
@@ -197,7 +197,7 @@ async def test_todays_bar_is_final_when_the_day_is_over_at_its_exchange_and_has_
         ("Asia/Tokyo", at("2024-03-14 15:29"), False),
         ("Asia/Tokyo", at("2024-03-14 15:30"), True),
     ):
-        vendor = PlayedVendor(series(row("2024-03-14"), exchange_timezone=zone))
+        vendor = FakeVendor(series(row("2024-03-14"), exchange_timezone=zone))
         answer = await provider().fetch(FetchCall("bars", ("ACME",), "1d"), vendor, now)
         assert isinstance(answer.events[0], PriceBars)
         assert answer.events[0].final == [final]
@@ -271,7 +271,7 @@ async def test_who_never_split_is_no_unknown_symbol_and_who_is_unknown_to_both_i
     )
     assert event.ratio == [4.0]
     assert (await verdict_of(FetchCall("actions", ("ACME",)), UNKNOWN)).verdict is Verdict.NOT_FOUND
-    vendor = PlayedVendor({})
+    vendor = FakeVendor({})
     answer = await provider().fetch(FetchCall("actions", ("EUR/USD",)), vendor, NOW)
     assert answer.failed["EUR/USD"].verdict is Verdict.BAD_REQUEST
     assert not vendor.asked
@@ -279,7 +279,7 @@ async def test_who_never_split_is_no_unknown_symbol_and_who_is_unknown_to_both_i
 
 async def test_splits_and_dividends_cost_the_credits_that_the_settings_say() -> None:
     for made, cost in ((provider(), 1), (provider(actions_credits=20), 20)):
-        vendor = PlayedVendor({"splits": []}, {"dividends": []})
+        vendor = FakeVendor({"splits": []}, {"dividends": []})
         await made.fetch(FetchCall("actions", ("ACME",)), vendor, NOW)
         assert [r.cost for r in vendor.asked] == [cost, cost]
 

@@ -9,7 +9,7 @@ from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceQuote
 from services.fetcher.provider import Credentials, FetchCall, ProviderError, Verdict
 from services.fetcher.providers.yahoo import Yahoo
-from tests.fetcher.played_vendor import Asking, PlayedVendor, at, reply
+from tests.fetcher.fake_vendor import Asking, FakeVendor, at, reply
 
 NOW = datetime(2024, 3, 15, 18, 0, tzinfo=UTC)  # two hours before New York closes
 COOKIE, CRUMB = reply("", 404, set_cookie="A1=x; Path=/\nA3=y; Path=/"), reply("Ab.c/1x")
@@ -239,14 +239,14 @@ async def test_columns_that_do_not_match_are_malformed() -> None:
 async def test_one_unknown_symbol_does_not_spoil_the_others() -> None:
     call = FetchCall("bars", ("NOSUCH", "ACME"), "1d")
     answer = await Yahoo(Credentials()).fetch(
-        call, PlayedVendor(reply(refusal("Not Found", "No data found"), 404), chart([(at("2024-03-14 13:30"), 12.0, 7)])), NOW
+        call, FakeVendor(reply(refusal("Not Found", "No data found"), 404), chart([(at("2024-03-14 13:30"), 12.0, 7)])), NOW
     )
     assert [event.symbol for event in answer.events] == ["ACME"]
     assert answer.failed["NOSUCH"].verdict is Verdict.NOT_FOUND
 
 
 async def test_after_a_refusal_for_all_the_rest_is_not_asked() -> None:
-    vendor = PlayedVendor(chart([(at("2024-03-14 13:30"), 12.0, 7)]), reply("Too Many Requests", 429, retry_after="120"))
+    vendor = FakeVendor(chart([(at("2024-03-14 13:30"), 12.0, 7)]), reply("Too Many Requests", 429, retry_after="120"))
     answer = await Yahoo(Credentials()).fetch(FetchCall("bars", ("ACME", "BOLT", "CORK"), "1d"), vendor, NOW)
     assert len(vendor.asked) == 2
     assert {symbol: error.verdict for symbol, error in answer.failed.items()} == dict.fromkeys(
@@ -288,7 +288,7 @@ async def test_quotes_share_a_request_that_carries_cookie_and_crumb() -> None:
 
 async def test_a_crumb_serves_until_it_is_refused_and_is_then_replaced_once() -> None:
     yahoo, good = Yahoo(Credentials()), quote_answer({"symbol": "ACME", "regularMarketPrice": 20.5})
-    vendor = PlayedVendor(COOKIE, CRUMB, good, REFUSED, COOKIE, reply("new"), good)
+    vendor = FakeVendor(COOKIE, CRUMB, good, REFUSED, COOKIE, reply("new"), good)
     for _ in range(2):
         assert len((await yahoo.fetch(FetchCall("quote", ("ACME",)), vendor, NOW)).events) == 1
     assert vendor.asked[-1].params["crumb"] == "new"
@@ -308,7 +308,7 @@ async def test_without_a_cookie_a_crumb_is_tried_all_the_same() -> None:
 
 @pytest.mark.parametrize("answer", ["<html>consent</html>", reply("Too Many Requests", 429), '{"finance":{}}'])
 async def test_what_is_no_crumb_is_never_sent_as_one(answer: object) -> None:
-    vendor = PlayedVendor(COOKIE, answer)
+    vendor = FakeVendor(COOKIE, answer)
     with pytest.raises(ProviderError):
         await Yahoo(Credentials()).fetch(FetchCall("quote", ("ACME",)), vendor, NOW)
     assert len(vendor.asked) == 2

@@ -26,7 +26,7 @@ def reply(body: object, status: int = 200, **headers: str) -> Reply:
     return Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
 
 
-class PlayedVendor:
+class FakeVendor:
     """`provider.Http` that gives its answers in turn, the last one for ever, and remembers what was asked."""
 
     def __init__(self, *answers: object) -> None:
@@ -58,14 +58,14 @@ class Asking:
 
     async def answered(
         self, call: FetchCall, *answers: object, now: datetime | None = None, **options: str | float
-    ) -> tuple[Answer, PlayedVendor]:
+    ) -> tuple[Answer, FakeVendor]:
         """What the provider makes of these answers, and the vendor that gave them."""
-        vendor = PlayedVendor(*answers)
+        vendor = FakeVendor(*answers)
         return await self.provider(**options).fetch(call, vendor, now or self.now), vendor
 
     async def fetched(
         self, call: FetchCall, *answers: object, now: datetime | None = None, **options: str | float
-    ) -> tuple[list[Any], PlayedVendor]:
+    ) -> tuple[list[Any], FakeVendor]:
         """The events, when no symbol failed."""
         answer, vendor = await self.answered(call, *answers, now=now, **options)
         assert not answer.failed

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.fetcher.provider import Answer, ProviderError, Reply
-from tests.fetcher.mutated import Document, document_of, harmless, mutations, paths, replaced, spelt
-from tests.fetcher.played_vendor import PlayedVendor, reply
-from tests.fetcher.promises import broken_promises
-from tests.fetcher.test_every_provider import CASES, KEY, built, call_of, fixtures, records
+from tests.fetcher.fake_vendor import FakeVendor, reply
+from tests.fetcher.providers.adapter_contract import broken_promises
+from tests.fetcher.providers.adapter_harness import CASES, KEY, built, call_of, fixtures, records
+from tests.fetcher.providers.mutated import Document, document_of, harmless, mutations, paths, replaced, spelt
 
 MOST_REQUESTS = 300
 TELL = 8
@@ -27,7 +27,7 @@ class EndlessError(AssertionError):
     """The adapter asks and asks."""
 
 
-class PatientVendor(PlayedVendor):
+class PatientVendor(FakeVendor):
     """Gives its answers in turn, the last one for ever, or nearly."""
 
     def _answer(self, request: Any) -> Reply:

@@ -111,10 +111,10 @@ def _told(status: int, advice: str, verdicts: set[Verdict], **headers: str) -> d
 
 
 _LIMITED = {Verdict.RATE_LIMITED}
-_ASK_STATUS = "look at the status before the body: `replies.refusal` has the verdict of each"
+_ASK_STATUS = "look at the status before the body: `responses.error_for_status` has the verdict of each"
 _LET = "let the errors of `http` through as they are"
-_RETRY = "`replies.retry_after` reads the header; pass it on as `retry_at`"
-_NO_DATA = "status 200 alone is no data: raise `replies.refusal` where the documented shape is not there, never empty or not_found"
+_RETRY = "`responses.retry_after` reads the header; pass it on as `retry_at`"
+_NO_DATA = "status 200 alone is no data: raise `responses.error_for_status` without the documented shape, never empty or not_found"
 
 FAULTS: dict[str, Fault] = {
     **_told(401, _ASK_STATUS, {Verdict.UNAUTHORIZED}),
@@ -147,7 +147,7 @@ FAULTS: dict[str, Fault] = {
     "hung up": Fault(_hung_up, {Verdict.SERVER_ERROR}, _LET),
     "a body that is no gzip": Fault(answer(200, b"plain", Content_Encoding="gzip"), {Verdict.SERVER_ERROR}, _LET),
 }
-# These take their time or their memory, and try `http.py` rather than the adapter: one dataset each will do.
+# These take their time or their memory, and try the HTTP client rather than the adapter: one dataset each will do.
 SLOW_FAULTS: dict[str, Fault] = {
     "an answer that does not come": Fault(_hang, {Verdict.TIMEOUT}, _LET),
     "an answer that drips": Fault(_drip, {Verdict.TIMEOUT}, _LET),
@@ -161,7 +161,9 @@ SLOW_FAULTS: dict[str, Fault] = {
 
 
 REDIRECTED = Fault(
-    _hung_up, {*BROKEN, Verdict.UNAUTHORIZED, Verdict.RATE_LIMITED}, "a redirect is no data, and is not followed: `replies.refusal`"
+    _hung_up,
+    {*BROKEN, Verdict.UNAUTHORIZED, Verdict.RATE_LIMITED},
+    "a redirect is no data, and is not followed: `responses.error_for_status`",
 )
 
 

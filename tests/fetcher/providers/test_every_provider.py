@@ -1,24 +1,17 @@
 """What every adapter holds to. A new one is found by its folder, and fails until it has fixtures of its own."""
 
-import json
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
 from contracts.message import TIMEFRAMES
 from contracts.price_events import PriceBars
-from quotebus.cli.price_records import records_of
-from services.fetcher.provider import Answer, Credentials, FetchCall, Provider, ProviderError, Verdict, providers
+from services.fetcher.provider import FetchCall, ProviderError, Verdict
 from services.fetcher.validate import validate
-from tests.fetcher.played_vendor import PlayedVendor, reply
+from tests.fetcher.fake_vendor import FakeVendor, reply
+from tests.fetcher.providers.adapter_harness import ADAPTERS, ASKING, CASES, KEY, built, call_of, fixtures, records, some_call
 
-FIXTURES = Path(__file__).parent / "fixtures"
-KEY = "canary-7f3a"
 NOW = datetime(2024, 3, 15, 21, 30, tzinfo=UTC)
 FEEDS = {"eod", "delayed", "iex", "venue", "sip", "consolidated", "synthetic"}
 ODD_ANSWERS = {
@@ -46,44 +39,15 @@ ODD_ANSWERS = {
 }
 
 
-@cache
-def fixtures(name: str) -> dict[str, Any]:
-    return {path.stem: json.loads(path.read_text()) for path in sorted((FIXTURES / name).glob("*.json"))}
-
-
-CASES = [(name, case) for name in providers() for case in fixtures(name)]
-# A provider that makes its prices up asks nobody, so nobody can answer it oddly.
-ASKING = [name for name, kind in providers().items() if kind.profile.real]
-
-
-def built(name: str) -> Provider:
-    return providers()[name](Credentials(api_key=KEY, api_secret=KEY, refresh_token=KEY))
-
-
-def call_of(given: dict[str, Any]) -> FetchCall:
-    return msgspec.convert({**given, "symbols": tuple(given["symbols"])}, FetchCall)
-
-
-def records(answer: Answer) -> list[dict[str, Any]]:
-    rows = [record for event in answer.events for record in records_of(event)]
-    return msgspec.to_builtins(rows)
-
-
-def some_call(provider: Provider, dataset: Any) -> FetchCall:
-    frames = provider.profile.offers[dataset]
-    frame = ("1d" if "1d" in frames else frames[0]) if dataset == "bars" else None
-    return FetchCall(dataset, ("AAPL",), frame)
-
-
-@pytest.mark.parametrize("name", providers())
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_every_dataset_a_provider_offers_is_shown_by_a_fixture(name: str) -> None:
     shown = {case["call"]["dataset"] for case in fixtures(name).values() if case["expect"]["rows"]}
-    assert shown >= set(providers()[name].profile.offers), f"write tests/fetcher/fixtures/{name}/*.json"
+    assert shown >= set(ADAPTERS[name].profile.offers), f"write tests/fetcher/fixtures/{name}/*.json"
 
 
-@pytest.mark.parametrize("name", providers())
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_a_profile_is_in_the_terms_of_the_contracts(name: str) -> None:
-    profile = providers()[name].profile
+    profile = ADAPTERS[name].profile
     assert profile.name == name
     assert profile.feed in FEEDS
     assert profile.base_url.startswith("https://") or not profile.real
@@ -97,7 +61,7 @@ async def test_a_documented_answer_becomes_these_events(name: str, case: str) ->
     fixture = fixtures(name)[case]
     expect, call, now = fixture["expect"], call_of(fixture["call"]), datetime.fromisoformat(fixture["now"])
     replies = fixture.get("replies", [])
-    vendor = PlayedVendor(*(reply(r["body"], r.get("status", 200), **r.get("headers", {})) for r in replies))
+    vendor = FakeVendor(*(reply(r["body"], r.get("status", 200), **r.get("headers", {})) for r in replies))
     answer = await built(name).fetch(call, vendor, now)
     assert [request.path for request in vendor.asked] == [r["path"] for r in replies]
     rows = records(answer)
@@ -109,7 +73,7 @@ async def test_a_documented_answer_becomes_these_events(name: str, case: str) ->
         assert (event.provider, event.fetched_at) == (name, now)
         assert event.feed in FEEDS
         if isinstance(event, PriceBars):
-            assert (event.timeframe, event.basis) == (call.timeframe, providers()[name].profile.basis)
+            assert (event.timeframe, event.basis) == (call.timeframe, ADAPTERS[name].profile.basis)
             assert (event.asked_from is None) == (call.start is None)
             assert validate(event, now) == (event, [])
 
@@ -117,10 +81,10 @@ async def test_a_documented_answer_becomes_these_events(name: str, case: str) ->
 @pytest.mark.parametrize("oddity", ODD_ANSWERS)
 @pytest.mark.parametrize("name", ASKING)
 async def test_an_odd_answer_brings_a_verdict_and_never_a_price(name: str, oddity: str) -> None:
-    for dataset in providers()[name].profile.offers:
+    for dataset in ADAPTERS[name].profile.offers:
         provider = built(name)
         try:
-            answer = await provider.fetch(some_call(provider, dataset), PlayedVendor(ODD_ANSWERS[oddity]), NOW)
+            answer = await provider.fetch(some_call(provider, dataset), FakeVendor(ODD_ANSWERS[oddity]), NOW)
         except ProviderError as error:
             failed = [error]
         else:
@@ -135,26 +99,26 @@ async def test_an_odd_answer_brings_a_verdict_and_never_a_price(name: str, oddit
 @pytest.mark.parametrize("name", ASKING)
 async def test_too_many_requests_is_told_from_a_failing_server(name: str) -> None:
     for status, verdict in ((429, Verdict.RATE_LIMITED), (503, Verdict.SERVER_ERROR)):
-        for dataset in providers()[name].profile.offers:
+        for dataset in ADAPTERS[name].profile.offers:
             provider = built(name)
             with pytest.raises(ProviderError) as caught:
-                await provider.fetch(some_call(provider, dataset), PlayedVendor(reply("not now", status)), NOW)
+                await provider.fetch(some_call(provider, dataset), FakeVendor(reply("not now", status)), NOW)
             assert caught.value.verdict is verdict
 
 
 @pytest.mark.parametrize("name", ASKING)
 async def test_a_key_is_never_in_the_path(name: str) -> None:
-    for dataset in providers()[name].profile.offers:
-        provider, vendor = built(name), PlayedVendor(reply({}))
+    for dataset in ADAPTERS[name].profile.offers:
+        provider, vendor = built(name), FakeVendor(reply({}))
         with suppress(ProviderError):
             await provider.fetch(some_call(provider, dataset), vendor, NOW)
         assert vendor.asked
         assert not any(KEY in request.path for request in vendor.asked)
 
 
-@pytest.mark.parametrize("name", providers())
+@pytest.mark.parametrize("name", ADAPTERS)
 async def test_what_is_not_offered_is_refused_before_any_call(name: str) -> None:
-    provider, vendor = built(name), PlayedVendor(reply({}))
+    provider, vendor = built(name), FakeVendor(reply({}))
     missing = [FetchCall("iv", ("AAPL",))] if "iv" not in provider.profile.offers else []
     missing += [FetchCall("bars", ("AAPL",), frame) for frame in TIMEFRAMES if frame not in provider.profile.offers.get("bars", ())]
     for call in missing:
@@ -164,7 +128,7 @@ async def test_what_is_not_offered_is_refused_before_any_call(name: str) -> None
     assert not vendor.asked
 
 
-@pytest.mark.parametrize("name", providers())
+@pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("symbol", ["AAPL", "BRK.B", "EUR/USD", "BTC/USD", "^GSPC", "7203.T"])
 def test_a_symbol_in_the_vendors_own_spelling_stays_as_it_is(name: str, symbol: str) -> None:
     provider = built(name)

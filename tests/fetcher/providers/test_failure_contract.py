@@ -1,7 +1,7 @@
 """Every adapter against a vendor that fails, over real HTTP with the project's own client.
 
 A new adapter is found by its folder. What a failing test says after "do:" is what to change in the adapter; the faults and the
-verdicts that pass stand in `played_faults.py`.
+verdicts that pass stand in `vendor_faults.py`.
 """
 
 import asyncio
@@ -14,13 +14,13 @@ from aiohttp import web
 
 from contracts.message import Dataset
 from services.fetcher.http.client import MeteredHttp, no_permit_needed, open_session
-from services.fetcher.provider import Answer, FetchCall, ProviderError, Verdict, providers
-from tests.fetcher.played_faults import FAULTS, MOST_BYTES, NOW, REDIRECTED, SLOW_FAULTS, Fault, Handler, redirect
-from tests.fetcher.promises import broken_promises
-from tests.fetcher.test_every_provider import ASKING, CASES, KEY, built, call_of, fixtures, records, some_call
+from services.fetcher.provider import Answer, FetchCall, ProviderError, Verdict
+from tests.fetcher.providers.adapter_contract import broken_promises
+from tests.fetcher.providers.adapter_harness import ADAPTERS, ASKING, CASES, KEY, built, call_of, fixtures, records, some_call
+from tests.fetcher.providers.vendor_faults import FAULTS, MOST_BYTES, NOW, REDIRECTED, SLOW_FAULTS, Fault, Handler, redirect
 
 TELL = 12
-BATCHING = [name for name in ASKING if max(providers()[name].profile.symbols_per_call.values(), default=1) > 1]
+BATCHING = [name for name in ASKING if max(ADAPTERS[name].profile.symbols_per_call.values(), default=1) > 1]
 
 
 @asynccontextmanager
@@ -80,7 +80,7 @@ async def test_every_failure_over_http_has_its_verdict(name: str) -> None:
     async with serving(fail) as origin, client(origin) as http:
         for what, fault in FAULTS.items():
             current = fault.handler
-            for dataset in providers()[name].profile.offers:
+            for dataset in ADAPTERS[name].profile.offers:
                 found += [f"{dataset}, {what}: {wrong}" for wrong in wrongs(fault, await errors_of(name, dataset, http))]
     assert not found, f"{name} takes {len(found)} failures for something else:\n  " + "\n  ".join(found[:TELL])
 
@@ -88,7 +88,7 @@ async def test_every_failure_over_http_has_its_verdict(name: str) -> None:
 @pytest.mark.parametrize("what", SLOW_FAULTS)
 @pytest.mark.parametrize("name", ASKING)
 async def test_time_and_size_of_an_answer_are_bounded(name: str, what: str) -> None:
-    fault, dataset = SLOW_FAULTS[what], next(iter(providers()[name].profile.offers))
+    fault, dataset = SLOW_FAULTS[what], next(iter(ADAPTERS[name].profile.offers))
     # The others end by their size, however slow this machine is.
     timeout_s = 0.15 if fault.verdicts == {Verdict.TIMEOUT} else 30.0
     async with serving(fault.handler) as origin, client(origin, timeout_s) as http:
@@ -106,7 +106,7 @@ async def test_nobody_goes_where_a_redirect_points_and_no_key_is_sent_there(name
     async with serving(elsewhere) as other:
         for handler in redirect(f"{other}/login").values():
             async with serving(handler) as origin, client(origin) as http:
-                for dataset in providers()[name].profile.offers:
+                for dataset in ADAPTERS[name].profile.offers:
                     assert list(wrongs(REDIRECTED, await errors_of(name, dataset, http))) == []
     assert not visitors, f"{name} followed a redirect: {visitors[0]}"
 
@@ -133,7 +133,7 @@ async def test_what_a_fixture_shows_comes_over_http_just_so_with_a_byte_order_ma
 
 @pytest.mark.parametrize("name", BATCHING)
 async def test_a_failure_of_a_batch_names_every_symbol_or_the_call(name: str) -> None:
-    profile = providers()[name].profile
+    profile = ADAPTERS[name].profile
     async with serving(FAULTS["500 with a page"].handler) as origin, client(origin) as http:
         for dataset, size in profile.symbols_per_call.items():
             symbols = ("AAPL", "MSFT")[:size]

@@ -27,20 +27,20 @@ def broken_promises(name: str, call: FetchCall, answer: Answer, now: datetime) -
         if event.symbol not in call.symbols:
             yield f"symbol: {event.symbol!r} was not asked for; take what is asked from `call.symbols`, not from the answer"
         elif not isinstance(event, KINDS[call.dataset]) or event.provider != name:
-            yield f"{type(event).__name__} of {event.provider}: not what was asked; make events with `Asked`"
+            yield f"{type(event).__name__} of {event.provider}: not what was asked; make events with `EventBuilder`"
         else:
             yield from (f"{type(event).__name__}: {problem}" for problem in _published(event, call, now))
 
 
 def _published(event: PriceEvent, call: FetchCall, now: datetime) -> Iterator[str]:
     if event.observed_at > now + timedelta(minutes=1):
-        yield f"observed_at {event.observed_at} is in the future: no later event would count; give instants to `Asked.quote`"
+        yield f"observed_at {event.observed_at} is in the future: no later event would count; give instants to `EventBuilder.quote`"
     sound = validate(event, now)[0] if isinstance(event, PriceBars) else validate_facts(event, now)[0]
     subject = subjects.price(call.dataset, call.timeframe, event.symbol)
     try:
         EventReader().read(subject, msgspec.json.encode(sound))
     except MalformedEventError as error:
-        yield f"no cacher could store it: {error}; read values with `normalise.number`, `price`, `instant_of`, `unit_of`"
+        yield f"no cacher could store it: {error}; read values with `fields.number`, `price`, `instant_of`, `unit_of`"
         return
     check: dict[type, Callable[[], Iterator[str]]] = {
         PriceBars: partial(_bars, sound, now),
@@ -97,7 +97,7 @@ def _prices(name: str, column: Column | list[float], *, negative: bool = False) 
         if value is None or (negative and value < 0 and isfinite(value)):
             continue
         if not isfinite(value) or value <= 0 or value in SENTINELS or value > HIGHEST_PRICE:
-            yield f"{name}: {value} is no price; read it with `normalise.price`, and let validation see it"
+            yield f"{name}: {value} is no price; read it with `fields.price`, and let validation see it"
 
 
 def _counts(name: str, column: Column) -> Iterator[str]:
