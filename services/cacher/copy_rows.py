@@ -9,7 +9,6 @@ Source: https://www.postgresql.org/docs/current/sql-copy.html (Binary Format).
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import repeat
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -77,18 +76,21 @@ def pack_bars(bars: BarValues) -> list[bytes]:
     value.
     """
     parts: list[list[bytes]] = []
-    layout, fields = "iq", [repeat(8), bars.at]
+    # Lists, not endless repeats: a part may be of nulls alone, and ends with the bars all the same.
+    rows = len(bars.at)
+    eight, null, one = [8] * rows, [-1] * rows, [1] * rows
+    layout, fields = "iq", [eight, bars.at]
     for column, values in zip(BAR_COLUMNS, bars.values, strict=True):
         nulls = values.count(None) if column.nullable else 0
         code = _CODES[column.type]
         if nulls == 0:
-            layout, fields = f"{layout}i{code}", [*fields, repeat(8), values]
+            layout, fields = f"{layout}i{code}", [*fields, eight, values]
         elif nulls == len(values):
-            layout, fields = f"{layout}i", [*fields, repeat(-1)]
+            layout, fields = f"{layout}i", [*fields, null]
         else:
             parts += [_packed(layout, fields), _each_packed(code, values)] if layout else [_each_packed(code, values)]
             layout, fields = "", []
-    parts.append(_packed(f"{layout}ib", [*fields, repeat(1), bars.final]))
+    parts.append(_packed(f"{layout}ib", [*fields, one, bars.final]))
     return parts[0] if len(parts) == 1 else list(map(b"".join, zip(*parts, strict=True)))
 
 
