@@ -33,6 +33,7 @@ class Bar(NamedTuple):
     close: float | None
     volume: float | None = None
     adjusted_close: float | None = None
+    trade_count: float | None = None
 
 
 _OPTIONAL_COLUMNS = frozenset(column.name for column in BAR_COLUMNS if column.optional)

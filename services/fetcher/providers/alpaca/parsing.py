@@ -78,8 +78,8 @@ def parse_bars(document: Record) -> dict[str, list[Bar]]:
 
 def _row(bar: Record) -> Bar | None:
     at = _at(bar)
-    o, h, low, c, volume = (number(bar.get(name)) for name in "ohlcv")
-    return None if at is None else Bar(at, o, h, low, c, volume)
+    o, h, low, c, volume, trades = (number(bar.get(name)) for name in "ohlcvn")
+    return None if at is None else Bar(at, o, h, low, c, volume, trade_count=trades)
 
 
 def parse_unit(document: Record) -> Unit | None:

@@ -73,8 +73,8 @@ def parse_rows(records: Iterator[Record], timeframe: Timeframe, zone: str) -> It
             continue
         if timeframe == "1wk" and at.astimezone(ZoneInfo(zone)).weekday() == SUNDAY:
             at += timedelta(hours=36)  # some time on Monday, whether that Sunday has 23, 24 or 25 hours
-        o, h, low, c, volume = (number(record.get(name)) for name in "ohlcv")
-        yield Bar(at, o, h, low, c, volume)
+        o, h, low, c, volume, trades = (number(record.get(name)) for name in "ohlcvn")
+        yield Bar(at, o, h, low, c, volume, trade_count=trades)
 
 
 def parse_quote(snapshot: Record) -> Quote:
