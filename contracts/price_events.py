@@ -36,6 +36,7 @@ BAR_COLUMNS = (
     BarColumn("volume", nullable=True, unit="count", resampled="sum"),
     BarColumn("adjusted_close", nullable=True, optional=True, resampled="last"),
     BarColumn("trade_count", "int8", nullable=True, optional=True, unit="count", resampled="sum"),
+    BarColumn("vwap", nullable=True, optional=True),
 )
 BAR_COLUMN_NAMES = tuple(column.name for column in BAR_COLUMNS)
 # What `before` and `after` of a correction list.
@@ -73,7 +74,8 @@ class PriceBars(_Provenance, frozen=True, kw_only=True, tag="price_bars.v1"):
     Sent by the fetcher on `price.bars.<timeframe>.<SYMBOL>`; received by the cacher and by anybody. Every column has the
     length of `at`: start of the bar, UTC; 00:00 of the session date for 1d, of the week's Monday for 1wk, of the month's first
     day for 1mo. Prices per share in `currency`. `basis`: what the vendor has already adjusted for. `final`: false while a bar
-    can still change. `trade_count`: trades within the bar, where the vendor counts them.
+    can still change. `trade_count`: trades within the bar, `vwap`: their average price
+    by volume, where the vendor tells.
     `asked_from`, `asked_to`: the range this event answers for (to exclusive); none when the latest bars were asked.
     """
 
@@ -90,6 +92,7 @@ class PriceBars(_Provenance, frozen=True, kw_only=True, tag="price_bars.v1"):
     final: list[bool]
     adjusted_close: Column | None = None
     trade_count: list[int | None] | None = None
+    vwap: Column | None = None
 
     def __post_init__(self) -> None:
         _check_lengths(self, "at", *BAR_COLUMN_NAMES, "final")

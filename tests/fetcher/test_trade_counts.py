@@ -1,4 +1,4 @@
-"""Vendors that count the trades of a bar have them in the event; a bar that is not counted has none, never 0."""
+"""What a vendor says of the trades of a bar, their number and average price, is in the event; what it does not say is null."""
 
 from datetime import UTC, date, datetime
 
@@ -42,3 +42,9 @@ async def test_the_trades_of_a_bar_are_whole_numbers_and_null_where_they_are_not
 async def test_an_event_without_any_count_has_no_such_column(asking, page) -> None:
     [event], _ = await asking.fetched(DAYS, page({}, {}))
     assert event.trade_count is None
+
+
+@pytest.mark.parametrize(("asking", "page"), VENDORS)
+async def test_the_average_price_of_a_bar_is_null_where_the_vendor_has_none(asking, page) -> None:
+    [event], _ = await asking.fetched(DAYS, page({"vw": 10.25}, {"vw": 0}))
+    assert event.vwap == [10.25, None]

@@ -34,6 +34,7 @@ class Bar(NamedTuple):
     volume: float | None = None
     adjusted_close: float | None = None
     trade_count: float | None = None
+    vwap: float | None = None
 
 
 _OPTIONAL_COLUMNS = frozenset(column.name for column in BAR_COLUMNS if column.optional)

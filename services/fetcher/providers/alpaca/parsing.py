@@ -79,7 +79,7 @@ def parse_bars(document: Record) -> dict[str, list[Bar]]:
 def _row(bar: Record) -> Bar | None:
     at = _at(bar)
     o, h, low, c, volume, trades = (number(bar.get(name)) for name in "ohlcvn")
-    return None if at is None else Bar(at, o, h, low, c, volume, trade_count=trades)
+    return None if at is None else Bar(at, o, h, low, c, volume, trade_count=trades, vwap=number(bar.get("vw")))
 
 
 def parse_unit(document: Record) -> Unit | None:

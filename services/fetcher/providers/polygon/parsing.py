@@ -74,7 +74,7 @@ def parse_rows(records: Iterator[Record], timeframe: Timeframe, zone: str) -> It
         if timeframe == "1wk" and at.astimezone(ZoneInfo(zone)).weekday() == SUNDAY:
             at += timedelta(hours=36)  # some time on Monday, whether that Sunday has 23, 24 or 25 hours
         o, h, low, c, volume, trades = (number(record.get(name)) for name in "ohlcvn")
-        yield Bar(at, o, h, low, c, volume, trade_count=trades)
+        yield Bar(at, o, h, low, c, volume, trade_count=trades, vwap=number(record.get("vw")))
 
 
 def parse_quote(snapshot: Record) -> Quote:
