@@ -127,7 +127,7 @@ async def working(
     workers = [each for name, a in known.items() for each in shop.workers(a, circuits[name], _http_of(session, a))]
     parts = {f"worker {worker.name}": worker.run(stop) for worker in workers}
     parts["planner"] = planner.run(planner_puller(bus), stop, terms.ack_wait_s)
-    tending = {"sweeper": Sweeper(bus, circuits, chooser).run()}
+    tending = {"sweeper": Sweeper(bus, circuits, chooser).run(), "symbol_health": symbols.run()}
     if stores:
         tending["logins"] = LoginWatch(bucket, known, stores).run()
     names = [(name, key.name) for name, account in known.items() for key in account.keys]

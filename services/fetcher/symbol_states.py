@@ -1,16 +1,19 @@
-"""How every symbol stands, shared by all fetchers: the last message of each subject of SYMBOLS, read up to the end when it matters.
+"""Health of every symbol, shared by all fetchers: follows the last message of each subject of SYMBOLS.
 
-There is nothing to subscribe to and nothing to lose in a reconnect: a reader goes on from the last message it has read, which costs
-one request when there is no news. A writer's message is accepted only if it follows the one it knew, so that two fetchers that
-ask for the same symbol at once count one failure.
+Where it matters a reader waits until it has read as far as the stream goes, which costs one request when there is no news. A
+writer's message is accepted only if it follows the one it knew, so two fetchers that ask for the same symbol at once count one
+failure.
 """
 
 import asyncio
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 import msgspec
 import nats.errors
 import structlog
+from nats.aio.msg import Msg
+from nats.js.api import DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Counter
 
@@ -22,8 +25,10 @@ from services.fetcher.provider import ProviderError
 from services.fetcher.served import last_served
 from services.fetcher.symbol_health import ProbeRules, Series, after_answer, after_failure, is_asleep, series_of
 from services.runtime.bus import Bus
+from services.runtime.follow import Batch, follow_stream
 
 WRONG_LAST_SEQUENCE = 10071
+_BEHIND_AT_MOST_S = 5.0
 CHANGES = Counter("quotebus_symbol_changes_total", "Symbols whose health changed.", ["provider", "state"])
 
 log = structlog.get_logger()
@@ -36,12 +41,24 @@ class SymbolStates:
         self._bus = bus
         self._rules = rules
         self._known: dict[Series, tuple[SymbolHealth | None, int]] = {}
-        self._next = 1
+        self._read_to = 0
+        self._news = asyncio.Condition()
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
+    async def run(self) -> None:
+        """Follow the stream for ever."""
+        follow = follow_stream(
+            self._bus.nc, subjects.SYMBOLS, subjects.ALL_SYMBOL_HEALTH, DeliverPolicy.LAST_PER_SUBJECT, patient=True
+        )
+        async with aclosing(follow) as batches:
+            async for batch in batches:
+                async with self._news:
+                    self._take(batch)
+                    self._news.notify_all()
+
     async def refresh(self, max_age_s: float = 0.0) -> None:
-        """Read what is new, unless that was done less than `max_age_s` ago.
+        """Wait until all that is stored now has been read, unless that was so less than `max_age_s` ago.
 
         Raises:
             nats.errors.Error: the bus does not answer.
@@ -53,8 +70,7 @@ class SymbolStates:
             if self._read_at > asked_at - max_age_s:
                 return
             began = clock()
-            while await self._read_one():
-                pass
+            await self._read_until(await self._last_sequence())
             self._read_at = began
 
     def health(self, series: Series) -> SymbolHealth | None:
@@ -115,9 +131,7 @@ class SymbolStates:
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise
             # Another fetcher said it first, or the stream was made anew: what is there counts.
-            self._known.pop(series, None)
-            self._next = 1
-            await self.refresh()
+            await self._load(series)
             return
         self._known[series] = (told, ack.seq)
         CHANGES.labels(told.provider, told.state).inc()
@@ -126,17 +140,40 @@ class SymbolStates:
             state=told.state, before=told.before, failures=told.failures, next_probe_at=told.next_probe_at, reason=told.message,
         )  # fmt: skip
 
-    async def _read_one(self) -> bool:
+    async def _last_sequence(self) -> int:
         try:
-            raw = await self._bus.js.get_msg(subjects.SYMBOLS, seq=self._next, subject=subjects.ALL_SYMBOL_HEALTH, next=True)
+            return (await self._bus.js.get_last_msg(subjects.SYMBOLS, subjects.ALL_SYMBOL_HEALTH)).seq or 0
         except NotFoundError:
-            return False
-        subject, sequence = raw.subject or "", raw.seq or self._next
-        self._next = sequence + 1
-        series = Series(*subjects.parse_symbol_health(subject))
-        if sequence > self._known.get(series, (None, 0))[1]:
-            self._known[series] = (_decoded(subject, raw.data or b""), sequence)
-        return True
+            return 0
+
+    async def _read_until(self, sequence: int) -> None:
+        try:
+            async with asyncio.timeout(_BEHIND_AT_MOST_S), self._news:
+                await self._news.wait_for(lambda: self._read_to >= sequence)
+        except TimeoutError:
+            raise nats.errors.TimeoutError from None
+
+    async def _load(self, series: Series) -> None:
+        try:
+            raw = await self._bus.js.get_last_msg(subjects.SYMBOLS, series.subject)
+        except NotFoundError:
+            self._known.pop(series, None)
+        else:
+            self._known[series] = (_decoded(series.subject, raw.data or b""), raw.seq or 0)
+
+    def _take(self, batch: Batch) -> None:
+        if batch.missed is not None and batch.missed.first == 1:
+            # The stream was made anew.
+            self._known.clear()
+            self._read_to = 0
+        for message in batch.messages:
+            self._note(message)
+
+    def _note(self, message: Msg) -> None:
+        self._read_to = message.metadata.sequence.stream
+        series = Series(*subjects.parse_symbol_health(message.subject))
+        if self._read_to > self._known.get(series, (None, 0))[1]:
+            self._known[series] = (_decoded(message.subject, message.data), self._read_to)
 
 
 def _decoded(subject: str, body: bytes) -> SymbolHealth | None:
