@@ -8,6 +8,9 @@ import msgspec
 from contracts.datasets import DATASETS
 from contracts.message import Dataset, JobId, Message, SymbolText, Text, Timeframe, UniverseName, UtcInstant
 
+# More than a date can be reckoned back by; and no price is that old.
+MAX_AGE_S = 100 * 365 * 86400.0
+
 
 class RefreshRequest(Message, frozen=True, kw_only=True, tag="refresh_request.v1", forbid_unknown_fields=True):
     """A wish for fresh data of some symbols. Sent by the scheduler, the command line and people; received by the fetcher's planner.
@@ -45,6 +48,8 @@ class RefreshRequest(Message, frozen=True, kw_only=True, tag="refresh_request.v1
     def __post_init__(self) -> None:
         if not self.symbols and self.universe is None:
             raise ValueError("symbols: name at least one, or a universe")
+        if self.max_age_s is not None and self.max_age_s > MAX_AGE_S:
+            raise ValueError(f"max_age_s: {self.max_age_s:g} is more than a hundred years, {MAX_AGE_S:.0f}")
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise ValueError(f"end: {self.end} is not after start {self.start}")
         if (self.start is None) != (self.end is None):

@@ -13,13 +13,14 @@ from contracts.datasets import DATASETS
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Lane, Timeframe
 
-REFRESH, TASKS, PRICES, RUNS, DEAD = "REFRESH", "TASKS", "PRICES", "RUNS", "DEAD"
+REFRESH, TASKS, WAITING, PRICES, RUNS, DEAD = "REFRESH", "TASKS", "WAITING", "PRICES", "RUNS", "DEAD"
 SYMBOLS = "SYMBOLS"
 JOBS_BUCKET, SESSIONS_BUCKET, STATE_BUCKET, TOKENS_BUCKET = "jobs", "sessions", "state", "tokens"
 
 STREAM_SUBJECTS: dict[str, list[str]] = {
     REFRESH: ["refresh.request.*", "refresh.request.*.*"],
     TASKS: ["task.>"],
+    WAITING: ["waiting.>"],
     PRICES: [*(each.pattern for each in DATASETS.values()), "price.corrected.*.*", "price.quarantined.*"],
     RUNS: ["run.planned.*", "run.result.*", "run.finished.*", "run.missed.*"],
     DEAD: ["refresh.dead.*"],
@@ -96,6 +97,11 @@ def fetch_task(task: FetchTask) -> str:
     """Where a task is published: two tasks that want the same of the same provider and lane share the subject."""
     wanted = f"{task.dataset}.{task.timeframe or '-'}.{range_token(task.start, task.end)}"
     return f"task.{task.provider}.{task.lane}.{wanted}.{symbol_token(task.symbol)}"
+
+
+def waiting_task(task: FetchTask) -> str:
+    """Where a task is published while TASKS has two of its subject."""
+    return f"waiting.{fetch_task(task).removeprefix('task.')}"
 
 
 def lane_tasks(provider: str, lane: Lane) -> str:

@@ -1,35 +1,38 @@
 """The cacher's application: price events, run events and symbol health, each from its own durable, into Postgres and Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
 
 import asyncpg
 import structlog
 from faststream import FastStream
 
 from contracts import subjects
+from services.cacher import on_price_events, on_run_events, on_symbol_health
 from services.cacher.corrections import sweep_corrections
 from services.cacher.migrate import MigrationError, pending
 from services.cacher.on_price_events import PriceEvents
 from services.cacher.on_run_events import RunEvents
 from services.cacher.on_symbol_health import SymbolEvents
-from services.cacher.patience import Patience
 from services.cacher.retention import sweep_history
 from services.cacher.store_postgres import SESSION, PostgresStore
 from services.cacher.store_postgres_history import HistoryStore
 from services.cacher.store_postgres_runs import RunStore
 from services.cacher.store_postgres_symbols import SymbolStore
 from services.cacher.store_redis import RedisStore
+from services.cacher.write_batch import FAULTY_DATA, BatchWriter
 from services.runtime.bus import Bus, connect
+from services.runtime.consumer import Consumer, ConsumerOptions, FailurePolicy
+from services.runtime.dead_letters import DeadLetters
 from services.runtime.health import Health
-from services.runtime.main import Service, light_broker, watched
+from services.runtime.main import Service, light_broker, until_stopped, watched
 from services.runtime.postgres import POSTGRES_TROUBLE, open_pool
 from services.runtime.provision import wait_until_provisioned
 from services.runtime.puller import Puller
 from services.runtime.read_redis import open_redis
-from services.runtime.settings import Settings
+from services.runtime.settings import CacherSettings, Settings
 from services.runtime.topology import CACHER, CACHER_RUNS, CACHER_SYMBOLS
 
 SERVICE = "cacher"
@@ -51,33 +54,36 @@ def build(settings: Settings) -> FastStream:
             open_redis(settings.redis) as client,
         ):
             redis = RedisStore(client, pool, settings.redis) if client else None
-            async with remembering(settings, bus, pool, redis, health):
+            async with run_consumers(settings, bus, pool, redis, health):
                 yield
 
     return Service(light_broker(settings, health), lifespan=lifespan, logger=None)
 
 
 @asynccontextmanager
-async def remembering(
+async def run_consumers(
     settings: Settings, bus: Bus, pool: asyncpg.Pool, redis: RedisStore | None, health: Health
 ) -> AsyncIterator[None]:
     """Store what comes while the block runs; afterwards finish or give back what is in hand."""
     stop = asyncio.Event()
-    patience = Patience(health, stop)
+    writer = BatchWriter(health, stop)
     store, history = PostgresStore(pool), HistoryStore(pool)
-    runs = RunEvents(bus, RunStore(pool), history, settings.cacher.ack_wait_s)
-    prices = PriceEvents(bus, store, redis, settings.cacher)
-    symbols = SymbolEvents(bus, SymbolStore(pool), settings.cacher.ack_wait_s)
+    prices = PriceEvents(bus, store, redis, writer)
+    runs = RunEvents(bus, RunStore(pool), history, writer)
+    symbols = SymbolEvents(SymbolStore(pool), writer)
+    failures = FailurePolicy(DeadLetters(bus, SERVICE), settings.nats.max_deliveries, POSTGRES_TROUBLE, FAULTY_DATA)
+    of_prices, of_runs, of_symbols = _options(settings.cacher)
 
     async def work() -> None:
         """Begin when there is something to pull from and somewhere to put it; end when told to."""
-        if not await _before(stop, _prepared(settings, bus, health)):
+        await until_stopped(stop, _wait_ready(settings, bus, health))
+        if stop.is_set():
             return
         log.info("cacher_ready", redis=redis is not None)
         async with asyncio.TaskGroup() as group:
-            group.create_task(prices.run(Puller(bus, subjects.PRICES, CACHER), patience, stop))
-            group.create_task(runs.run(Puller(bus, subjects.RUNS, CACHER_RUNS), patience, stop))
-            group.create_task(symbols.run(Puller(bus, subjects.SYMBOLS, CACHER_SYMBOLS), patience, stop))
+            group.create_task(Consumer(Puller(bus, subjects.PRICES, CACHER), prices, failures, of_prices).run(stop))
+            group.create_task(Consumer(Puller(bus, subjects.RUNS, CACHER_RUNS), runs, failures, of_runs).run(stop))
+            group.create_task(Consumer(Puller(bus, subjects.SYMBOLS, CACHER_SYMBOLS), symbols, failures, of_symbols).run(stop))
             forgetting = sweep_history(history, settings.cacher.keep_runs_days)
             sweeps = [group.create_task(sweep) for sweep in (sweep_corrections(bus, store), runs.sweep(), forgetting)]
             await stop.wait()
@@ -88,18 +94,17 @@ async def remembering(
         yield
 
 
-async def _before(stop: asyncio.Event, preparation: Coroutine[Any, Any, None]) -> bool:
-    """Whether the preparation came to its end before the stop did."""
-    prepared, stopped = asyncio.create_task(preparation), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({prepared, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        return not stop.is_set() and prepared.result() is None
-    finally:
-        prepared.cancel()
-        stopped.cancel()
+def _options(settings: CacherSettings) -> tuple[ConsumerOptions, ConsumerOptions, ConsumerOptions]:
+    """How prices, runs and symbol health are consumed."""
+    options = partial(ConsumerOptions, settings.ack_wait_s)
+    return (
+        options(settings.batch_events, on_price_events.BATCHES_AT_ONCE, on_price_events.BATCH_WAIT),
+        options(on_run_events.BATCH_EVENTS, wait=on_run_events.BATCH_WAIT),
+        options(on_symbol_health.BATCH_EVENTS),
+    )
 
 
-async def _prepared(settings: Settings, bus: Bus, health: Health) -> None:
+async def _wait_ready(settings: Settings, bus: Bus, health: Health) -> None:
     health.ready("streams", False, "waiting for the streams: run `quotebus migrate`")
     await wait_until_provisioned(bus.js, [subjects.PRICES, subjects.RUNS, subjects.SYMBOLS, subjects.DEAD])
     health.ready("streams", True)

@@ -19,7 +19,7 @@ TOOK = Histogram("quotebus_run_took_seconds", "From a run's request to its end."
 log = structlog.get_logger()
 
 
-def say_event(event: RunPlanned | RunResult | RunMissed) -> None:
+def record_event(event: RunPlanned | RunResult | RunMissed) -> None:
     """A run began, or something became of one symbol."""
     if isinstance(event, RunPlanned) and event.part == 1:
         PLANNED.labels(event.lane).inc()
@@ -35,7 +35,7 @@ def say_event(event: RunPlanned | RunResult | RunMissed) -> None:
         )  # fmt: skip
 
 
-def say_missed(events: Sequence[RunMissed], new: Mapping[str, int]) -> None:
+def record_missed(events: Sequence[RunMissed], new: Mapping[str, int]) -> None:
     """Slots were missed. `new`: how many of them were not known yet, by reason."""
     for reason, count in new.items():
         MISSED.labels(reason).inc(count)
@@ -43,7 +43,7 @@ def say_missed(events: Sequence[RunMissed], new: Mapping[str, int]) -> None:
         log.warning("run_missed", jobs=jobs, reason=reason, slots=count)
 
 
-def say_finished(finished: RunFinished) -> None:
+def record_finished(finished: RunFinished) -> None:
     """A run is over."""
     late_s, took_s = _seconds(finished.slot_at, finished.started_at), _seconds(finished.started_at, finished.finished_at)
     FINISHED.labels(finished.state).inc()

@@ -19,43 +19,21 @@ _SYMBOLS = """
 INSERT INTO results AS r (run_id, request_id, symbol, planned, resolved, rows, calls)
 SELECT $1, $2, symbol, true, false, 0, 0 FROM (SELECT DISTINCT unnest($3::text[]) AS symbol) s ORDER BY symbol
 ON CONFLICT (run_id, request_id, symbol) DO UPDATE SET planned = true WHERE NOT r.planned"""
-# A merged or expired outcome gives way to a definite one, a definite one only to a later definite one.
+# A symbol has one outcome. `merged` and `expired` give way to a definite one, a definite one only to a later one: a crash between
+# result and acknowledgement, or a retried dead letter, tells it twice.
 _RESULTS = """
 INSERT INTO results AS r (run_id, request_id, symbol, outcome, reason, message, provider, task, wanted_at, called_at, at, rows,
     calls, planned, resolved)
-SELECT *, false, outcome <> 'merged' OR coalesce(called_at >= wanted_at, false)
+SELECT *, false, true
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[],
     $10::timestamptz[], $11::timestamptz[], $12::int[], $13::int[])
     AS n (run_id, request_id, symbol, outcome, reason, message, provider, task, wanted_at, called_at, at, rows, calls)
 ORDER BY run_id, request_id, symbol
 ON CONFLICT (run_id, request_id, symbol) DO UPDATE SET outcome = excluded.outcome, reason = excluded.reason,
     message = excluded.message, provider = excluded.provider, task = excluded.task, wanted_at = excluded.wanted_at,
-    called_at = greatest(r.called_at, excluded.called_at), at = excluded.at, rows = excluded.rows, calls = excluded.calls,
-    resolved = excluded.resolved
-WHERE r.outcome IS NULL OR excluded.resolved AND NOT r.resolved
+    called_at = excluded.called_at, at = excluded.at, rows = excluded.rows, calls = excluded.calls, resolved = true
+WHERE r.outcome IS NULL OR NOT r.resolved
     OR excluded.outcome NOT IN ('merged', 'expired') AND (r.outcome IN ('merged', 'expired') OR excluded.at > r.at)"""
-# Whatever counts as the outcome: the newest call is remembered, for it serves every twin that was wanted before it.
-_CALLED = """
-UPDATE results r SET called_at = n.called_at
-FROM (SELECT run_id, request_id, symbol, called_at FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[])
-    AS n (run_id, request_id, symbol, called_at) WHERE called_at IS NOT NULL ORDER BY 1, 2, 3) n
-WHERE r.run_id = n.run_id AND r.request_id = n.request_id AND r.symbol = n.symbol
-    AND (r.called_at IS NULL OR r.called_at < n.called_at)"""
-# A merged symbol is served by any run's call for the same task that began late enough, told of before or after it. If all there is
-# of such calls failed, so has the symbol.
-_RESOLVE = """
-UPDATE results m SET resolved = true, outcome = t.outcome, reason = t.reason, message = t.message
-FROM (
-    SELECT w.run_id, w.request_id, w.symbol, s.* FROM results w CROSS JOIN LATERAL (
-        SELECT CASE WHEN c.outcome = 'failed' THEN 'failed' ELSE 'merged' END AS outcome,
-            CASE WHEN c.outcome = 'failed' THEN c.reason ELSE w.reason END AS reason,
-            CASE WHEN c.outcome = 'failed' THEN c.message ELSE w.message END AS message
-        FROM results c WHERE c.task = w.task AND c.called_at >= w.wanted_at ORDER BY c.outcome = 'failed' LIMIT 1
-    ) s
-    WHERE w.outcome = 'merged' AND NOT w.resolved AND w.task = ANY ($1::text[])
-) t
-WHERE m.run_id = t.run_id AND m.request_id = t.request_id AND m.symbol = t.symbol AND m.outcome = 'merged' AND NOT m.resolved
-RETURNING m.run_id, m.request_id"""
 _OPEN = "SELECT run_id, request_id FROM runs WHERE finished_at IS NULL"
 _EXPIRE = """
 UPDATE results s SET outcome = 'expired', resolved = true, at = now(), reason = 'deadline' FROM runs r
@@ -87,11 +65,8 @@ class RunStore:
                     await _write_plan(connection, event)
             for some in _each_key_once(results):
                 await connection.execute(_RESULTS, *_columns(some))
-                await connection.execute(_CALLED, *_columns(some, "run_id", "request_id", "symbol", "called_at"))
         # After the commit: of two cachers that each write one half of what ends a run, the later sees both halves.
-        tasks = list({result.task for result in results if result.task})
-        resolved = await self._pool.fetch(_RESOLVE, tasks) if tasks else []
-        return await close_runs(self._pool, [*keys, *(RunKey(**dict(row)) for row in resolved)])
+        return await close_runs(self._pool, list(keys))
 
     async def sweep(self) -> list[RunFinished]:
         """Expire what is past its deadline; give the runs that are over with that, or were over and nobody was told."""
@@ -126,5 +101,5 @@ def _each_key_once(results: Sequence[RunResult]) -> list[list[RunResult]]:
     return [list(group.values()) for group in groups]
 
 
-def _columns(results: Sequence[RunResult], *names: str) -> list[list[object]]:
-    return [[getattr(result, name) for result in results] for name in names or _STORED]
+def _columns(results: Sequence[RunResult]) -> list[list[object]]:
+    return [[getattr(result, name) for result in results] for name in _STORED]

@@ -26,22 +26,28 @@ from services.fetcher.logins import TOKENS_STREAM, LoginWatch, token_stores, wit
 from services.fetcher.make_call import Clients, Permit
 from services.fetcher.on_plan_ask import PlanDesk
 from services.fetcher.on_refresh_ask import AskDesk
-from services.fetcher.on_refresh_request import Planner, planner_puller
-from services.fetcher.provider import Http, Reply, providers
-from services.fetcher.sweep import Sweeper
+from services.fetcher.on_refresh_request import WAITS, Planner
+from services.fetcher.provider import Http, LedgerError, Reply, providers
 from services.fetcher.symbol_health import ProbeRules
 from services.fetcher.symbol_states import SymbolStates
+from services.fetcher.tasks.coalesced import BATCH_TASKS, CoalescedTasks
+from services.fetcher.tasks.orphans import OrphanReaper
 from services.fetcher.universe import Universe
 from services.fetcher.workers import Shop, provider_circuit
 from services.runtime.bus import Bus, connect
+from services.runtime.consumer import Consumer, ConsumerOptions, FailurePolicy
+from services.runtime.dead_letters import DeadLetters
 from services.runtime.health import Health
 from services.runtime.main import Service, StartRefusedError, light_broker, watched
 from services.runtime.provision import wait_until_provisioned
+from services.runtime.puller import Puller
 from services.runtime.settings import FIRST_KEY, Settings
 from services.runtime.skew import refuse_skewed_clock
+from services.runtime.topology import COALESCER, PLANNER
 
 ASKS_AT_ONCE = 64
-STREAMS = [subjects.REFRESH, subjects.TASKS, subjects.PRICES, subjects.RUNS, subjects.SYMBOLS, subjects.DEAD]
+PLANNER_GRACE_S = 2.5
+STREAMS = [subjects.REFRESH, subjects.TASKS, subjects.WAITING, subjects.PRICES, subjects.RUNS, subjects.SYMBOLS, subjects.DEAD]
 
 log = structlog.get_logger()
 
@@ -122,12 +128,18 @@ async def working(
     circuits = {name: provider_circuit(keys, account, terms) for name, account in known.items()}
     symbols = SymbolStates(bus, ProbeRules(terms.probe_after_s, terms.restricted_probe_after_s, terms.dead_after))
     chooser = Chooser(bus, known, circuits, symbols)
-    shop = Shop(bus, keys, symbols, chooser, terms)
-    planner = Planner(bus, chooser, Universe(settings.postgres.dsn.get_secret_value(), settings.universes), terms.expires_after_s)
+    dead_letters = DeadLetters(bus, "fetcher")
+    failures = FailurePolicy(dead_letters, settings.nats.max_deliveries, (*WAITS, LedgerError))
+    shop = Shop(bus, keys, symbols, chooser, failures, terms)
+    universe = Universe(settings.postgres.dsn.get_secret_value(), settings.universes)
+    planner = Planner(bus, chooser, universe, dead_letters, terms.expires_after_s)
     workers = [each for name, a in known.items() for each in shop.workers(a, circuits[name], _http_of(session, a))]
     parts = {f"worker {worker.name}": worker.run(stop) for worker in workers}
-    parts["planner"] = planner.run(planner_puller(bus), stop, terms.ack_wait_s)
-    tending = {"sweeper": Sweeper(bus, circuits, chooser).run(), "symbol_health": symbols.run()}
+    options = ConsumerOptions(terms.ack_wait_s, grace_s=PLANNER_GRACE_S)
+    parts["planner"] = Consumer(Puller(bus, subjects.REFRESH, PLANNER), planner, failures, options).run(stop)
+    options = ConsumerOptions(terms.ack_wait_s, BATCH_TASKS)
+    parts["coalescer"] = Consumer(Puller(bus, subjects.WAITING, COALESCER), CoalescedTasks(bus), failures, options).run(stop)
+    tending = {"sweeper": OrphanReaper(bus, circuits, chooser, dead_letters).run(), "symbol_health": symbols.run()}
     if stores:
         tending["logins"] = LoginWatch(bucket, known, stores).run()
     names = [(name, key.name) for name, account in known.items() for key in account.keys]

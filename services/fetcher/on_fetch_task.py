@@ -12,23 +12,25 @@ from contracts.message import LANES
 from services.fetcher.accounts import Account
 from services.fetcher.chooser import Chooser
 from services.fetcher.circuit.breaker import ProviderCircuit, QuotaSpentError
-from services.fetcher.lanes import Held, Lanes, send_back
 from services.fetcher.make_call import Caller
 from services.fetcher.provider import FetchCall
-from services.fetcher.reports import bury
 from services.fetcher.retry_policy import MAX_NAK_S
 from services.fetcher.served import serving
-from services.fetcher.settle import Settlement
-from services.fetcher.stopping import or_stop, sleep_or_stop
 from services.fetcher.symbol_health import series_of
 from services.fetcher.symbol_permits import Placed, SymbolDesk
 from services.fetcher.symbol_states import SymbolStates
+from services.fetcher.tasks.outcome import TaskOutcomes
+from services.fetcher.tasks.task_queue import PendingTask, TaskQueue, nak
 from services.runtime.bus import Bus
-from services.runtime.puller import kept_alive
+from services.runtime.consumer import FailurePolicy
+from services.runtime.faults import describe
+from services.runtime.main import sleep_until_stopped, until_stopped
+from services.runtime.puller import heartbeat
 from services.runtime.settings import FIRST_KEY
 
 GRACE_S = 2.0
 IDLE_S = 5.0
+AFTER_A_FAULT_S = 1.0
 STATES_AGE_S = 1.0
 LINGER = 0.1  # of the time from one call to the next
 CALLS = Metric("quotebus_provider_calls_total", "Permits spent on calls.", ["provider"])
@@ -47,6 +49,7 @@ class Work:
     symbols: SymbolDesk
     chooser: Chooser
     states: SymbolStates
+    failures: FailurePolicy
     ack_wait_s: float
     calls_at_once: int
 
@@ -61,24 +64,32 @@ class Worker:
         self.key = work.caller.key.name
         self.name = self._name if self.key == FIRST_KEY else f"{self._name} {self.key}"
         self.others: Mapping[str, Worker] = {}
-        self._settle = Settlement(work.bus, work.account.profile, work.circuit, work.chooser, work.states)
+        self._outcomes = TaskOutcomes(work.bus, work.failures, work.account.profile, work.circuit, work.chooser, work.states)
         # Where nothing spaces the calls out, going to the server for one task at a time would.
         at_once = 1 if work.caller.pace.interval_s else work.calls_at_once
-        self._lanes = Lanes(work.bus, self._name, work.ack_wait_s, at_once)
+        self._tasks = TaskQueue(work.bus, self._name, work.failures, work.ack_wait_s, at_once)
         self._calls: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; then finish the calls under way if they end soon, and give everything else back."""
-        await or_stop(stop, self._work.caller.ledger.open())
+        await until_stopped(stop, self._work.caller.ledger.open())
         await self._work.caller.circuit.reset_on_start()
-        alive = asyncio.create_task(self._lanes.keep_alive())
+        alive = asyncio.create_task(self._tasks.keep_alive())
         try:
-            await self._until_stopped(stop)
+            while not stop.is_set():
+                await self._loop_safely(stop)
         finally:
             alive.cancel()
-            await asyncio.gather(self._lanes.close(), self._finish_calls())
+            await asyncio.gather(self._tasks.close(), self._finish_calls())
 
-    async def _until_stopped(self, stop: asyncio.Event) -> None:
+    async def _loop_safely(self, stop: asyncio.Event) -> None:
+        try:
+            await self._loop(stop)
+        except Exception as error:  # a bug in choosing what to call: the other providers' work goes on
+            log.exception("worker_failed", provider=self._name, error=describe(error))
+            await sleep_until_stopped(stop, AFTER_A_FAULT_S)
+
+    async def _loop(self, stop: asyncio.Event) -> None:
         slots = asyncio.Semaphore(self._work.calls_at_once)
         limit = self._work.account.symbols_per_call
         circuit, paced = self._work.caller.circuit, False
@@ -86,58 +97,59 @@ class Worker:
         linger_s = LINGER * self._work.caller.pace.interval_s
         while not stop.is_set():
             if closed := [lane for lane in LANES if circuit.retry_in_s(lane) > MAX_NAK_S]:
-                await self._lanes.give_back(closed)
+                await self._tasks.nak_all(closed)
             if not circuit.allowed_lanes():
-                await sleep_or_stop(stop, min(1.0, *(circuit.retry_in_s(lane) for lane in LANES)))
+                await sleep_until_stopped(stop, min(1.0, *(circuit.retry_in_s(lane) for lane in LANES)))
                 continue
             # The pace is kept before tasks are pulled: a task in hand is a task that no other replica can take.
             if not paced:
-                await or_stop(stop, self._work.caller.turn())
+                await until_stopped(stop, self._work.caller.turn())
                 paced = True
                 continue
-            await or_stop(stop, slots.acquire())
+            await until_stopped(stop, slots.acquire())
             # Asked again: a call that ended meanwhile may have been refused.
             lanes = circuit.allowed_lanes()
-            chosen = await or_stop(stop, self._lanes.next_call(limit, IDLE_S, lanes, linger_s)) if lanes else None
+            chosen = await until_stopped(stop, self._tasks.next_call(limit, IDLE_S, lanes, linger_s)) if lanes else None
             if chosen and not await circuit.try_acquire():
-                # The probe of another replica is under way, and these have to wait for what becomes of it.
-                self._lanes.put_back(chosen)
+                # Somebody's trial is under way, and these have to wait for what becomes of it.
+                self._tasks.requeue(chosen)
                 slots.release()
-                await sleep_or_stop(stop, 0.1)
+                await sleep_until_stopped(stop, 0.1)
             elif chosen:
                 paced = False
                 self._start(chosen, slots, probe=circuit.probing)
             else:
                 slots.release()
 
-    def _start(self, chosen: Sequence[Held], slots: asyncio.Semaphore, *, probe: bool) -> None:
+    def _start(self, chosen: Sequence[PendingTask], slots: asyncio.Semaphore, *, probe: bool) -> None:
         def ended(call: asyncio.Task[None]) -> None:
             self._calls.discard(call)
-            self._lanes.call_ended(chosen)
+            self._tasks.call_ended(chosen)
             slots.release()
 
         call = asyncio.create_task(self.on_fetch_tasks(chosen, probe=probe))
         self._calls.add(call)
         call.add_done_callback(ended)
 
-    async def on_fetch_tasks(self, chosen: Sequence[Held], *, probe: bool = False) -> None:
+    async def on_fetch_tasks(self, chosen: Sequence[PendingTask], *, probe: bool = False) -> None:
         """Serve tasks that share a call. Each is acknowledged, sent back or given up on by itself."""
         try:
-            async with kept_alive([held.msg for held in chosen], self._work.ack_wait_s):
+            async with heartbeat([held.msg for held in chosen], self._work.ack_wait_s):
                 if wanted := await self._with_room(await self._still_wanted(chosen)):
                     await self._call(wanted)
         except asyncio.CancelledError:
-            await send_back(chosen, None)
+            await nak(chosen, None)
             raise
         except Exception as error:
-            # The bus refuses what must be told, say. The events already published will serve the tasks when they come again.
-            log.warning("tasks_sent_back", provider=self._name, tasks=len(chosen), error=repr(error))
-            await send_back(chosen, 2)
+            # A bug, or the bus is away. The events already published will serve the tasks when they come again.
+            for held in chosen:
+                if not held.msg.is_acked:
+                    await self._outcomes.broken(held, error)
         finally:
             if probe:
                 await self._work.caller.circuit.release_probe()
 
-    async def _still_wanted(self, chosen: Sequence[Held]) -> list[Held]:
+    async def _still_wanted(self, chosen: Sequence[PendingTask]) -> list[PendingTask]:
         """Those whose time is not up and that no call since `wanted_at` has answered; the others end here, at no call."""
         states = self._work.states
         # Before a probe all must be known that others know: they may have made it just now.
@@ -147,17 +159,16 @@ class Worker:
         for held in chosen:
             task, event = held.task, served.get(held.task.symbol)
             if task.expires_at <= datetime.now(UTC):
-                await bury(self._bus, held.msg, "expired", f"not fetched before {task.expires_at.isoformat()}", task)
-                await self._settle.end(held, "expired", reason="expired")
+                await held.msg.ack()  # the cacher ends its run at the same deadline
             elif event:
-                await self._settle.end(held, "merged", reason="served", called_at=event.fetched_at)
+                await self._outcomes.finish(held, "merged", reason="served", called_at=event.fetched_at)
             elif task.lane != "manual" and (health := states.asleep(series_of(task))):
-                await self._settle.pass_over(held, health)
+                await self._outcomes.skip(held, health)
             else:
                 wanted.append(held)
         return wanted
 
-    async def _with_room(self, chosen: Sequence[Held]) -> Sequence[Held]:
+    async def _with_room(self, chosen: Sequence[PendingTask]) -> Sequence[PendingTask]:
         """Those whose symbol this key may ask for this month; the others go to another key, or end as the plan has it."""
         now = datetime.now(UTC)
         try:
@@ -167,14 +178,14 @@ class Worker:
             placed = Placed(refused=[(held, error) for held in chosen])
         for key, held in placed.elsewhere:
             self.others[key].adopt(held)
-        await asyncio.gather(*(self._settle.fail(held, error, now) for held, error in placed.refused))
+        await asyncio.gather(*(self._outcomes.fail(held, error, now) for held, error in placed.refused))
         return placed.own
 
-    def adopt(self, held: Held) -> None:
+    def adopt(self, held: PendingTask) -> None:
         """Serve a task that another key's worker has in hand."""
-        self._lanes.hold(held)
+        self._tasks.enqueue(held)
 
-    async def _call(self, chosen: Sequence[Held]) -> None:
+    async def _call(self, chosen: Sequence[PendingTask]) -> None:
         task = chosen[0].task
         call = FetchCall(task.dataset, tuple(held.task.symbol for held in chosen), task.timeframe, task.start, task.end)
         # The most urgent of those who share a call has it made.
@@ -182,7 +193,7 @@ class Worker:
         called_at = datetime.now(UTC)
         answered = await self._work.caller.call(call, lane, called_at)
         CALLS.labels(self._name).inc(answered.permits)
-        await self._settle.settle(chosen, answered, called_at)
+        await self._outcomes.finish_call(chosen, answered, called_at)
 
     async def _finish_calls(self) -> None:
         if not self._calls:

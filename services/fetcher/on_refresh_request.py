@@ -5,90 +5,69 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
-import msgspec
-import nats.errors
 import structlog
 from nats.aio.msg import Msg
-from nats.js.errors import APIError
+from typing_extensions import override
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
 from services.fetcher.choose_provider import NoProviderError
 from services.fetcher.chooser import Chooser
 from services.fetcher.needless import needless
-from services.fetcher.permits import WINDOW_FULL
 from services.fetcher.plan import Plan, by_validity, understand
-from services.fetcher.reports import bury, publish_result
 from services.fetcher.share_out import share_out
-from services.fetcher.stopping import or_stop
-from services.fetcher.twins import Twins
+from services.fetcher.tasks.coalesced import StreamFullError, publish_task
+from services.fetcher.tasks.results import publish_result
 from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus
-from services.runtime.puller import Puller, kept_alive
-from services.runtime.topology import PLANNER
+from services.runtime.consumer import Batch, Handler
+from services.runtime.dead_letters import BAD_REQUEST, INTERNAL_ERROR, DeadLetters
 
 PUBLISHES_AT_ONCE = 128
-IDLE_S = 5.0
+# A request waits for these to pass.
+WAITS = (UniverseUnavailableError, StreamFullError)
 
 log = structlog.get_logger()
 
 
-class StreamFullError(Exception):
-    """TASKS takes no more for now; the request waits."""
+class Planner(Handler[Plan]):
+    """Handler of REFRESH: publishes the tasks of each request. One that cannot be planned now is redelivered."""
 
-
-class Planner:
-    """Reads requests one by one and publishes their tasks."""
-
-    def __init__(self, bus: Bus, chooser: Chooser, universe: Universe, settings_expiry_s: float) -> None:
+    def __init__(self, bus: Bus, chooser: Chooser, universe: Universe, dead_letters: DeadLetters, settings_expiry_s: float) -> None:
         self._bus = bus
         self._chooser = chooser
         self._universe = universe
+        self._dead_letters = dead_letters
         self._expiry = timedelta(seconds=settings_expiry_s)
-        self._twins = Twins(bus)
         self._gate = asyncio.Semaphore(PUBLISHES_AT_ONCE)
 
-    async def run(self, puller: Puller, stop: asyncio.Event, ack_wait_s: float) -> None:
-        """Plan until stopped; a request in the middle is finished first."""
-        looking_after = asyncio.create_task(self._twins.run())
-        try:
-            while not stop.is_set():
-                for msg in await or_stop(stop, puller.pull(1, IDLE_S)) or ():
-                    async with kept_alive([msg], ack_wait_s):
-                        await self.on_refresh_request(msg)
-        finally:
-            looking_after.cancel()
-            await puller.close()
+    @override
+    def decode(self, msg: Msg) -> Plan:
+        return understand(msg, self._expiry)
 
-    async def on_refresh_request(self, msg: Msg) -> None:
-        """Plan one request. Whatever happens it ends acknowledged, or back on the stream to be tried again."""
-        try:
-            await self._plan_or_bury(msg)
-        except (UniverseUnavailableError, StreamFullError) as error:
-            log.warning("request_waits", run_id=str(msg.metadata.sequence.stream), error=str(error))
-            await msg.nak(delay=5)
-        except (APIError, nats.errors.Error) as error:
-            # What was published already is found again by its message id.
-            log.warning("plan_interrupted", run_id=str(msg.metadata.sequence.stream), error=repr(error))
-            await msg.nak(delay=2)
-        else:
-            await msg.ack()
+    @override
+    async def handle(self, batch: Batch[Plan]) -> None:
+        """Plan requests. What was published already when one is planned again is found by its message id."""
+        for msg, plan in batch.deliveries:
+            await self._plan_or_refuse(msg, plan)
 
-    async def _plan_or_bury(self, msg: Msg) -> None:
-        try:
-            plan = understand(msg, self._expiry)
-        except (msgspec.MsgspecError, ValueError) as error:
-            await bury(self._bus, msg, "malformed", f"{msg.subject}: {error}")
-            return
+    @override
+    async def give_up(self, event: Plan, why: str) -> None:
+        await self._refuse(event, event.request.symbols, INTERNAL_ERROR, why)
+
+    async def _plan_or_refuse(self, msg: Msg, plan: Plan) -> None:
         asked: Sequence[str] = plan.request.symbols
         try:
             asked = await self._universe.symbols(plan.request)
             await self._plan(msg, plan, asked)
         except (NoProviderError, UniverseRefusedError) as error:
-            await bury(self._bus, msg, "bad_request", f"{msg.subject}: {error}")
-            await self._announce(plan, asked, str(error))
-            for symbol in asked:
-                await publish_result(self._bus, plan.result(symbol[:64], "failed", "bad_request", message=str(error)))
+            await self._dead_letters.publish(msg, BAD_REQUEST, str(error))
+            await self._refuse(plan, asked, BAD_REQUEST, str(error))
+
+    async def _refuse(self, plan: Plan, asked: Sequence[str], reason: str, why: str) -> None:
+        await self._announce(plan, asked, why)
+        for symbol in asked:
+            await publish_result(self._bus, plan.result(symbol[:64], "failed", reason, message=why))
 
     async def _plan(self, msg: Msg, plan: Plan, asked: Sequence[str]) -> None:
         good, bad = by_validity(asked)
@@ -99,21 +78,21 @@ class Planner:
         unasked = await needless(self._bus, plan, probe, good, choice)
         await self._announce(plan, asked)
         for symbol, why in bad.items():
-            await bury(self._bus, msg, "bad_request", f"symbols: {why}")
+            await self._dead_letters.publish(msg, BAD_REQUEST, f"symbols: {why}")
             await publish_result(self._bus, plan.result(symbol[:64], "failed", "bad_request", message=why))
         for symbol, why in unasked.items():
             await publish_result(self._bus, plan.result(symbol, "skipped", why))
         tasks, skipped = share_out(plan, choice, [symbol for symbol in good if symbol not in unasked])
         for result in skipped:
             await publish_result(self._bus, result)
-        outcomes = await asyncio.gather(*(self._publish(plan, task) for task in tasks), return_exceptions=True)
+        outcomes = await asyncio.gather(*(self._publish(task) for task in tasks), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
         log.info(
             "planned", request_id=plan.request_id, run_id=plan.run_id, job=plan.request.job, lane=plan.lane,
             providers=dict(Counter(task.provider for task in tasks)), dataset=probe.dataset, timeframe=probe.timeframe,
-            tasks=outcomes.count("planned"), merged=outcomes.count("merged"), refused=len(bad),
+            tasks=outcomes.count(True), coalesced=outcomes.count(False), refused=len(bad),
             skipped=dict(Counter([*unasked.values(), *(result.reason for result in skipped)])),
         )  # fmt: skip
 
@@ -122,22 +101,6 @@ class Planner:
             identity = f"planned:{plan.run_id}:{plan.request_id}:{planned.part}"
             await self._bus.publish(subjects.run("planned", plan.request.job), planned, message_id=identity)
 
-    async def _publish(self, plan: Plan, task: FetchTask) -> str:
-        subject = subjects.fetch_task(task)
+    async def _publish(self, task: FetchTask) -> bool:
         async with self._gate:
-            try:
-                await self._bus.publish(subject, task, message_id=f"{plan.run_id}:{subject}")
-                return "planned"
-            except APIError as error:
-                if WINDOW_FULL not in (error.description or ""):
-                    raise StreamFullError(f"TASKS refuses: {error.description}") from error
-            # One of the same is in flight and one waits: what they bring will do, if it is called for after now.
-            self._twins.add(task)
-            merged = plan.result(task.symbol, "merged", "twin", provider=task.provider, task=subject)
-            await publish_result(self._bus, merged)
-            return "merged"
-
-
-def planner_puller(bus: Bus) -> Puller:
-    """The puller of the planner's durable."""
-    return Puller(bus, subjects.REFRESH, PLANNER)
+            return await publish_task(self._bus, task)

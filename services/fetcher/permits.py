@@ -11,12 +11,10 @@ from nats.js.api import PubAck
 from nats.js.errors import APIError
 
 from services.fetcher.provider import LedgerError
-from services.runtime.bus import MESSAGE_ID, Bus
+from services.runtime.bus import EXPECTED_LAST_SEQUENCE, MESSAGE_ID, STREAM_FULL, WINDOW_FULL, WRONG_LAST_SEQUENCE, Bus
 from services.runtime.quota_windows import SYMBOLS, QuotaWindow
 
-WINDOW_FULL = "maximum messages per subject exceeded"
-STREAM_FULL = "maximum messages exceeded"
-_MOVED, _LOST_ITS_START, _GRANTED_BEFORE = 10071, 10176, 10201
+_LOST_ITS_START, _GRANTED_BEFORE = 10176, 10201
 
 
 class LedgerMovedError(Exception):
@@ -54,7 +52,7 @@ async def take(bus: Bus, wanted: Wanted) -> int | None:
                 return _counted_already(window, text)
             if error.err_code == _GRANTED_BEFORE:
                 return 0
-            if error.err_code == _MOVED:
+            if error.err_code == WRONG_LAST_SEQUENCE:
                 raise LedgerMovedError from None
             if error.err_code != _LOST_ITS_START:
                 raise LedgerError(f"the quota ledger {window.stream} refused: {text}") from error
@@ -75,7 +73,7 @@ async def _publish(bus: Bus, wanted: Wanted, identities: list[str], timeout_s: f
     def headers(number: int) -> dict[str, str]:
         own = {**wanted.window.headers(now), MESSAGE_ID: identities[number - 1]}
         if number == 1 and wanted.after is not None:
-            own["Nats-Expected-Last-Sequence"] = str(wanted.after)
+            own[EXPECTED_LAST_SEQUENCE] = str(wanted.after)
         if wanted.count > 1:
             own |= {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
             own |= {"Nats-Batch-Commit": "1"} if number == wanted.count else {}

@@ -86,7 +86,7 @@ async def _direct(bus: Bus, wish: Mapping[str, str]) -> Served | None:
     try:
         reply = await bus.nc.request(_DIRECT_GET, json.dumps(wish).encode(), timeout=ASK_S)
         return None if reply.headers and "Status" in reply.headers else _decoder.decode(reply.data)
-    except (nats.errors.Error, msgspec.MsgspecError):
+    except (nats.errors.Error, msgspec.MsgspecError, RecursionError):
         return None
 
 

@@ -6,10 +6,10 @@ from datetime import UTC, date, datetime
 
 from services.fetcher.accounts import Key
 from services.fetcher.circuit.breaker import KeyCircuit, QuotaSpentError
-from services.fetcher.lanes import Held
 from services.fetcher.ledger import RESET_GUARD, reset_nearby
 from services.fetcher.permits import Wanted, take
 from services.fetcher.provider import ProviderError, Verdict
+from services.fetcher.tasks.task_queue import PendingTask
 from services.runtime.bus import Bus
 from services.runtime.quota_windows import QuotaWindow
 
@@ -60,9 +60,9 @@ class SymbolPermits:
 class Placed:
     """What becomes of tasks: called for with the `own` key, given to another key by name, or not possible now, with the error."""
 
-    own: list[Held] = field(default_factory=list)
-    elsewhere: list[tuple[str, Held]] = field(default_factory=list)
-    refused: list[tuple[Held, ProviderError]] = field(default_factory=list)
+    own: list[PendingTask] = field(default_factory=list)
+    elsewhere: list[tuple[str, PendingTask]] = field(default_factory=list)
+    refused: list[tuple[PendingTask, ProviderError]] = field(default_factory=list)
 
 
 class SymbolDesk:
@@ -72,7 +72,7 @@ class SymbolDesk:
         self._permits = {key.name: SymbolPermits(bus, key.symbols) for key in keys if key.symbols}
         self._circuits = circuits
 
-    async def place(self, key: str, chosen: Sequence[Held]) -> Placed:
+    async def place(self, key: str, chosen: Sequence[PendingTask]) -> Placed:
         """Where to ask for what the worker of `key` has in hand. Raises as `SymbolPermits.take` does."""
         placed = Placed()
         if key not in self._permits:
@@ -93,13 +93,13 @@ class SymbolDesk:
                 placed.own.append(held)
         return placed
 
-    def _who_counts(self, held: Held, key: str) -> str | None:
+    def _who_counts(self, held: PendingTask, key: str) -> str | None:
         if self._permits[key].counts(held.task.symbol):
             return None
         counting = (name for name, permits in self._permits.items() if permits.counts(held.task.symbol))
         return next((name for name in counting if not self._circuits[name].retry_in_s(held.task.lane)), None)
 
-    def _move(self, placed: Placed, held: Held, error: ProviderError) -> None:
+    def _move(self, placed: Placed, held: PendingTask, error: ProviderError) -> None:
         left = [name for name in self._circuits if name not in held.refused_by]
         awake = [name for name in left if not self._circuits[name].retry_in_s(held.task.lane)]
         if awake:

@@ -24,11 +24,11 @@ from contracts.symbol_health import SymbolHealth
 from services.fetcher.provider import ProviderError
 from services.fetcher.served import last_served
 from services.fetcher.symbol_health import ProbeRules, Series, after_answer, after_failure, is_asleep, series_of
-from services.runtime.bus import Bus
+from services.runtime.bus import EXPECTED_SUBJECT_SEQUENCE, WRONG_LAST_SEQUENCE, Bus
 from services.runtime.follow import Batch, follow_stream
 
-WRONG_LAST_SEQUENCE = 10071
 _BEHIND_AT_MOST_S = 5.0
+
 CHANGES = Counter("quotebus_symbol_changes_total", "Symbols whose health changed.", ["provider", "state"])
 
 log = structlog.get_logger()
@@ -124,7 +124,7 @@ class SymbolStates:
 
     async def _tell(self, series: Series, told: SymbolHealth) -> None:
         _, sequence = self._known.get(series, (None, 0))
-        headers = {"Nats-Expected-Last-Subject-Sequence": str(sequence)}
+        headers = {EXPECTED_SUBJECT_SEQUENCE: str(sequence)}
         try:
             ack = await self._bus.publish(series.subject, told, headers=headers)
         except APIError as error:

@@ -14,6 +14,7 @@ from services.fetcher.pace import Pace
 from services.fetcher.symbol_permits import SymbolDesk
 from services.fetcher.symbol_states import SymbolStates
 from services.runtime.bus import Bus
+from services.runtime.consumer import FailurePolicy
 from services.runtime.settings import FetcherSettings
 
 
@@ -31,6 +32,7 @@ class Shop:
     keys: KeyStateStore
     symbols: SymbolStates
     chooser: Chooser
+    failures: FailurePolicy
     settings: FetcherSettings
 
     def workers(self, account: Account, circuit: ProviderCircuit, http: Clients) -> list[Worker]:
@@ -59,6 +61,7 @@ class Shop:
             symbols=symbols,
             chooser=self.chooser,
             states=self.symbols,
+            failures=self.failures,
             ack_wait_s=self.settings.ack_wait_s,
             calls_at_once=self.settings.calls_at_once,
         )

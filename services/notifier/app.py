@@ -43,8 +43,11 @@ def build(settings: Settings) -> FastStream:
                 if receiver.webhook:
                     session = await stack.enter_async_context(open_session(allow_private=receiver.allow_private))
                     senders[receiver.id] = Webhook(session, receiver)
-            stop = asyncio.Event()
-            parts = {f"notify {each.id}": _notify(bus, health, each, senders[each.id], stop) for each in settings.notify}
+            stop, limit = asyncio.Event(), settings.nats.max_deliveries
+            parts = {
+                f"notify {each.id}": _notify(bus, health, Notifications(bus, each, senders[each.id], limit), each.id, stop)
+                for each in settings.notify
+            }
             if not parts:
                 health.ready("notifications", True)
                 log.info("nobody_to_notify", reason="there is no [[notify]] table")
@@ -54,12 +57,12 @@ def build(settings: Settings) -> FastStream:
     return Service(light_broker(settings, health), lifespan=lifespan, logger=None)
 
 
-async def _notify(bus: Bus, health: Health, receiver: NotifySettings, sender: Sender, stop: asyncio.Event) -> None:
-    part = f"notify {receiver.id}"
+async def _notify(bus: Bus, health: Health, notifications: Notifications, receiver: str, stop: asyncio.Event) -> None:
+    part = f"notify {receiver}"
     health.ready(part, False, "waiting for the streams: run `quotebus migrate`")
     await wait_until_provisioned(bus.js, [subjects.RUNS, subjects.DEAD])
     health.ready(part, True)
-    await Notifications(bus, receiver, sender).run(stop)
+    await notifications.run(stop)
 
 
 def _refuse_bad_secret(receiver: NotifySettings) -> None:

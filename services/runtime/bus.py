@@ -22,6 +22,13 @@ from services.runtime.settings import NatsSettings
 
 EXIT_CONNECTION_CLOSED = 70
 MESSAGE_ID = "Nats-Msg-Id"
+EXPECTED_LAST_SEQUENCE = "Nats-Expected-Last-Sequence"
+EXPECTED_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+# JetStream's error codes, and the texts that tell apart what has the same code (10077: a subject's limit, or the stream's).
+WRONG_LAST_SEQUENCE = 10071
+WINDOW_FULL = "maximum messages per subject exceeded"
+STREAM_FULL = "maximum messages exceeded"
 _UNANSWERED = (nats.errors.TimeoutError, nats.errors.NoRespondersError, NoStreamResponseError, ServiceUnavailableError)
 
 log = structlog.get_logger()

@@ -10,6 +10,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig, StreamInfo
 from nats.js.errors import NotFoundError
 
+from services.runtime.bus import MESSAGE_ID
 from services.runtime.ledger_stream import LEDGER_CARRYING, LEDGER_STATE, ledger_stream
 from services.runtime.quota_windows import SYMBOLS, QuotaWindow
 
@@ -84,4 +85,4 @@ async def _create_spent(js: JetStreamContext, window: QuotaWindow, spent: Counte
 
 
 def _identity(window: QuotaWindow) -> dict[str, str]:
-    return {**window.headers(datetime.now(UTC)), "Nats-Msg-Id": uuid.uuid4().hex}
+    return {**window.headers(datetime.now(UTC)), MESSAGE_ID: uuid.uuid4().hex}

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import nats.errors
 import structlog
@@ -25,6 +25,7 @@ EXIT_PART_FAILED = 1
 STOP_WITHIN_S = 3.5
 CANCEL_AGAIN_S = 0.5
 GARBAGE_THRESHOLD = 50_000
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -91,6 +92,26 @@ async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+
+
+async def until_stopped(stop: asyncio.Event, waiting: Coroutine[Any, Any, T]) -> T | None:
+    """Run a coroutine until it ends or the service stops: then it is cancelled, and there is no result."""
+    getting = asyncio.create_task(waiting)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([getting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        return getting.result() if getting.done() else None
+    finally:
+        for task in (getting, stopping):
+            task.cancel()
+        await asyncio.gather(getting, stopping, return_exceptions=True)
+
+
+async def sleep_until_stopped(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep for so many seconds, or until the service stops."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 class Service(FastStream):

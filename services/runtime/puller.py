@@ -8,9 +8,10 @@ import asyncio
 import itertools
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import nats.errors
 import structlog
@@ -81,8 +82,7 @@ class Puller:
                     await self._subscription.drain()
             self._subscription = None
         while self._buffer:
-            with suppress(nats.errors.Error):
-                await self._buffer.popleft().nak()
+            await nak_unacked([self._buffer.popleft()])
 
     async def _until_some(self, batch: int, wait_s: float, *, no_wait: bool) -> None:
         clock = asyncio.get_running_loop().time
@@ -179,7 +179,7 @@ class Puller:
 
 
 @asynccontextmanager
-async def kept_alive(messages: Iterable[Msg], ack_wait_s: float) -> AsyncIterator[None]:
+async def heartbeat(messages: Iterable[Msg], ack_wait_s: float) -> AsyncIterator[None]:
     """Tell the server every third of `ack_wait_s` that these messages are being worked on, until acked or the block ends."""
     held = list(messages)
 
@@ -198,3 +198,38 @@ async def kept_alive(messages: Iterable[Msg], ack_wait_s: float) -> AsyncIterato
         beating.cancel()
         with suppress(asyncio.CancelledError):
             await beating
+
+
+class Buffer(Protocol):
+    """The part of a `Puller` that a batch fills."""
+
+    @property
+    def waiting(self) -> Sequence[Msg]: ...
+
+
+@dataclass(frozen=True)
+class BatchWait:
+    """How long a batch may fill up: while messages come within `step_s`, all of them `may_wait`, and `most_s` have not passed."""
+
+    step_s: float
+    most_s: float
+    may_wait: Callable[[Msg], bool] = lambda _msg: True
+
+
+async def wait_for_batch(buffer: Buffer, size: int, wait: BatchWait) -> None:
+    """Return when `size` messages are in the buffer, or when the batch may fill up no longer: one write costs as much as many."""
+    clock = asyncio.get_running_loop().time
+    until, before = clock() + wait.most_s, 0
+    while before < len(buffer.waiting) < size and clock() < until and all(map(wait.may_wait, buffer.waiting)):
+        before = len(buffer.waiting)
+        await asyncio.sleep(wait.step_s)
+
+
+async def nak_unacked(messages: Iterable[Msg], delay_s: float | None = None) -> None:
+    """Let the server deliver those that are not acknowledged again, at once or after a delay."""
+    for msg in messages:
+        if not msg.is_acked:
+            try:
+                await msg.nak(delay=delay_s)
+            except nats.errors.Error as error:
+                log.debug("not_redelivered", subject=msg.subject, error=str(error) or type(error).__name__)

@@ -23,7 +23,8 @@ from services.runtime.settings import Settings
 
 NOTIFY_ACK_WAIT_S = 10.0
 NOTIFY_PREFIX = "notify-"
-PLANNER, CACHER, CACHER_RUNS, CACHER_SYMBOLS = "planner", "cacher", "cacher-runs", "cacher-symbols"
+PLANNER, COALESCER = "planner", "coalescer"
+CACHER, CACHER_RUNS, CACHER_SYMBOLS = "cacher", "cacher-runs", "cacher-symbols"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def _streams(settings: Settings) -> list[StreamConfig]:
             discard_new_per_subject=True,
             max_msgs_per_subject=2,
         ),
+        stream(subjects.WAITING, 0, 256 * mebibyte, retention=RetentionPolicy.WORK_QUEUE),
         stream(subjects.PRICES, 7 * DAY_S, nats.price_mebibytes * mebibyte),
         stream(subjects.RUNS, 14 * DAY_S, 256 * mebibyte),
         stream(subjects.DEAD, 30 * DAY_S, 256 * mebibyte),
@@ -111,6 +113,8 @@ def _consumers(settings: Settings, providers: Sequence[str]) -> list[tuple[str, 
     lanes = [(subjects.lane_consumer(name, lane), subjects.lane_tasks(name, lane)) for name in providers for lane in LANES]
     return [
         (subjects.REFRESH, durable(PLANNER, fetcher.ack_wait_s, 64)),
+        # A task that waits for its next look counts as pending, and must not keep another one from its first.
+        (subjects.WAITING, durable(COALESCER, fetcher.ack_wait_s, 500_000)),
         (subjects.PRICES, durable(CACHER, cacher.ack_wait_s, 40 * cacher.batch_events)),
         (subjects.RUNS, durable(CACHER_RUNS, cacher.ack_wait_s, 10_000)),
         (subjects.SYMBOLS, durable(CACHER_SYMBOLS, cacher.ack_wait_s, 10_000)),

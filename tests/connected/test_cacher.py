@@ -15,7 +15,7 @@ from contracts.message import Message, decode, encode
 from contracts.price_events import PriceCorrected
 from contracts.run_events import DeadLetter, RunFinished
 from quotebus.embedded import NatsServer, PostgresServer
-from services.cacher.app import remembering
+from services.cacher.app import run_consumers
 from services.cacher.migrate import migrate
 from services.cacher.store_postgres import SESSION, PostgresStore
 from services.cacher.store_redis import RedisStore
@@ -47,7 +47,7 @@ class World:
             open_redis(self.settings.redis) as client,
         ):
             redis = RedisStore(client, pool, self.settings.redis) if client else None
-            async with remembering(self.settings, bus, pool, redis, health):
+            async with run_consumers(self.settings, bus, pool, redis, health):
                 yield health
 
     async def publish(self, *events: Message) -> None:

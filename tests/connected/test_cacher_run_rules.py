@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
+from contracts.run_events import RunFinished, RunPlanned, RunResult
 from services.cacher.migrate import migrate
 from services.cacher.store_postgres import SESSION
 from services.cacher.store_postgres_runs import RunEvent, RunStore
@@ -86,14 +86,8 @@ def is_over(run: str, events: Sequence[RunEvent]) -> bool:
     announced = [event for event in events if isinstance(event, RunPlanned) and event.run_id == run]
     if not announced or {event.part for event in announced} != set(range(1, announced[0].parts + 1)):
         return False
-    results = [event for event in events if isinstance(event, RunResult)]
-    called = {result.task for result in results if result.called_at is not None and result.called_at >= WANTED}
-
-    def has_its_last_word(symbol: str) -> bool:
-        own = [result for result in results if (result.run_id, result.symbol) == (run, symbol)]
-        return any(result.outcome != "merged" or result.task in called for result in own)
-
-    return all(has_its_last_word(symbol) for event in announced for symbol in event.symbols)
+    ended = {event.symbol for event in events if isinstance(event, RunResult) and event.run_id == run}
+    return all(symbol in ended for event in announced for symbol in event.symbols)
 
 
 @MANY
@@ -154,17 +148,3 @@ async def at_the_deadline(pool: asyncpg.Pool, store: RunStore, runs: set[str], c
     for finished in expired:
         await store.published(finished)
     return expired
-
-
-async def test_a_call_that_is_told_after_an_outcome_without_one_serves_the_twins_all_the_same(pool: asyncpg.Pool) -> None:
-    store = RunStore(pool)
-
-    def result(run: str, outcome: Outcome, called_s: int | None) -> RunResult:
-        return RunResult(
-            run_id=run, request_id="r", symbol="AAPL", outcome=outcome, task="task.AAPL", wanted_at=WANTED, at=WANTED,
-            called_at=None if called_s is None else WANTED + timedelta(seconds=called_s),
-        )  # fmt: skip
-
-    await store.write([*plans("1", ["AAPL"], 1), *plans("2", ["AAPL"], 1), result("2", "merged", None)])
-    assert [finished.run_id for finished in await store.write([result("1", "failed", None)])] == ["1"]
-    assert [finished.run_id for finished in await store.write([result("1", "merged", 1)])] == ["2"]

@@ -87,28 +87,18 @@ async def test_a_refused_run_is_over_at_once_and_has_failed(runs: RunStore) -> N
     assert (finished.counts, finished.state, finished.refused) == ({}, "failed", "universe activ is not defined")
 
 
-async def test_a_merged_symbol_waits_for_its_twins_call(runs: RunStore) -> None:
+async def test_a_merged_symbol_is_done_whatever_is_known_of_the_call(runs: RunStore) -> None:
     merged = result(outcome="merged", run_id="2", request_id="q", called_at=None, calls=0)
-    assert await runs.write([planned("AAPL", run_id="2", request_id="q"), merged]) == []
-    early = result(run_id="1", called_at=WANTED - timedelta(seconds=1))
-    assert await runs.write([early]) == []
-    [finished] = await runs.write([result(run_id="3", called_at=WANTED + timedelta(seconds=1))])
+    [finished] = await runs.write([planned("AAPL", run_id="2", request_id="q"), merged])
     assert (finished.run_id, finished.counts) == ("2", {"merged": 1})
-
-
-async def test_a_merged_symbol_counts_at_once_when_the_twin_is_already_there(runs: RunStore) -> None:
-    await runs.write([result(run_id="1")])
-    merged = result(outcome="merged", run_id="2", request_id="q", called_at=None)
-    assert len(await runs.write([planned("AAPL", run_id="2", request_id="q"), merged])) == 1
 
 
 async def test_a_merged_symbol_that_names_the_call_that_served_it_is_done(runs: RunStore) -> None:
     assert len(await runs.write([planned("AAPL"), result(outcome="merged", reason="served")])) == 1
 
 
-async def test_a_twin_of_another_task_does_not_count(runs: RunStore) -> None:
-    merged = result(outcome="merged", run_id="2", called_at=None)
-    assert await runs.write([planned("AAPL", run_id="2"), merged, result(run_id="1", task=TASK + "X")]) == []
+async def test_the_result_of_another_run_ends_no_symbol_of_this_one(runs: RunStore) -> None:
+    assert await runs.write([planned("AAPL", run_id="2"), result(run_id="1")]) == []
 
 
 async def test_a_definite_result_stands_against_a_later_merged_or_expired_one(runs: RunStore) -> None:
@@ -130,8 +120,7 @@ async def test_a_merged_result_gives_way_to_a_definite_one(runs: RunStore) -> No
 
 async def test_at_the_deadline_what_has_no_result_is_expired(runs: RunStore) -> None:
     past = datetime.now(UTC) - timedelta(seconds=1)
-    merged = result("MSFT", "merged", called_at=None, task=TASK + "X")
-    await runs.write([planned("AAPL", "MSFT", "TSLA", deadline_at=past), result(), merged])
+    await runs.write([planned("AAPL", "MSFT", "TSLA", deadline_at=past), result()])
     [finished] = await runs.sweep()
     assert finished.counts == {"refreshed": 1, "expired": 2}
     await runs.published(finished)
@@ -176,19 +165,6 @@ async def test_a_finished_run_says_how_many_ended_how_and_why_and_names_those_th
     assert (finished.failed, finished.state) == (25, "partial")
     assert (finished.lane, finished.dataset, finished.timeframe, finished.missed_slots) == ("live", "bars", "1d", 4)
     assert await runs.sweep() == [finished]
-
-
-async def test_a_symbol_merged_with_a_call_that_failed_has_failed_unless_another_call_served_it(runs: RunStore) -> None:
-    for run_id, symbol in (("2", "AAPL"), ("3", "MSFT")):
-        merged = result(symbol, "merged", run_id=run_id, request_id="q", called_at=None, calls=0, reason="twin", task=TASK + symbol)
-        assert await runs.write([planned(symbol, run_id=run_id, request_id="q"), merged]) == []
-    failed = [result(symbol, "failed", reason="not_found", task=TASK + symbol) for symbol in ("AAPL", "MSFT")]
-    served = result("MSFT", run_id="4", task=TASK + "MSFT", second=1)
-    over = await runs.write([*failed, served])
-    assert {finished.run_id: (finished.counts, finished.reasons) for finished in over} == {
-        "2": ({"failed": 1}, {"failed": {"not_found": 1}}),
-        "3": ({"merged": 1}, {"merged": {"twin": 1}}),
-    }
 
 
 async def test_symbols_of_a_part_that_never_came_have_expired_at_the_deadline(runs: RunStore) -> None:

@@ -199,7 +199,7 @@ async def test_what_nobody_takes_for_too_long_becomes_a_dead_letter_with_its_rea
         await provision(bus.js, topology(settings, {}))
         await tell(bus, finished("7", failed=1))
         stop = asyncio.Event()
-        running = asyncio.create_task(Notifications(bus, settings.notify[0], Refusing()).run(stop))
+        running = asyncio.create_task(Notifications(bus, settings.notify[0], Refusing(), 5).run(stop))
 
         async def buried() -> bool:
             return (await bus.js.stream_info(subjects.DEAD)).state.messages > 0

@@ -8,7 +8,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
 from quotebus.embedded import NatsServer
 from services.runtime.bus import Bus, connect
-from services.runtime.puller import Puller, kept_alive
+from services.runtime.puller import Puller, heartbeat
 from services.runtime.settings import NatsSettings
 
 CONSUMER = ConsumerConfig(durable_name="c", ack_policy=AckPolicy.EXPLICIT, ack_wait=30)
@@ -96,7 +96,7 @@ async def test_a_message_kept_alive_is_not_delivered_again(bus: Bus):
     await publish(bus, 1)
     puller = Puller(bus, "S", "short")
     [msg] = await puller.pull(1, 1)
-    async with kept_alive([msg], 1.5):
+    async with heartbeat([msg], 1.5):
         assert await puller.pull(1, 2.5) == []
     await msg.ack()
     await puller.close()

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from services.fetcher.stopping import or_stop, sleep_or_stop
-from services.fetcher.sweep import Sweeper
+from services.fetcher.tasks.orphans import OrphanReaper
 from services.runtime.bus import Bus
+from services.runtime.main import sleep_until_stopped, until_stopped
 
 WAITS: dict[str, Callable[[asyncio.Event], Awaitable[Any]]] = {
-    "sleep_or_stop": lambda event: sleep_or_stop(event, 60),
-    "or_stop": lambda event: or_stop(event, asyncio.sleep(60)),
+    "sleep_until_stopped": lambda event: sleep_until_stopped(event, 60),
+    "until_stopped": lambda event: until_stopped(event, asyncio.sleep(60)),
 }
 
 
@@ -28,11 +28,11 @@ async def test_a_cancellation_is_not_lost_as_the_event_comes(wait: Callable[[asy
 
 
 async def test_a_sweeper_that_is_stopped_as_a_circuit_opens_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(_: Sweeper) -> int:
+    async def nothing(_: OrphanReaper) -> int:
         return 0
 
-    monkeypatch.setattr(Sweeper, "sweep", nothing)
-    sweeper = Sweeper(Bus(None, None), {}, None)  # type: ignore[arg-type]
+    monkeypatch.setattr(OrphanReaper, "sweep", nothing)
+    sweeper = OrphanReaper(Bus(None, None), {}, None)  # type: ignore[arg-type]
     await ended_as(asyncio.create_task(sweeper.run()), sweeper._opened)
 
 

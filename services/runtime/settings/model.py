@@ -111,7 +111,8 @@ def _secret_fields(section: type[Section]) -> tuple[str, ...]:
 class NatsSettings(Section, frozen=True, kw_only=True):
     """The bus. `replicas`: copies of each stream (3 on a cluster of three).
 
-    `price_mebibytes`: room for seven days of price events.
+    `price_mebibytes`: room for seven days of price events. `max_deliveries`: a message on which a service fails so often becomes a
+    dead letter; a delivery that only had to wait does not count.
     """
 
     url: str = "nats://127.0.0.1:4222"
@@ -120,6 +121,7 @@ class NatsSettings(Section, frozen=True, kw_only=True):
     credentials_file: str | None = None
     replicas: PositiveInt = 1
     price_mebibytes: PositiveInt = 2048
+    max_deliveries: PositiveInt = 5
 
 
 class PostgresSettings(Section, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The tasks of one provider, pulled lane by lane and grouped into calls."""
+"""Queue of the tasks of one provider: pulled by priority of their lanes, grouped into batches that share a call."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from datetime import date
 from urllib.parse import quote
 
-import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import LANES, Dataset, Lane, Timeframe, decode
-from services.fetcher.reports import bury
 from services.runtime.bus import Bus
-from services.runtime.puller import Puller
+from services.runtime.consumer import FailurePolicy
+from services.runtime.puller import Puller, nak_unacked
 
 LINGER_STEP_S = 0.03
 # Servers refuse longer addresses, some from 2,048 characters on; paths and other parameters have the rest.
@@ -24,72 +23,77 @@ MOST_ADDRESS_CHARACTERS = 1500
 
 
 @dataclass(frozen=True)
-class Held:
-    """A task in hand and the message it came in. `refused_by`: keys that have no room for its symbol this month."""
+class PendingTask:
+    """A task in hand and the message it came in.
+
+    `refused_by`: keys that have no room for its symbol this month. `alone`: it failed before, so it shares no call with others.
+    """
 
     msg: Msg
     task: FetchTask
     refused_by: frozenset[str] = frozenset()
+    alone: bool = False
 
     @property
-    def wish(self) -> tuple[object, ...]:
-        """What it wants, whatever the lane and the run."""
-        return *self.call_key, self.task.symbol
+    def dedup_key(self) -> tuple[object, ...]:
+        """Its series and range, whatever the lane and the run."""
+        return *self.batch_key, self.task.symbol
 
     @property
-    def call_key(self) -> tuple[Dataset, Timeframe | None, date | None, date | None]:
+    def batch_key(self) -> tuple[Dataset, Timeframe | None, date | None, date | None]:
         """Tasks of one key can share a call."""
         return self.task.dataset, self.task.timeframe, self.task.start, self.task.end
 
 
-class Lanes:
-    """Manual before live before backfill. What does not fit the next call is held, kept alive, and never sent back while we run.
+class TaskQueue:
+    """Priority queue over the three lane consumers of a provider: manual before live before backfill.
 
-    `at_once`: so many tasks may be pulled together even if a call takes fewer.
+    What does not fit the next call is held, kept alive, and never sent back while we run. `at_once`: so many tasks may be pulled
+    together even if a call takes fewer.
     """
 
-    def __init__(self, bus: Bus, provider: str, ack_wait_s: float, at_once: int = 1) -> None:
-        self._bus = bus
+    def __init__(self, bus: Bus, provider: str, failures: FailurePolicy, ack_wait_s: float, at_once: int = 1) -> None:
+        self._failures = failures
         self._pullers = {lane: Puller(bus, subjects.TASKS, subjects.lane_consumer(provider, lane)) for lane in LANES}
-        self._held: list[Held] = []
-        self._under_way: set[tuple[object, ...]] = set()
+        self._held: list[PendingTask] = []
+        self._in_flight: set[tuple[object, ...]] = set()
         self._call_ended = asyncio.Event()
         self._ack_wait_s = ack_wait_s
         self._at_once = at_once
 
     async def next_call(
         self, limit: Callable[[Dataset], int], wait_s: float, lanes: Sequence[Lane] = LANES, linger_s: float = 0.0
-    ) -> list[Held]:
+    ) -> list[PendingTask]:
         """The tasks of the next call, all of one key; the first of `lanes` with any decides. Empty after `wait_s`.
 
         `limit`: how many of a dataset may share a call. Unless somebody sits waiting, a call that is not full lingers for up to
         `linger_s` while more tasks keep coming.
         """
-        if not self._held and not await self._first(wait_s, lanes):
+        if not self._held and not await self._wait_any(wait_s, lanes):
             return []
-        await self._top_up(limit, lanes)
-        await self._linger(limit, lanes, linger_s)
-        # A wish that a call is answering just now waits for that answer: it may do for it too.
-        free = [held for held in self._held if held.wish not in self._under_way and held.task.lane in lanes]
+        await self._prefetch(limit, lanes)
+        await self._batch_wait(limit, lanes, linger_s)
+        # A dedup_key that a call is answering just now waits for that answer: it may do for it too.
+        free = [held for held in self._held if held.dedup_key not in self._in_flight and held.task.lane in lanes]
         if not free:
             if self._held:
                 await self._wait_for_a_call(wait_s)
             return []
         lead = _first_of(free)
-        alike = [held for held in free if held.call_key == lead.call_key]
-        wishes = _one_per_wish(sorted(alike, key=lambda held: LANES.index(held.task.lane)))
-        chosen = _in_one_call(wishes, limit(lead.task.dataset))
+        alike = [lead] if lead.alone else [held for held in free if held.batch_key == lead.batch_key and not held.alone]
+        wishes = _deduplicated(sorted(alike, key=lambda held: LANES.index(held.task.lane)))
+        chosen = _fit_batch(wishes, limit(lead.task.dataset))
         taken = {id(held) for held in chosen}
         self._held = [held for held in self._held if id(held) not in taken]
-        self._under_way.update(held.wish for held in chosen)
+        self._in_flight.update(held.dedup_key for held in chosen)
         return chosen
 
-    def call_ended(self, chosen: Sequence[Held]) -> None:
+    def call_ended(self, chosen: Sequence[PendingTask]) -> None:
         """The tasks of a call are through: those that want the same may go on."""
-        self._under_way.difference_update(held.wish for held in chosen)
+        self._in_flight.difference_update(held.dedup_key for held in chosen)
         self._call_ended.set()
 
-    def put_back(self, chosen: Sequence[Held]) -> None:
+    def requeue(self, chosen: Sequence[PendingTask]) -> None:
         """Hold the tasks of a call that cannot be made now."""
         self._held[:0] = chosen
         self.call_ended(chosen)
@@ -102,21 +106,19 @@ class Lanes:
                 with suppress(nats.errors.Error):
                     await held.msg.in_progress()
 
-    def hold(self, held: Held) -> None:
+    def enqueue(self, held: PendingTask) -> None:
         """Take over a task that another key could not serve."""
         self._held.append(held)
 
-    async def give_back(self, lanes: Sequence[Lane] = LANES) -> None:
+    async def nak_all(self, lanes: Sequence[Lane] = LANES) -> None:
         """Return what is held of these lanes to the server at once."""
         back = [held for held in self._held if held.task.lane in lanes]
         self._held = [held for held in self._held if held.task.lane not in lanes]
-        for held in back:
-            with suppress(nats.errors.Error):
-                await held.msg.nak()
+        await nak_unacked(held.msg for held in back)
 
     async def close(self) -> None:
         """Stop pulling and give everything back."""
-        await self.give_back()
+        await self.nak_all()
         for puller in self._pullers.values():
             await puller.close()
 
@@ -126,7 +128,7 @@ class Lanes:
             async with asyncio.timeout(wait_s):
                 await self._call_ended.wait()
 
-    async def _first(self, wait_s: float, lanes: Sequence[Lane]) -> bool:
+    async def _wait_any(self, wait_s: float, lanes: Sequence[Lane]) -> bool:
         """Wait on these lanes at once. A cancelled pull loses nothing: what it would have brought is there for the next one."""
         pullers = [self._pullers[lane] for lane in lanes]
         if any(puller.waiting for puller in pullers):
@@ -140,9 +142,9 @@ class Lanes:
             await asyncio.gather(*pulls, return_exceptions=True)
         return any(puller.waiting for puller in pullers)
 
-    async def _top_up(self, limit: Callable[[Dataset], int], lanes: Sequence[Lane]) -> None:
+    async def _prefetch(self, limit: Callable[[Dataset], int], lanes: Sequence[Lane]) -> None:
         if not self._held and (puller := next((self._pullers[lane] for lane in lanes if self._pullers[lane].waiting), None)):
-            await self._take(await puller.pull(self._at_once, 0))
+            await self._accept(await puller.pull(self._at_once, 0))
         # What is in hand no other replica can take: no more of it than a call or two of its kind.
         size = limit(_first_of(self._held).task.dataset) if self._held else 1
         most = max(size, self._at_once)
@@ -152,42 +154,41 @@ class Lanes:
             room = max(room, 1 if lane == LANES[0] else 0)
             room = min(room, 2 * most - len(self._held))
             if room > 0:
-                await self._take(await self._pullers[lane].pull(room, 0.5, no_wait=True))
+                await self._accept(await self._pullers[lane].pull(room, 0.5, no_wait=True))
 
-    async def _linger(self, limit: Callable[[Dataset], int], lanes: Sequence[Lane], linger_s: float) -> None:
+    async def _batch_wait(self, limit: Callable[[Dataset], int], lanes: Sequence[Lane], linger_s: float) -> None:
         clock = asyncio.get_running_loop().time
         until, before = clock() + linger_s, 0
         size = limit(_first_of(self._held).task.dataset) if self._held else 0
         while before < len(self._held) < size and clock() < until and not any(held.task.lane == "manual" for held in self._held):
             before = len(self._held)
             await asyncio.sleep(LINGER_STEP_S)
-            await self._top_up(limit, lanes)
+            await self._prefetch(limit, lanes)
 
-    async def _take(self, messages: Sequence[Msg]) -> None:
-        malformed = []
+    async def _accept(self, messages: Sequence[Msg]) -> None:
+        malformed: list[tuple[Msg, Exception]] = []
         for msg in messages:
             try:
-                self._held.append(Held(msg, decode(msg.data, FetchTask)))
-            except (msgspec.MsgspecError, ValueError) as error:
+                self._held.append(PendingTask(msg, decode(msg.data, FetchTask), alone=self._failures.is_suspect(msg)))
+            except Exception as error:  # RecursionError, OverflowError: whatever bytes can cause
                 malformed.append((msg, error))
         # All are in our books before the first wait: being cancelled there must not forget one.
         for msg, fault in malformed:
-            await bury(self._bus, msg, "malformed", f"{msg.subject}: {fault}")
-            await msg.ack()
+            await self._failures.malformed(msg, fault)
 
 
-def _first_of(tasks: Sequence[Held]) -> Held:
+def _first_of(tasks: Sequence[PendingTask]) -> PendingTask:
     return min(tasks, key=lambda held: LANES.index(held.task.lane))
 
 
-def _one_per_wish(tasks: Sequence[Held]) -> list[Held]:
+def _deduplicated(tasks: Sequence[PendingTask]) -> list[PendingTask]:
     """A vendor is not asked twice for a symbol in one call; the second stays held and finds the first one's answer."""
-    return list({held.wish: held for held in reversed(tasks)}.values())[::-1]
+    return list({held.dedup_key: held for held in reversed(tasks)}.values())[::-1]
 
 
-def _in_one_call(tasks: Sequence[Held], most: int) -> list[Held]:
+def _fit_batch(tasks: Sequence[PendingTask], most: int) -> list[PendingTask]:
     """As many as may share a call, and as fit into an address: symbols stand there percent-encoded, with a separator each."""
-    fitting: list[Held] = []
+    fitting: list[PendingTask] = []
     size = 0
     for held in tasks[:most]:
         size += len(quote(held.task.symbol, safe="")) + 3
@@ -197,9 +198,6 @@ def _in_one_call(tasks: Sequence[Held], most: int) -> list[Held]:
     return fitting
 
 
-async def send_back(tasks: Sequence[Held], delay_s: float | None) -> None:
+async def nak(tasks: Sequence[PendingTask], delay_s: float | None) -> None:
     """Return tasks that are not acknowledged to the server, at once or after a delay."""
-    for held in tasks:
-        if not held.msg.is_acked:
-            with suppress(nats.errors.Error):
-                await held.msg.nak(delay=delay_s)
+    await nak_unacked([held.msg for held in tasks], delay_s)

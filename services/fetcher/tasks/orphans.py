@@ -1,12 +1,10 @@
-"""Tasks nobody will pull: of providers that are gone or blocked for long. Another gets them, or they expire; none vanishes."""
+"""Orphaned tasks, which nobody pulls: of providers that are gone or rest for long. Another provider gets them; none vanishes."""
 
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
-import msgspec
-import nats.errors
 import structlog
 from nats.js.errors import APIError, NotFoundError
 
@@ -15,9 +13,12 @@ from contracts.fetch_task import FetchTask
 from contracts.message import LANES, decode
 from services.fetcher.chooser import Chooser
 from services.fetcher.circuit.breaker import ProviderCircuit
-from services.fetcher.reports import bury_stored, report_result
 from services.fetcher.retry_policy import MAX_NAK_S
+from services.fetcher.tasks.coalesced import publish_task
+from services.fetcher.tasks.results import report_result
 from services.runtime.bus import Bus
+from services.runtime.dead_letters import BAD_REQUEST, MALFORMED, DeadLetters, StoredMessage
+from services.runtime.faults import describe
 
 SWEEP_EVERY_S = 15.0
 SETTLE_S = 1.0
@@ -25,11 +26,12 @@ SETTLE_S = 1.0
 log = structlog.get_logger()
 
 
-class Sweeper:
-    """Looks through TASKS now and then. Any number may: a task is deleted once, and only who deleted it reports."""
+class OrphanReaper:
+    """Reaper of orphaned tasks on TASKS. Any number may run: a task is deleted once, and only who deleted it reports."""
 
-    def __init__(self, bus: Bus, circuits: Mapping[str, ProviderCircuit], chooser: Chooser) -> None:
+    def __init__(self, bus: Bus, circuits: Mapping[str, ProviderCircuit], chooser: Chooser, dead_letters: DeadLetters) -> None:
         self._bus = bus
+        self._dead_letters = dead_letters
         self._circuits = circuits
         self._chooser = chooser
         self._opened = asyncio.Event()
@@ -41,8 +43,8 @@ class Sweeper:
         while True:
             try:
                 await self.sweep()
-            except (APIError, nats.errors.Error) as error:
-                log.debug("sweep_failed", error=str(error))
+            except Exception as error:  # the bus is away, say; the next sweep may work
+                log.debug("sweep_failed", error=describe(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_EVERY_S):
                     await self._opened.wait()
@@ -58,10 +60,18 @@ class Sweeper:
             _, provider, lane, *_ = subject.split(".")
             circuit = self._circuits.get(provider)
             if circuit is None or lane not in LANES or circuit.retry_in_s(lane) > MAX_NAK_S:
-                swept += await self._look_at(subject, circuit)
+                swept += await self._isolated(subject, circuit)
         return swept
 
-    async def _look_at(self, subject: str, circuit: ProviderCircuit | None) -> bool:
+    async def _isolated(self, subject: str, circuit: ProviderCircuit | None) -> bool:
+        """Handle one subject; what goes wrong with it keeps nobody from the others."""
+        try:
+            return await self._handle(subject, circuit)
+        except Exception as error:  # a bug, or a stream that is full
+            log.warning("orphan_not_handled", subject=subject, error=describe(error))
+            return False
+
+    async def _handle(self, subject: str, circuit: ProviderCircuit | None) -> bool:
         try:
             raw = await self._bus.js.get_msg(subjects.TASKS, seq=1, subject=subject, next=True)
         except NotFoundError:
@@ -69,25 +79,22 @@ class Sweeper:
         body, sequence = raw.data or b"", raw.seq or 0
         try:
             task = decode(body, FetchTask)
-        except (msgspec.MsgspecError, ValueError) as error:
-            task, fault = None, f"{subject}: {error}"
+        except Exception as error:  # RecursionError, OverflowError: whatever bytes can cause
+            task, fault = None, describe(error)
         expired = task is not None and task.expires_at <= datetime.now(UTC)
-        if task is not None and not expired and await self._move(task, circuit):
+        if task is not None and not expired and await self._reroute(task, circuit):
             return await self._delete(sequence)
         if not (circuit is None or expired or task is None):
             return False
         if not await self._delete(sequence):
             return False
-        where = (subjects.TASKS, sequence, subject, body)
+        source = StoredMessage(subjects.TASKS, sequence, subject, body)
         if task is None:
-            await bury_stored(self._bus, where, "malformed", fault)
-        elif expired:
-            await bury_stored(self._bus, where, "expired", f"not fetched before {task.expires_at.isoformat()}", task)
-            await report_result(self._bus, task, "expired", reason="expired")
-        else:
+            await self._dead_letters.publish(source, MALFORMED, fault)
+        elif not expired:  # at its deadline the cacher ends its run
             why = f"provider {task.provider} is no longer enabled and no other one has this"
-            await bury_stored(self._bus, where, "bad_request", why, task)
-            await report_result(self._bus, task, "failed", reason="bad_request", message=why)
+            await self._dead_letters.publish(source, BAD_REQUEST, why, task)
+            await report_result(self._bus, task, "failed", reason=BAD_REQUEST, message=why)
         return True
 
     async def _delete(self, sequence: int) -> bool:
@@ -96,14 +103,13 @@ class Sweeper:
         except (NotFoundError, APIError):
             return False
 
-    async def _move(self, task: FetchTask, circuit: ProviderCircuit | None) -> bool:
-        """Give the task to another provider, if there is one; for one that is only blocked to one that is not."""
+    async def _reroute(self, task: FetchTask, circuit: ProviderCircuit | None) -> bool:
+        """Give the task to another provider, if there is one; for a provider that only rests to one that can do it now."""
         reason = "removed" if circuit is None else circuit.blocked_state(task.lane) or ""
         moved = await self._chooser.instead(task, reason, ready=circuit is not None)
         if moved is None:
             return False
-        subject = subjects.fetch_task(moved)
         # Published before the old one is deleted: a crash in between costs a call, not the task.
-        await self._bus.publish(subject, moved, message_id=f"{task.run_id}:{subject}")
-        log.info("moved", symbol=task.symbol, from_provider=task.provider, to_provider=moved.provider, reason=reason)
+        await publish_task(self._bus, moved)
+        log.info("task_rerouted", symbol=task.symbol, from_provider=task.provider, to_provider=moved.provider, reason=reason)
         return True

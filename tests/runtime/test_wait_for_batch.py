@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from services.cacher.linger import linger
+from services.runtime.puller import BatchWait, wait_for_batch
 
 FOR_EVER = 3600.0
 
@@ -41,20 +41,20 @@ async def test_what_keeps_coming_is_waited_for_until_the_batch_is_full() -> None
     basket = Basket(20)
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         group.create_task(basket.fill(9, 20))
-        await linger(basket, 10, 0.1, FOR_EVER, is_long)
+        await wait_for_batch(basket, 10, BatchWait(0.1, FOR_EVER, is_long))
         assert len(basket.waiting) == 10
 
 
 async def test_what_stands_alone_goes_on_after_a_step() -> None:
     async with asyncio.timeout(10):
-        await linger(Basket(20), 10, 0.0, FOR_EVER)
+        await wait_for_batch(Basket(20), 10, BatchWait(0.0, FOR_EVER))
 
 
 async def test_what_comes_for_ever_goes_on_in_time() -> None:
     basket = Basket(20)
     coming = asyncio.create_task(basket.fill(1_000_000, 20))
     async with asyncio.timeout(10):
-        await linger(basket, 1_000_000, 0.02, 0.1)
+        await wait_for_batch(basket, 1_000_000, BatchWait(0.02, 0.1))
     coming.cancel()
     assert len(basket.waiting) > 1
 
@@ -62,9 +62,9 @@ async def test_what_comes_for_ever_goes_on_in_time() -> None:
 @pytest.mark.parametrize("sizes", [(5,), (20, 5, 20)])
 async def test_nothing_waits_with_a_message_that_may_not(sizes: Sequence[int]) -> None:
     async with asyncio.timeout(10):
-        await linger(Basket(*sizes), 10, FOR_EVER, FOR_EVER, is_long)
+        await wait_for_batch(Basket(*sizes), 10, BatchWait(FOR_EVER, FOR_EVER, is_long))
 
 
 async def test_a_full_batch_waits_for_nothing() -> None:
     async with asyncio.timeout(10):
-        await linger(Basket(20, 20), 2, FOR_EVER, FOR_EVER)
+        await wait_for_batch(Basket(20, 20), 2, BatchWait(FOR_EVER, FOR_EVER))

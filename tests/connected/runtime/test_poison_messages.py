@@ -1,0 +1,95 @@
+"""Messages that no handler survives, on every durable of the running services: each is a dead letter, and the work goes on."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contracts import subjects
+from contracts.message import decode
+from contracts.refresh_request import RefreshRequest
+from contracts.run_events import DeadLetter
+from tests.connected.deployment import Deployment, deployed, until
+from tests.connected.played_yahoo import PlayedYahoo
+
+NESTED = b'{"symbols":' + b"[" * 3_000 + b"]" * 3_000 + b"}"
+DURABLES = {
+    subjects.REFRESH: "planner",
+    subjects.PRICES: "cacher",
+    subjects.RUNS: "cacher-runs",
+    subjects.SYMBOLS: "cacher-symbols",
+}
+SERVICES = ("fetcher", "cacher", "notifier")
+
+
+@pytest.fixture
+async def yahoo() -> AsyncIterator[PlayedYahoo]:
+    async with PlayedYahoo().serve() as played:
+        yield played
+
+
+def environment(yahoo: PlayedYahoo) -> dict[str, str]:
+    receiver = [{"id": "ops", "url": "http://127.0.0.1:1/", "allow_private": True, "secret": "whsec_" + "c2VjcmV0" * 4}]
+    return {
+        "QUOTEBUS_PROVIDERS__YAHOO__BASE_URL": yahoo.url,
+        "QUOTEBUS_PROVIDERS__YAHOO__PER_SECOND": "0",
+        "QUOTEBUS_NOTIFY": json.dumps(receiver),
+    }
+
+
+async def letters(deployment: Deployment) -> list[DeadLetter]:
+    state = (await deployment.bus.js.stream_info(subjects.DEAD)).state
+    bodies = [(await deployment.bus.js.get_msg(subjects.DEAD, seq)).data for seq in range(1, state.last_seq + 1)]
+    return [decode(body or b"", DeadLetter) for body in bodies]
+
+
+async def all_acknowledged(deployment: Deployment) -> bool:
+    infos = [await deployment.bus.js.consumer_info(stream, durable) for stream, durable in DURABLES.items()]
+    return not any(info.num_pending or info.num_ack_pending for info in infos)
+
+
+async def served(deployment: Deployment, symbol: str) -> bool:
+    return bool(await deployment.rows("SELECT 1 FROM price_bars WHERE symbol = $1", symbol))
+
+
+async def test_json_nested_deeper_than_the_stack_is_a_dead_letter_on_every_durable(tmp_path: Path, yahoo: PlayedYahoo) -> None:
+    poisoned = (
+        "refresh.request.manual",
+        "task.yahoo.manual.bars.1d.latest.DEEP",
+        "price.bars.1d.DEEP",
+        "run.result.-",
+        "run.missed.-",
+        "symbol.health.yahoo.bars.1d.DEEP",
+    )
+    async with deployed(tmp_path, SERVICES, environment(yahoo), redis=False) as deployment:
+        for subject in poisoned:
+            await deployment.bus.js.publish(subject, NESTED)
+        await until(lambda: _count_is(deployment, len(poisoned) + 1))  # `run.missed` is read by the notifier, too
+        await deployment.bus.publish(subjects.refresh_request("manual"), RefreshRequest(symbols=["GOOD"]))
+        await until(lambda: served(deployment, "GOOD"))
+        await until(lambda: all_acknowledged(deployment))
+        assert await _count_is(deployment, len(poisoned) + 1)
+        found = await letters(deployment)
+        logs = {name: deployment.log(name) for name in SERVICES}
+    assert {letter.subject for letter in found} == set(poisoned)
+    assert {letter.service for letter in found} == set(SERVICES)
+    assert all(letter.reason == "malformed" and "RecursionError" in letter.message for letter in found)
+    assert not any("part_failed" in log for log in logs.values())
+
+
+async def test_a_request_for_prices_of_an_impossible_age_is_refused_by_its_field(tmp_path: Path, yahoo: PlayedYahoo) -> None:
+    async with deployed(tmp_path, ("fetcher", "cacher"), environment(yahoo), redis=False) as deployment:
+        await deployment.bus.js.publish("refresh.request.manual", b'{"symbols":["AAPL"],"max_age_s":1e12}')
+        await until(lambda: _count_is(deployment, 1))
+        await deployment.bus.publish(subjects.refresh_request("manual"), RefreshRequest(symbols=["GOOD"]))
+        await until(lambda: served(deployment, "GOOD"))
+        [letter] = await letters(deployment)
+        log = deployment.log("fetcher")
+    assert (letter.subject, letter.service) == ("refresh.request.manual", "fetcher")
+    assert "max_age_s" in letter.message
+    assert "part_failed" not in log
+
+
+async def _count_is(deployment: Deployment, count: int) -> bool:
+    return (await deployment.bus.js.stream_info(subjects.DEAD)).state.messages == count
