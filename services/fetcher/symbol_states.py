@@ -179,7 +179,7 @@ class SymbolStates:
 def _decoded(subject: str, body: bytes) -> SymbolHealth | None:
     try:
         return decode(body, SymbolHealth)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         # Rather a call too many than a symbol that is never asked for again.
         log.warning("symbol_health_malformed", subject=subject, error=str(error), action="taken for active")
         return None

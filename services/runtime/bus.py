@@ -65,8 +65,9 @@ class Bus:
             try:
                 # A fresh dict each time: nats-py writes into it.
                 return await self.js.publish(subject, body, timeout=timeout_s, headers={**(headers or {}), MESSAGE_ID: identity})
-            except _UNANSWERED:
-                if wait_s is None:
+            except _UNANSWERED as error:
+                # A full subject is refused with the same code as a server that is not ready; but that is an answer.
+                if wait_s is None or WINDOW_FULL in str(error):
                     raise
                 await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")

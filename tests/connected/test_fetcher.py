@@ -220,13 +220,20 @@ async def test_a_throttled_provider_is_not_called_and_its_tasks_wait(bus: Bus, n
     assert (await bus.js.stream_info(subjects.TASKS)).state.messages == 3
 
 
-async def test_a_task_whose_time_is_up_ends_expired_at_no_call(bus: Bus, nats_url: str, yahoo: PlayedYahoo):
+async def test_a_task_whose_time_is_up_is_let_go_at_no_call_for_the_cacher_to_tell(
+    bus: Bus, nats_url: str, yahoo: PlayedYahoo
+):
     async with fetching(bus, settings_for(nats_url, yahoo=played(yahoo))):
         late = datetime.now(UTC) - timedelta(seconds=1)
         await bus.publish("refresh.request.manual", RefreshRequest(symbols=["AAPL"], expires_at=late))
+        await bus.publish("refresh.request.manual", RefreshRequest(symbols=["MSFT"]))
         [outcome] = await results(bus, 1)
-    assert outcome.outcome == "expired"
-    assert not yahoo.calls
+        async with asyncio.timeout(20):
+            while (await bus.js.stream_info(subjects.TASKS)).state.messages:
+                await asyncio.sleep(0.05)
+    assert outcome.symbol == "MSFT"
+    assert yahoo.asked == {"MSFT": 1}
+    assert not await stored(bus, subjects.DEAD, "refresh.dead")
 
 
 async def test_tasks_of_a_removed_provider_are_moved_or_explained(bus: Bus, nats_url: str, yahoo: PlayedYahoo):
