@@ -1,4 +1,4 @@
-"""What a provider is, what it is asked, what it may answer, and every way in which it may fail."""
+"""The provider protocol: what an adapter declares, receives and returns, and every way in which it may fail."""
 
 import importlib
 import pkgutil
@@ -14,7 +14,7 @@ from contracts.price_events import PriceEvent
 
 
 class Verdict(StrEnum):
-    """Why there is no data: the closed list. What follows from each stands in one place, `retry_policy.py`."""
+    """Verdict on a call or symbol without data: the closed list. `retry_policy.py` holds what follows from each."""
 
     RATE_LIMITED = "rate_limited"
     UNAUTHORIZED = "unauthorized"
@@ -28,7 +28,7 @@ class Verdict(StrEnum):
 
 
 class ProviderError(Exception):
-    """A call, or one symbol of it, that brought no data.
+    """Failure of a call, or of one symbol of it.
 
     `message`: one line for people, without keys or full URLs. `retry_at`: when the provider said to come back, UTC.
     `renamed_to`: with not_found, the symbol's new name where the vendor gives it, in canonical spelling.
@@ -43,12 +43,12 @@ class ProviderError(Exception):
 
 
 class LedgerError(Exception):
-    """The ledger gives no answer, or is not ours to spend by. No fault of the provider's, and no call either."""
+    """The quota ledger does not answer, or belongs to another deployment: no fault of the provider's, and no call."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Calls a provider allows per window; None: no such limit. `day_zone`: where its day and month begin.
+    """Quota of a provider: calls per window; None: no such limit. `day_zone`: where its day and month begin.
 
     `symbols_per_month`: different symbols that may be asked for in a month, however often.
     """
@@ -64,7 +64,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a provider offers, before any call: the planner chooses by it.
+    """Static description of a provider, by which the planner chooses.
 
     `offers`: datasets, and for bars the timeframes. `basis`: what its bars are adjusted for. `feed`: its class of source,
     `eod`, `delayed`, `iex`, `venue` (of some venues alone), `sip`, `consolidated` or `synthetic`. `delay_s`: how old its
@@ -91,19 +91,19 @@ class Profile:
     explicit_only: frozenset[Dataset] = frozenset()
 
     def offers_series(self, dataset: Dataset, timeframe: Timeframe | None) -> bool:
-        """Whether it has this dataset, and for bars this timeframe."""
+        """True if it has this dataset, and for bars this timeframe."""
         return dataset in self.offers and (timeframe is None or timeframe in self.offers[dataset])
 
 
 class StoredValue(NamedTuple):
-    """What a store keeps, and its revision; nothing at all is empty."""
+    """Value of a store and its revision; nothing stored is empty."""
 
     value: bytes = b""
     revision: int = 0
 
 
 class TokenStore(Protocol):
-    """Where the tokens of one account are kept for all who work with it; never readable outside the process.
+    """Store of one account's tokens, shared by all replicas; never readable outside the process.
 
     Raises:
         ProviderError: server_error when the store does not answer.
@@ -112,13 +112,13 @@ class TokenStore(Protocol):
     async def read(self) -> StoredValue: ...
 
     async def write(self, value: bytes, revision: int) -> int | None:
-        """Keep a value in place of that revision and give the new one; None, and nothing kept, if another was first."""
+        """Replace the value of that revision and return the new revision; None, and nothing written, if another was first."""
         ...
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What the settings say about one provider's account. Keys never show in a repr. `tokens`: none, if nobody shares them."""
+    """Credentials and options of one provider's account. Keys never show in a repr. `tokens`: None if they are not shared."""
 
     api_key: str = field(default="", repr=False)
     api_secret: str = field(default="", repr=False)
@@ -130,7 +130,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class FetchCall:
-    """What a provider is asked at once: canonical symbols; UTC days, `start` inclusive, `end` exclusive, both None: the latest."""
+    """Input of one call: canonical symbols; UTC days, `start` inclusive, `end` exclusive, both None: the latest."""
 
     dataset: Dataset
     symbols: tuple[str, ...]
@@ -141,7 +141,7 @@ class FetchCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: events in whatever order, several of one symbol where it has many rows, and an error for each that has none.
+    """Result of one call: events in any order, several of one symbol where it has many rows, and an error for each without any.
 
     A symbol in neither was left out by the vendor: it is not found. An event's `request_id`, `run_id` and `fetched_at`
     are the caller's to set. Prices are in the major unit.
@@ -153,7 +153,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Reply:
-    """An HTTP answer, whole: any status, header names in lower case, a body within the size cap."""
+    """HTTP response, complete: any status, header names in lower case, a body within the size cap."""
 
     status: int
     headers: Mapping[str, str]
@@ -161,7 +161,7 @@ class Reply:
 
 
 class Http(Protocol):
-    """How an adapter reaches its vendor: every request takes its own permit first, so that no call is uncounted.
+    """HTTP client of an adapter: every request takes its own permit first, so that no call is uncounted.
 
     `path` is the vendor's own, after the base URL's host; a whole https URL keeps its host where it is of the same site.
     Redirects are not followed: they come back as a `Reply`.
@@ -181,14 +181,14 @@ class Http(Protocol):
 
 
 class Provider(Protocol):
-    """One vendor's adapter. Built once per process; `fetch` may run several times at once."""
+    """Adapter of one vendor. Built once per process; `fetch` may run several times at once."""
 
     profile: ClassVar[Profile]
 
     def __init__(self, access: Credentials) -> None: ...
 
     def to_vendor(self, symbol: str) -> str:
-        """The vendor's spelling of a canonical symbol; a symbol already in the vendor's spelling stays as it is."""
+        """Return the vendor's spelling of a canonical symbol; a symbol already in that spelling stays as it is."""
         ...
 
     async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:

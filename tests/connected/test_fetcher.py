@@ -220,9 +220,7 @@ async def test_a_throttled_provider_is_not_called_and_its_tasks_wait(bus: Bus, n
     assert (await bus.js.stream_info(subjects.TASKS)).state.messages == 3
 
 
-async def test_a_task_whose_time_is_up_is_let_go_at_no_call_for_the_cacher_to_tell(
-    bus: Bus, nats_url: str, yahoo: PlayedYahoo
-):
+async def test_a_task_whose_time_is_up_is_let_go_at_no_call_for_the_cacher_to_tell(bus: Bus, nats_url: str, yahoo: PlayedYahoo):
     async with fetching(bus, settings_for(nats_url, yahoo=played(yahoo))):
         late = datetime.now(UTC) - timedelta(seconds=1)
         await bus.publish("refresh.request.manual", RefreshRequest(symbols=["AAPL"], expires_at=late))

@@ -1,1 +1,1 @@
-"""What an adapter may use: builders of events, parsers of fields, readers of responses."""
+"""The toolbox of an adapter: `events` builds events, `fields` parses values, `responses` reads HTTP responses."""

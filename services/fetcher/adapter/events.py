@@ -44,7 +44,7 @@ _WHOLE_COLUMNS = frozenset(column.name for column in BAR_COLUMNS if column.type 
 
 
 class Quote(NamedTuple):
-    """The price of now: `at` is the quote's time, else the last trade's."""
+    """Current price: `at` is the quote's time, else the last trade's."""
 
     at: datetime | None = None
     price: float | None = None
@@ -88,7 +88,7 @@ class BarColumns(dict[str, list[Any]]):
 
     @classmethod
     def of(cls, bars: Mapping[datetime, Bar], unit: Unit) -> "BarColumns":
-        """The columns of bars by the instant that labels them."""
+        """Return the columns of bars by the instant that labels them."""
         if not bars:
             return cls((name, []) for name in Bar._fields)
         columns = cls(zip(Bar._fields, map(list, zip(*bars.values(), strict=True)), strict=True))
@@ -103,11 +103,11 @@ class BarColumns(dict[str, list[Any]]):
         return columns
 
     def between(self, first: int, last: int) -> "BarColumns":
-        """The bars of these positions."""
+        """Return the bars of these positions."""
         return BarColumns((name, column[first:last]) for name, column in self.items())
 
     def fields(self) -> dict[str, Any]:
-        """The columns as arguments of `PriceBars`: None for an optional one in which nothing is known."""
+        """Return the columns as arguments of `PriceBars`: None for an optional one in which nothing is known."""
         return {
             name: None if name in _OPTIONAL_COLUMNS and column.count(None) == len(column) else column
             for name, column in self.items()
@@ -143,7 +143,7 @@ class EventBuilder:
     complete_until: datetime | None = None
 
     def bars(self, rows: Iterable[Bar]) -> list[PriceBars]:
-        """Bars in time order, in events of at most MAX_ROWS that share out the asked range; no rows give one empty event.
+        """Build bars in time order, in events of at most MAX_ROWS that divide the requested range; no rows give one empty event.
 
         Rows outside the range or without a price are left out; of two for one bar the later counts. Without a range the
         newest LATEST_BARS are given.
@@ -163,7 +163,7 @@ class EventBuilder:
         return [self._event(part, edges[i], edges[i + 1]) for i, part in enumerate(parts)]
 
     def quote(self, quote: Quote, observed_at: datetime | None = None) -> PriceQuote:
-        """The price of now, in the major unit. `observed_at`: as of when, if the vendor says; one that lies ahead says nothing."""
+        """Build a quote in the major unit. `observed_at`: as of when, if the vendor says; one that lies ahead says nothing."""
         # No later quote would ever replace one that was observed in the year 3000.
         observed = observed_at if observed_at and observed_at <= self.now + CLOCK_SLACK else None
         return PriceQuote(
@@ -177,7 +177,7 @@ class EventBuilder:
         )
 
     def chain(self, contracts: Iterable[Contract]) -> list[PriceChain]:
-        """The contracts in numbered events of at most MAX_ROWS; of one named twice the later counts; none give one empty event.
+        """Build an option chain in numbered events of at most MAX_ROWS; of duplicates the later counts; none give one empty event.
 
         One without a name or a strike is left out.
         """
@@ -186,7 +186,7 @@ class EventBuilder:
         return [self._chain(part, number, len(parts)) for number, part in enumerate(parts, 1)]
 
     def actions(self, actions: Iterable[Action]) -> PriceActions:
-        """Splits and dividends of the asked range in order of date."""
+        """Build splits and dividends of the requested range in order of date."""
         start, end = self.call.start, self.call.end
         rows = sorted({a for a in actions if (start is None or a.date >= start) and (end is None or a.date < end) and a.value > 0})
         return PriceActions(
@@ -201,7 +201,7 @@ class EventBuilder:
 
     @property
     def _as_of(self) -> datetime:
-        """As of when the vendor's newest data can be true."""
+        """Instant up to which the vendor's newest data can reach."""
         return self.now - timedelta(seconds=self.profile.delay_s)
 
     def _source(self, observed_at: datetime | None = None) -> _Source:
@@ -280,5 +280,5 @@ _at = attrgetter("at")
 
 @lru_cache(maxsize=65536)
 def _bar_label(at: datetime, zone: str, timeframe: Timeframe) -> datetime:
-    """The label of a daily or longer bar. Remembered, as bars of many symbols begin at the same instants."""
+    """Label of a daily or longer bar. Cached, as bars of many symbols begin at the same instants."""
     return day_start(period_start(at.astimezone(ZoneInfo(zone)).date(), timeframe))

@@ -1,4 +1,4 @@
-"""Vendor-neutral pieces of an adapter: numbers that may be unknown, minor units, symbols, days and periods."""
+"""Parses the fields of vendors' records: numbers that may be unknown, minor units, symbols, days and periods."""
 
 import math
 import re
@@ -33,18 +33,18 @@ _SHARE_CLASS = re.compile(r"([A-Za-z]{1,5})\.([A-Za-z])")
 
 
 class Unit(NamedTuple):
-    """Of what a vendor's prices are: the major unit, the vendor's own where it is a hundredth of it, and what to multiply with."""
+    """Unit of a vendor's prices: the major unit, the vendor's own if it is a hundredth of it, and the factor between them."""
 
     currency: str | None = None
     quoted_in: str | None = None
     scale: float = 1.0
 
     def known(self, value: float) -> float:
-        """A vendor's price in the major unit."""
+        """Convert a vendor's price to the major unit."""
         return value if self.scale == 1.0 else significant(value * self.scale, 15)
 
     def major(self, value: float | None) -> float | None:
-        """Likewise, of a price that may be unknown."""
+        """Convert a price that may be unknown to the major unit."""
         return None if value is None else self.known(value)
 
 
@@ -52,7 +52,7 @@ PLAIN = Unit()
 
 
 def unit_of(code: object) -> Unit:
-    """The unit of a vendor's currency code; of what can be none, nothing is known. Case matters: GBp is a penny, GBP a pound."""
+    """Parse a vendor's currency code; an unreadable one gives PLAIN. Case matters: GBp is a penny, GBP a pound."""
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         return PLAIN
     major = _MINOR_UNITS.get(code)
@@ -60,7 +60,7 @@ def unit_of(code: object) -> Unit:
 
 
 def number(value: object) -> float | None:
-    """A finite number from a number, a text or `{"raw": …}`; None for anything else."""
+    """Parse a finite number from a number, a text or `{"raw": …}`; None for anything else."""
     if isinstance(value, dict):
         value = value.get("raw")
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -73,13 +73,13 @@ def number(value: object) -> float | None:
 
 
 def price(value: object) -> float | None:
-    """A price, or None where the vendor knows none: 0, -1 and other sentinels are no prices."""
+    """Parse a price; None for 0, -1 and other sentinels, which vendors write where they know none."""
     found = number(value)
     return None if found in _NO_PRICE else found
 
 
 def significant(value: float, digits: int) -> float:
-    """The value with so many significant digits: 7 take the noise of a float32 away."""
+    """Round to so many significant digits: 7 remove the noise of a float32."""
     return float(f"{value:.{digits}g}")
 
 
@@ -95,7 +95,7 @@ class Pair(NamedTuple):
 
 
 def pair_of(symbol: str) -> Pair | None:
-    """The pair a symbol names: `EUR/USD`, `BTC/USD`, or joined as in `eurusd`, which is no share as it has six letters or more."""
+    """Parse the currency pair that a symbol names: `EUR/USD`, `BTC/USD`, or joined (`eurusd`); a share has at most five letters."""
     text = symbol.upper()
     base, slash, quote = text.partition("/")
     if slash:
@@ -109,7 +109,7 @@ def pair_of(symbol: str) -> Pair | None:
 
 
 class Option(NamedTuple):
-    """What an option's symbol says in the way of the OCC: `root` is often, not always, the underlying."""
+    """Option of an OCC symbol. `root` is often, not always, the underlying."""
 
     root: str
     expiry: date
@@ -118,12 +118,12 @@ class Option(NamedTuple):
 
     @property
     def symbol(self) -> str:
-        """Without padding and prefix, as in `AAPL251219C00200000`."""
+        """OCC symbol without padding and prefix, as in `AAPL251219C00200000`."""
         return f"{self.root}{self.expiry:%y%m%d}{self.right[0].upper()}{round(self.strike * 1000):08d}"
 
 
 def option_of(symbol: str) -> Option | None:
-    """The option a symbol names: padded or not, and whether or not `O:` stands before it."""
+    """Parse the option that a symbol names: padded or not, and whether or not `O:` stands before it."""
     found = _OPTION.fullmatch(symbol.upper())
     if not found:
         return None
@@ -135,13 +135,13 @@ def option_of(symbol: str) -> Option | None:
 
 
 def dashed_class(symbol: str, suffixes: str = "") -> str:
-    """`BRK.B` as `BRK-B`. One-letter `suffixes` that are the vendor's exchanges stay: `VOD.L` is London's."""
+    """Spell a share class with a dash, `BRK.B` as `BRK-B`. `suffixes`: letters of exchanges, which stay: `VOD.L` is London's."""
     found = _SHARE_CLASS.fullmatch(symbol)
     return f"{found[1]}-{found[2]}" if found and found[2].upper() not in suffixes else symbol
 
 
 def day_of(text: object) -> date | None:
-    """The day a text begins with, as it is written: a session date is never shifted by a time zone. None: no day of any market."""
+    """Parse the day that a text begins with, as written: a time zone never shifts a session date. None: no day of any market."""
     try:
         found = date.fromisoformat(str(text)[:10])
     except ValueError:
@@ -150,7 +150,7 @@ def day_of(text: object) -> date | None:
 
 
 def instant_of(text: object, zone: str = "UTC") -> datetime | None:
-    """The UTC instant of an ISO text; one that names no offset is local time in `zone`. None: no time of any market."""
+    """Parse an ISO text to a UTC instant; one without an offset is local time in `zone`. None: no time of any market."""
     try:
         found = datetime.fromisoformat(str(text))
     except ValueError:
@@ -161,7 +161,7 @@ def instant_of(text: object, zone: str = "UTC") -> datetime | None:
 
 
 def from_epoch(seconds: object) -> datetime | None:
-    """The instant so many seconds after (or, negative, before) 1970; None for unknown, which vendors write as 0 too."""
+    """Convert seconds since 1970 (negative: before it) to an instant; None for unknown, which vendors write as 0 too."""
     found = number(seconds)
     try:
         at = EPOCH + timedelta(seconds=found) if found else None
@@ -171,19 +171,19 @@ def from_epoch(seconds: object) -> datetime | None:
 
 
 def day_start(day: date, zone: str = "UTC") -> datetime:
-    """The instant a day begins in a zone, as UTC."""
+    """Return the instant a day begins in a zone, as UTC."""
     return datetime.combine(day, time(), ZoneInfo(zone)).astimezone(UTC)
 
 
 def period_start(day: date, timeframe: Timeframe) -> date:
-    """The day that stands for a daily or longer bar: the session's, its week's Monday, its month's first."""
+    """Return the day that stands for a daily or longer bar: the session's, its week's Monday, its month's first."""
     if timeframe == "1wk":
         return day - timedelta(days=day.weekday())
     return day.replace(day=1) if timeframe == "1mo" else day
 
 
 def period_end(start: date, timeframe: Timeframe) -> date:
-    """The first day after the period that begins on `start`."""
+    """Return the first day after the period that begins on `start`."""
     if timeframe == "1wk":
         return start + timedelta(days=7)
     return (start + timedelta(days=31)).replace(day=1) if timeframe == "1mo" else start + timedelta(days=1)

@@ -109,7 +109,7 @@ class AlphaVantage:
         return builder.bars(rows)
 
     def _series(self, builder: EventBuilder, pair: Pair | None, timeframe: Timeframe) -> Iterator[dict[str, str]]:
-        """The requests that cover the call."""
+        """Return the requests that cover the call."""
         kind = "share" if pair is None else "fx" if pair.fx else "crypto"
         params = self._symbol_in(builder.symbol, pair)
         start, now = builder.call.start, builder.now
@@ -190,7 +190,7 @@ def _months(call: FetchCall, now: datetime) -> Iterator[str]:
 
 
 def parse_table(reply: Reply, now: datetime) -> Table:
-    """The rows of a JSON or CSV answer.
+    """Parse the rows of a JSON or CSV answer.
 
     Raises:
         ProviderError: it is an error, or none of both.
@@ -234,7 +234,7 @@ def _record(cells: object) -> Record:
 
 
 def _first(cells: Iterable[tuple[str, object]]) -> Record:
-    """Of two columns of a name the first: crypto prices come in the currency that was asked, then again in dollars."""
+    """Keep the first of two columns of a name: crypto prices come in the currency that was asked, then again in dollars."""
     return dict(reversed(list(cells)))
 
 
@@ -278,7 +278,7 @@ def _notice(notice: str, now: datetime) -> ProviderError:
 
 
 def parse_rows(table: Table, timeframe: Timeframe, zone: str) -> Iterator[Bar]:
-    """The bars; one without a readable time is left out."""
+    """Parse the bars; one without a readable time is left out."""
     for row in table.rows:
         day = day_of(row.get("timestamp"))
         at = instant_of(row.get("timestamp"), zone) if timeframe in LENGTHS else day_start(day, zone) if day else None
@@ -288,7 +288,7 @@ def parse_rows(table: Table, timeframe: Timeframe, zone: str) -> Iterator[Bar]:
 
 
 def parse_contracts(table: Table) -> Iterator[Contract]:
-    """The options of a session, under its date; greeks are unknown where the volatility is."""
+    """Parse the options of a session, under its date; greeks are unknown where the volatility is."""
     for row in table.rows:
         expiry, as_of = day_of(row.get("expiration")), day_of(row.get("date"))
         iv = price(row.get("impliedvolatility"))
@@ -314,7 +314,7 @@ def parse_contracts(table: Table) -> Iterator[Contract]:
 
 
 def parse_quote(table: Table) -> Quote | None:
-    """The quote of a share; it has a session date and no time of day."""
+    """Parse the quote of a share; it has a session date and no time of day."""
     row = table.rows[0] if table.rows else {}
     day = day_of(row.get("latesttradingday") or row.get("latestday"))
     last = price(row.get("price"))
@@ -325,7 +325,7 @@ def parse_quote(table: Table) -> Quote | None:
 
 
 def parse_exchange_rate(table: Table) -> Quote | None:
-    """The rate of a pair."""
+    """Parse the rate of a pair."""
     row = table.rows[0] if table.rows else {}
     last = price(row.get("exchangerate"))
     at = instant_of(row.get("lastrefreshed"))
@@ -333,7 +333,7 @@ def parse_exchange_rate(table: Table) -> Quote | None:
 
 
 def parse_actions(table: Table) -> Iterator[Action]:
-    """The splits of one answer, the dividends of another."""
+    """Parse the splits of one answer, the dividends of another."""
     for row in table.rows:
         split, dividend = number(row.get("splitfactor")), number(row.get("amount"))
         if split and (day := day_of(row.get("effectivedate"))):

@@ -120,7 +120,7 @@ class Market(NamedTuple):
     foreign: bool = False
 
     def session_of(self, at: datetime) -> date:
-        """The date of the session that a daily or longer candle is stamped for.
+        """Return the date of the session that a daily or longer candle is stamped for.
 
         Midnight UTC is that date itself. Otherwise a share's candle has midnight or the opening in its exchange's zone, and
         a currency's the roll at 17:00 in New York, which opens the day that it closes on.
@@ -190,7 +190,7 @@ class Finnhub:
         return builder.bars(await self._history(builder, http, first if timeframe in LENGTHS else first - DAY, last))
 
     async def _history(self, builder: EventBuilder, http: Http, first: datetime, last: datetime) -> list[Bar]:
-        """The candles of a range, asked from its end backwards."""
+        """Fetch the candles of a range, asked from its end backwards."""
         market, timeframe = market_of(self.to_vendor(builder.symbol)), builder.call.timeframe or "1d"
         rows: list[Bar] = []
         for _ in range(MOST_CALLS):
@@ -227,7 +227,7 @@ class Finnhub:
 
 
 def _pause(market: Market, timeframe: Timeframe) -> timedelta:
-    """The longest time without a candle at the beginning of a whole answer."""
+    """Return the longest time without a candle at the beginning of a whole answer."""
     if timeframe not in LENGTHS:
         return LONGEST_PAUSE[market.path] + PERIODS.get(timeframe, DAY)
     # A month of a share is always whole; of pairs an answer may hold two hours, so that any later beginning is suspicious.
@@ -249,7 +249,7 @@ def vendor_symbol(symbol: str) -> str:
 
 
 def market_of(symbol: str) -> Market:
-    """The market of a symbol in Finnhub's spelling. In what shares outside the United States are quoted is not said."""
+    """Return the market of a symbol in Finnhub's spelling. The currency of shares outside the United States is not named."""
     venue, colon, name = symbol.partition(":")
     if colon:
         pair = pair_of(name.replace("_", "/").replace("-", "/"))
@@ -262,7 +262,7 @@ def market_of(symbol: str) -> Market:
 
 
 def parse_document(reply: Reply, now: datetime, key: str) -> object:
-    """The object or list of an answer with data.
+    """Parse the object or list of an answer with data.
 
     Raises:
         ProviderError: the answer is an error, or nothing that can be read.
@@ -305,13 +305,13 @@ def _error(verdict: Verdict, words: str, reply: Reply, now: datetime, key: str) 
 
 
 def _reset(reply: Reply, now: datetime) -> datetime | None:
-    """When the window that is spent is over, as the headers say."""
+    """Parse when the spent window is over, from the headers."""
     reset = from_epoch(reply.headers.get("x-ratelimit-reset"))
     return reset if reset and now < reset < now + LONGEST_REST else retry_after(reply, now)
 
 
 def parse_candles(document: object, market: Market, timeframe: Timeframe) -> list[Candle]:
-    """The candles of an answer in the order given; none where it says `no_data`. Columns may be missing, short or hold nulls.
+    """Parse the candles of an answer in the order given; none where it says `no_data`. Columns may be missing, short or hold nulls.
 
     Raises:
         ProviderError: malformed, when it has neither candles nor says that there are none.
@@ -337,7 +337,7 @@ def _column(values: object, rows: int) -> list[float | None]:
 
 
 def parse_quote(document: object) -> Quote | None:
-    """The quote; None where all is zero or null, which is how an unknown symbol is answered.
+    """Parse the quote; None where all is zero or null, which is how an unknown symbol is answered.
 
     Raises:
         ProviderError: malformed, when it is no quote.
@@ -349,7 +349,7 @@ def parse_quote(document: object) -> Quote | None:
 
 
 def records_in(document: object) -> list[Record]:
-    """The rows of a list.
+    """Return the rows of a list.
 
     Raises:
         ProviderError: malformed, when it is no list of rows.
@@ -360,7 +360,7 @@ def records_in(document: object) -> list[Record]:
 
 
 def parse_splits(records: Iterable[Record]) -> Iterator[Action]:
-    """Splits: `toFactor` new shares for `fromFactor` old."""
+    """Parse splits: `toFactor` new shares for `fromFactor` old."""
     for record in records:
         day, old, new = day_of(record.get("date")), number(record.get("fromFactor")), number(record.get("toFactor"))
         if day and old and new:
@@ -368,7 +368,7 @@ def parse_splits(records: Iterable[Record]) -> Iterator[Action]:
 
 
 def parse_dividends(records: Iterable[Record]) -> tuple[list[Action], Unit | None]:
-    """Dividends as they were paid, in the major unit, on their ex-date; and their unit if it is told, PLAIN for several."""
+    """Parse dividends as paid, in the major unit, on their ex-date; and their unit if it is named, PLAIN for several."""
     actions: list[Action] = []
     units: set[Unit] = set()
     for record in records:

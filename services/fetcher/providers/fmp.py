@@ -109,7 +109,7 @@ class Fmp:
         return replace(builder, unit=await self._unit(builder, http)).bars(rows)
 
     async def _history(self, builder: EventBuilder, http: Http, path: str) -> list[Record]:
-        """The rows of the asked range, window by window from the newest back."""
+        """Fetch the rows of the asked range, window by window from the newest back."""
         timeframe = builder.call.timeframe or "1d"
         if builder.call.start is None or builder.call.end is None:
             # What the vendor takes for the latest minutes is their last sessions, whatever the day of the week.
@@ -175,7 +175,7 @@ class Fmp:
         return self._units[ticker]
 
     def _plain_unit(self, symbol: str) -> Unit:
-        """A pair's quote currency; dollars of what is listed in the US: neither an index nor with an exchange's suffix."""
+        """Return a pair's quote currency; dollars of what is listed in the US: neither an index nor with an exchange's suffix."""
         if pair := pair_of(symbol):
             return Unit(pair.quote)
         return PLAIN if symbol.startswith("^") or "." in self.to_vendor(symbol) else Unit("USD")
@@ -183,7 +183,7 @@ class Fmp:
     async def _symbol_records(
         self, builder: EventBuilder, http: Http, path: str, params: dict[str, str] | None = None
     ) -> list[Record]:
-        """The rows about one symbol."""
+        """Fetch the rows about one symbol."""
         ticker = self.to_vendor(builder.symbol)
         return self._records_of(await self._records(http, path, {"symbol": ticker} | (params or {}), builder.now), builder.symbol)
 
@@ -196,7 +196,7 @@ class Fmp:
 
 
 def _wall_clock_days(start: date, end: date, timeframe: Timeframe, now: datetime) -> tuple[date, date]:
-    """The first and the last of the vendor's days that hold a range of UTC days; tomorrow is the last that can have bars."""
+    """Return the first and the last of the vendor's days that hold a range of UTC days; tomorrow is the last that can have bars."""
     last = min(end - timedelta(days=1), now.date() + timedelta(days=1))
     if timeframe in LENGTHS:
         start = day_start(start).astimezone(ZoneInfo(NEW_YORK)).date()
@@ -204,7 +204,7 @@ def _wall_clock_days(start: date, end: date, timeframe: Timeframe, now: datetime
 
 
 def parse_records(reply: Reply, now: datetime, key: str) -> list[Record]:
-    """The rows of an answer; none where the vendor has none. `key` is kept out of what is said.
+    """Parse the rows of an answer; none where the vendor has none. `key` is kept out of error messages.
 
     Raises:
         ProviderError: the answer is a refusal, or nothing that can be read.
@@ -243,7 +243,7 @@ def _refused(words: str, reply: Reply, now: datetime, key: str) -> ProviderError
 
 
 def _verdict(words: str, status: int) -> Verdict | None:
-    """What the vendor's words mean, whatever the status, as a refusal may come with 200; None: the status says all."""
+    """Map the vendor's words to a verdict, whatever the status, as an error may come with 200; None: the status decides."""
     rules = (
         (Verdict.RATE_LIMITED, status == 429 or "limit reach" in words or "too many requests" in words),
         (Verdict.UNAUTHORIZED, "invalid api key" in words),
@@ -264,12 +264,12 @@ def parse_sessions(records: Iterable[Record], zone: str) -> list[Bar]:
 
 
 def parse_adjusted_closes(records: Iterable[Record], zone: str) -> dict[datetime, float | None]:
-    """The closes adjusted for dividends too, by the instant of `parse_sessions`."""
+    """Parse the closes adjusted for dividends too, by the instant of `parse_sessions`."""
     return {day_start(day, zone): price(record.get("adjClose")) for record in records if (day := day_of(record.get("date")))}
 
 
 def parse_minutes(records: Iterable[Record]) -> list[Bar]:
-    """Intraday bars. Of two rows with the same wall-clock time, the later is of the hour after the clock went back."""
+    """Parse intraday bars. Of two rows with the same wall-clock time, the later is of the hour after the clock went back."""
     times = [(time, record) for record in records if (time := _wall_clock(record.get("date")))]
     if times and times[0][0] > times[-1][0]:
         times.reverse()
@@ -294,7 +294,7 @@ def _row(record: Record, at: datetime) -> Bar:
 
 
 def parse_quote(record: Record) -> Quote | None:
-    """The quote; it has neither bid nor ask. None without a price."""
+    """Parse the quote; it has neither bid nor ask. None without a price."""
     last = price(record.get("price"))
     if last is None:
         return None
@@ -316,7 +316,7 @@ def parse_splits(records: Iterable[Record]) -> Iterator[Action]:
 
 
 def parse_dividends(records: Iterable[Record]) -> Iterator[Action]:
-    """The amount as it was declared; where that is unknown, the one adjusted for later splits."""
+    """Parse the amount as it was declared; where that is unknown, the one adjusted for later splits."""
     for record in records:
         amount = price(record.get("dividend")) or price(record.get("adjDividend"))
         if amount and (day := day_of(record.get("date"))):

@@ -179,7 +179,7 @@ class Marketstack:
         return Answer(events, failed)
 
     async def _live_quotes(self, builders: Sequence[EventBuilder], http: Http) -> list[PriceEvent]:
-        """Those that IEX has; none where the plan does not have them."""
+        """Fetch the quotes that IEX has; none where the plan excludes them."""
         if not builders or not self._has_intraday:
             return []
         try:
@@ -216,14 +216,14 @@ class Marketstack:
         return Answer([replace(each, unit=units[each.symbol]).actions(actions[each.symbol]) for each in builders])
 
     def _records_of(self, rows: Iterable[Record], symbol: str) -> list[Record]:
-        """The rows of one symbol, whichever way its share class is spelled."""
+        """Return the rows of one symbol, whichever way its share class is spelled."""
         wanted = _to_vendor(self.to_vendor(symbol))
         return [row for row in rows if _to_vendor(str(row.get("symbol"))) == wanted]
 
     async def _rows(
         self, builders: Sequence[EventBuilder], http: Http, path: str, params: dict[str, str] | None = None, pages: int = MOST_PAGES
     ) -> list[Record]:
-        """The rows of at most so many pages."""
+        """Fetch the rows of at most so many pages."""
         spell = dashed_class if path.startswith("intraday") else str
         symbols = ",".join(spell(self.to_vendor(each.symbol)) for each in builders)
         query = {"access_key": self._key, "symbols": symbols, "limit": str(PAGE)} | (params or {})
@@ -252,7 +252,7 @@ def _symbols_a_request(call: FetchCall) -> int:
 
 
 def _may_be_of_iex(symbol: str) -> bool:
-    """Whether it names no exchange: a share class has one letter, a MIC four."""
+    """True if it names no exchange: a share class has one letter, a MIC four."""
     return "." not in dashed_class(symbol) and not symbol.startswith("^")
 
 
@@ -261,7 +261,7 @@ def _to_vendor(symbol: str) -> str:
 
 
 def parse_page(reply: Reply, now: datetime, key: str) -> Page:
-    """One page. `key` is kept out of what is said.
+    """Parse one page. `key` is kept out of error messages.
 
     Raises:
         ProviderError: the answer is an error, or nothing that can be read.
@@ -276,14 +276,14 @@ def parse_page(reply: Reply, now: datetime, key: str) -> Page:
         rows = _rows(document.get("data")) if "data" in document else None
         if rows is not None and reply.status == 200:
             pagination = document.get("pagination")
-            told = pagination if isinstance(pagination, dict) else {}
-            offset, count, total = (int(number(told.get(name)) or 0) for name in ("offset", "count", "total"))
+            paging = pagination if isinstance(pagination, dict) else {}
+            offset, count, total = (int(number(paging.get(name)) or 0) for name in ("offset", "count", "total"))
             return Page(rows, offset, max(count, len(rows)), total)
     raise error_for_status("marketstack", reply, now)
 
 
 def _rows(data: object) -> list[Record] | None:
-    """The rows of a list, in which a symbol without any may be an empty list; or of the list within a ticker's own record."""
+    """Return the rows of a list, where a symbol without any may be an empty list, or of the list in a ticker's own record."""
     if isinstance(data, dict):
         inner = next((data[name] for name in ("eod", "splits", "dividends", "intraday") if isinstance(data.get(name), list)), None)
         rows = _rows(inner) if inner is not None else None
@@ -321,7 +321,7 @@ def _retry_at(name: str, now: datetime) -> datetime | None:
 
 
 def _fault(context: object) -> tuple[str, str, str] | None:
-    """The first parameter that is at fault, the kind of fault, and the vendor's words."""
+    """Return the first parameter that is at fault, the kind of fault, and the vendor's words."""
     for field, faults in context.items() if isinstance(context, dict) else ():
         for fault in faults if isinstance(faults, list) else [faults]:
             if isinstance(fault, dict):
@@ -330,7 +330,7 @@ def _fault(context: object) -> tuple[str, str, str] | None:
 
 
 def on_busiest_exchange(rows: Sequence[Record]) -> Sequence[Record]:
-    """The rows of one listing: two exchanges under one symbol are two prices, maybe in two currencies."""
+    """Return the rows of one listing: two exchanges under one symbol are two prices, maybe in two currencies."""
     traded: dict[str, float] = defaultdict(float)
     for row in rows:
         traded[str(row.get("exchange"))] += number(row.get("volume")) or 0.0
@@ -339,7 +339,7 @@ def on_busiest_exchange(rows: Sequence[Record]) -> Sequence[Record]:
 
 
 def unit_in(rows: Sequence[Record]) -> Unit:
-    """The unit of the prices: as it is said, else that of the exchange where it is of the US."""
+    """Return the unit of the prices: as named, else that of the exchange if it is in the US."""
     for row in rows:
         if code := str(row.get("price_currency") or "").strip():
             return unit_of(MINOR_CODES.get(code.upper(), code))
@@ -355,7 +355,7 @@ def parse_rows(rows: Iterable[Record]) -> Iterator[Bar]:
 
 
 def parse_live(rows: Sequence[Record]) -> Quote | None:
-    """The newest quote of IEX. `last`, bid and ask are null without an agreement with the exchange; the vendor's own is not."""
+    """Parse the newest quote of IEX. Without an agreement with the exchange `last`, bid and ask are null."""
     row = max(rows, key=lambda row: str(row.get("date")), default={})
     last = price(row.get("last")) or price(row.get("marketstack_last"))
     if last is None:
@@ -373,7 +373,7 @@ def parse_live(rows: Sequence[Record]) -> Quote | None:
 
 
 def parse_close(rows: Sequence[Record]) -> Quote | None:
-    """The newest session's close as a quote: of when in the day it was is not known."""
+    """Parse the newest session's close as a quote: of when in the day it was is not known."""
     row = max(rows, key=lambda row: str(row.get("date")), default={})
     last, day = price(row.get("close")), day_of(row.get("date"))
     if last is None:

@@ -126,7 +126,7 @@ class Tiingo:
         return f"/tiingo/daily/{quoted(ticker, safe='')}/prices", {"resampleFreq": EOD_FREQUENCIES[timeframe], "format": "json"}
 
     def _own_prices(self, records: Sequence[Record], builder: EventBuilder) -> tuple[list[Record], EventBuilder]:
-        """The bars of one crypto pair, and in what they are quoted."""
+        """Return the bars of one crypto pair, and in what they are quoted."""
         for record in records:
             prices = record.get("priceData")
             if str(record.get("ticker")).lower() == self.to_vendor(builder.symbol) and isinstance(prices, list):
@@ -188,14 +188,14 @@ def _kind(symbol: str) -> str:
 
 
 def _with_listing(builder: EventBuilder, share_feed: str) -> EventBuilder:
-    """With the currency, zone and feed of its market. Tickers of digits are Chinese; in what those are quoted is not said."""
+    """Return the builder with the currency, zone and feed of its market. Tickers of digits are Chinese, of unnamed currency."""
     if pair := pair_of(builder.symbol):
         return replace(builder, unit=Unit(pair.quote), zone="UTC", feed="consolidated")
     return replace(builder, unit=PLAIN if builder.symbol[:1].isdigit() else Unit("USD"), zone=NEW_YORK, feed=share_feed)
 
 
 def _windows(call: FetchCall, timeframe: Timeframe, kind: str, now: datetime) -> Iterator[tuple[date, date]]:
-    """The first and last days of the requests that cover a call."""
+    """Return the first and last days of the requests that cover a call."""
     longest = (SESSION_WINDOWS if kind == "share" else ROUND_THE_CLOCK_WINDOWS).get(timeframe)
     if call.start is None or call.end is None:
         yield now.date() - timedelta(days=LATEST_DAYS.get(timeframe) or longest or 1), now.date()
@@ -209,7 +209,7 @@ def _windows(call: FetchCall, timeframe: Timeframe, kind: str, now: datetime) ->
 
 
 def parse_records(reply: Reply, now: datetime) -> list[Record]:
-    """The rows of a JSON or CSV answer; none where the vendor has none.
+    """Parse the rows of a JSON or CSV answer; none where the vendor has none.
 
     Raises:
         ProviderError: the answer is a sentence, or nothing that can be read.
@@ -252,7 +252,7 @@ def _refused(words: str, reply: Reply, now: datetime) -> ProviderError:
 
 
 def parse_rows(records: Iterable[Record], timeframe: Timeframe, zone: str) -> Iterator[Bar]:
-    """Bars, of a day under the date of its session."""
+    """Parse bars; a day's is labelled by the date of its session."""
     for record in records:
         day = _session_of(record.get("date"))
         at = instant_of(record.get("date")) if timeframe in LENGTHS else day_start(day, zone) if day else None
@@ -262,7 +262,7 @@ def parse_rows(records: Iterable[Record], timeframe: Timeframe, zone: str) -> It
 
 
 def _session_of(text: object) -> date | None:
-    """The date as it is written; of a currency's day that opens at 17:00 in New York, the date it closes on."""
+    """Return the date as it is written; of a currency's day that opens at 17:00 in New York, the date it closes on."""
     at = instant_of(text)
     if at is None or at.time() == time():
         return day_of(text)
@@ -270,7 +270,7 @@ def _session_of(text: object) -> date | None:
 
 
 def parse_actions(records: Iterable[Record]) -> Iterator[Action]:
-    """Splits and dividends out of daily bars: a factor of 1 and no cash are none."""
+    """Parse splits and dividends out of daily bars: a factor of 1 and no cash are none."""
     for record in records:
         day, factor, cash = day_of(record.get("date")), number(record.get("splitFactor")), number(record.get("divCash"))
         if day and factor and factor != 1.0:
@@ -280,7 +280,7 @@ def parse_actions(records: Iterable[Record]) -> Iterator[Action]:
 
 
 def parse_quote(record: Record) -> Quote:
-    """The top of the book at IEX, of a crypto pair or of a currency pair.
+    """Parse the top of the book at IEX, of a crypto pair or of a currency pair.
 
     Bid, ask and `last` of IEX are null without an agreement with the exchange; `tngoLast` is Tiingo's own.
     """

@@ -62,7 +62,7 @@ MOST_PAGES = 500
 # A request takes its credits one by one: a whole minute's would hardly ever be free at once.
 SYMBOLS = 4
 FOREIGN_DELAY = timedelta(minutes=30)
-# What is said of one symbol, when it is said of a request as a whole, need not be true of the others.
+# Verdicts on one symbol: as the error of a whole request they need not be true of its other symbols.
 OF_ONE_SYMBOL = frozenset({Verdict.NOT_FOUND, Verdict.PLAN_RESTRICTED, Verdict.EMPTY})
 RESTRICTED = (
     "available starting",
@@ -160,7 +160,7 @@ class TwelveData:
     async def _series(
         self, builder: EventBuilder, part: Record | ProviderError, params: Mapping[str, str], http: Http
     ) -> list[PriceEvent]:
-        """The bars of one symbol, builder on for what lies before the first page where that was full."""
+        """Fetch the bars of one symbol, continued for what lies before the first page where that was full."""
         series = _Series(builder)
         for _ in range(MOST_PAGES):
             if isinstance(part, ProviderError):
@@ -187,7 +187,7 @@ class TwelveData:
         return Answer(events, failed)
 
     async def _parts(self, http: Http, path: str, params: Mapping[str, str], builders: Sequence[EventBuilder]) -> Parts:
-        """What is said of each symbol, in one request. A symbol that is left out of the answer is not in it.
+        """Fetch the part of each symbol in one request. A symbol that the vendor left out is not in it.
 
         Raises:
             ProviderError: the request as a whole failed.
@@ -246,7 +246,7 @@ class TwelveData:
 
 
 def _window(call: FetchCall) -> dict[str, str]:
-    """The parameters of a series. The end is the vendor's own, which days exclude and times include."""
+    """Return the parameters of a series. The end is the vendor's own, which days exclude and times include."""
     timeframe = call.timeframe or "1d"
     params = {"interval": INTERVALS[timeframe], "adjust": "splits", "outputsize": str(LATEST_BARS)}
     if call.start is None or call.end is None:
@@ -269,7 +269,7 @@ def _quote(builder: EventBuilder, part: Record | ProviderError) -> PriceEvent:
 
 
 def parse_document(reply: Reply, now: datetime, key: str) -> Record:
-    """The object of an answer, in which parts may still be errors.
+    """Parse the object of an answer, in which parts may still be errors.
 
     Raises:
         ProviderError: the answer as a whole is an error, or nothing that can be read.
@@ -289,7 +289,7 @@ def parse_document(reply: Reply, now: datetime, key: str) -> Record:
 
 
 def error_in(record: Record, reply: Reply, now: datetime, key: str) -> ProviderError | None:
-    """The error that an object is, by its own code: the status it comes with has varied."""
+    """Return the error that an object is, by its own code: the status it comes with has varied."""
     if "message" not in record or not (record.get("status") == "error" or "code" in record):
         return None
     return _refused(int(number(record.get("code")) or reply.status), str(record["message"]), reply, now, key)
@@ -322,14 +322,14 @@ def _verdict(code: int, low: str) -> Verdict:
 
 
 def _reset(window: str, now: datetime) -> datetime | None:
-    """When credits are given again: with the next minute of the clock, or day in UTC."""
+    """Return when credits are given again: with the next minute of the clock, or day in UTC."""
     if window == "day":
         return quota_window_end(window, now, "UTC")
     return now.astimezone(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
 
 
 def by_symbol(document: Record, symbols: Sequence[str]) -> dict[str, Record]:
-    """The part of each of these symbols (the vendor's spelling); of one the whole is its part. Symbols left out are not in it."""
+    """Return the part of each symbol, in the vendor's spelling; a single one has the whole. Symbols left out are not in it."""
     parts: dict[str, Record] = {name.upper(): part for name, part in document.items() if isinstance(part, dict)}
     found = {symbol: parts[symbol.upper()] for symbol in symbols if symbol.upper() in parts}
     if found:
@@ -339,19 +339,19 @@ def by_symbol(document: Record, symbols: Sequence[str]) -> dict[str, Record]:
 
 
 def meta_of(record: Record) -> Record:
-    """What a series says about itself."""
+    """Parse the metadata of a series."""
     meta = record.get("meta")
     return meta if isinstance(meta, dict) else {}
 
 
 def unit_in(record: Record, symbol: str) -> Unit:
-    """In what prices are quoted: pairs do not say it by code, but in their symbol."""
+    """Parse the unit of the prices; pairs name it not by code but in their symbol."""
     pair = pair_of(symbol.partition(":")[0])
     return unit_of(str(record.get("currency") or "") or (pair.quote if pair else None))
 
 
 def zone_in(record: Record, symbol: str, timeframe: Timeframe) -> str:
-    """The exchange's zone, in which a series' times are written; that of pairs is UTC.
+    """Return the exchange's zone, in which a series' times are written; that of pairs is UTC.
 
     Raises:
         ProviderError: malformed, when it is not said and the times mean nothing without it, or it is no zone.
@@ -365,7 +365,7 @@ def zone_in(record: Record, symbol: str, timeframe: Timeframe) -> str:
 
 
 def values_in(record: Record) -> list[Record]:
-    """The rows of a series.
+    """Return the rows of a series.
 
     Raises:
         ProviderError: malformed, when it is no series.
@@ -379,7 +379,7 @@ def values_in(record: Record) -> list[Record]:
 
 
 def parse_rows(values: Iterable[Record], timeframe: Timeframe, zone: str) -> Iterator[Bar]:
-    """Bars, of a day or longer under the date that is written."""
+    """Parse bars; those of a day or longer are labelled by the written date."""
     for record in values:
         day = day_of(record.get("datetime"))
         at = instant_of(record.get("datetime"), zone) if timeframe in LENGTHS else day_start(day, zone) if day else None
@@ -389,7 +389,7 @@ def parse_rows(values: Iterable[Record], timeframe: Timeframe, zone: str) -> Ite
 
 
 def parse_quote(record: Record) -> Quote:
-    """The quote: as of its last minute, else the bar it belongs to, else only the session's date.
+    """Parse the quote: as of its last minute, else the bar it belongs to, else only the session's date.
 
     Raises:
         ProviderError: malformed, when it is no quote.
@@ -406,7 +406,7 @@ def parse_quote(record: Record) -> Quote:
 
 
 def parse_actions(document: Record) -> Iterator[Action]:
-    """The splits of one answer, the dividends of another.
+    """Parse the splits of one answer, the dividends of another.
 
     Raises:
         ProviderError: malformed, when it has neither.

@@ -74,7 +74,7 @@ SIGNS = {
 
 
 class YahooSession:
-    """Asks as one visitor of the site. Cookie and crumb are fetched once, and once more when Yahoo no longer takes them."""
+    """Session of one visitor of the site: cookie and crumb are fetched once, and once more when Yahoo no longer takes them."""
 
     def __init__(self, user_agent: str) -> None:
         self.headers: dict[str, str] = {"User-Agent": user_agent, "Accept": "*/*"}
@@ -82,7 +82,7 @@ class YahooSession:
         self._fetching = asyncio.Lock()
 
     async def get(self, http: Http, path: str, params: Mapping[str, str], now: datetime) -> Reply:
-        """The answer to a request that carries cookie and crumb; each request on the way there takes its own permit."""
+        """Send a request that carries cookie and crumb; each request on the way there takes its own permit."""
         crumb = await self._refresh_crumb("", http, now)
         reply = await http.get(path, {**params, "crumb": crumb}, self.headers)
         if reply.status == 401:
@@ -171,7 +171,7 @@ class Chain(msgspec.Struct, rename="camel"):
     options: list[_Expiration] = []
 
     def missing_dates(self) -> list[int]:
-        """The expirations whose contracts are not here."""
+        """Return the expirations whose contracts are not here."""
         return sorted(set(self.expiration_dates) - {expiration.expiration_date for expiration in self.options})
 
 
@@ -273,7 +273,7 @@ class Yahoo:
 
 
 def _windows(call: FetchCall, timeframe: Timeframe, now: datetime) -> list[tuple[datetime, datetime]]:
-    """The requests that cover a call. For days one more on either side, as a session can begin on another UTC date than its own."""
+    """Return the windows that cover a call; days get one more on either side, as a session can begin on another UTC date."""
     if call.start is None or call.end is None:
         return [(now - timedelta(days=LATEST_DAYS[timeframe]), now + timedelta(days=1))]
     start, end = day_start(period_start(call.start, timeframe)), day_start(call.end)
@@ -293,7 +293,7 @@ def _with_listing(builder: EventBuilder, chart: Chart) -> EventBuilder:
 
 
 def _without_live_row(rows: list[Bar], timeframe: Timeframe, builder: EventBuilder) -> list[Bar]:
-    """The rows with the last folded into the one before, where Yahoo gives the price of now as a row of its own."""
+    """Return the rows with the last folded into the one before, where Yahoo gives the price of now as a row of its own."""
     if len(rows) < 2 or rows[-1].close is None:
         return rows
     *before, bar, live = rows
@@ -310,7 +310,7 @@ def _without_live_row(rows: list[Bar], timeframe: Timeframe, builder: EventBuild
 
 
 def crumb_in(reply: Reply, now: datetime) -> str:
-    """The crumb: one short word.
+    """Return the crumb: one short word.
 
     Raises:
         ProviderError: anything else.
@@ -324,7 +324,7 @@ def crumb_in(reply: Reply, now: datetime) -> str:
 
 
 def parse_results(reply: Reply, kind: type[T], now: datetime) -> list[T]:
-    """The results in the envelope, whatever its name.
+    """Parse the results in the envelope, whatever its name.
 
     Raises:
         ProviderError: the envelope holds an error, or there is no envelope.
@@ -342,7 +342,7 @@ def parse_results(reply: Reply, kind: type[T], now: datetime) -> list[T]:
 
 
 def parse_rows(chart: Chart) -> list[Bar]:
-    """The bars in Yahoo's order, prices in Yahoo's unit.
+    """Parse the bars in Yahoo's order, prices in Yahoo's unit.
 
     Raises:
         ProviderError: malformed, when the columns are not of one length.
@@ -363,7 +363,7 @@ def parse_rows(chart: Chart) -> list[Bar]:
 
 
 def parse_actions(chart: Chart) -> Iterator[Action]:
-    """Splits and dividends, on their day in the exchange's zone."""
+    """Parse splits and dividends, on their day in the exchange's zone."""
     zone = ZoneInfo(check_zone("yahoo", chart.meta.exchange_timezone_name))
     for event in chart.events.get("splits", {}).values():
         new, old, at = number(event.get("numerator")), number(event.get("denominator")), from_epoch(event.get("date"))
@@ -376,14 +376,14 @@ def parse_actions(chart: Chart) -> Iterator[Action]:
 
 
 def parse_contracts(chain: Chain) -> Iterator[Contract]:
-    """The calls and puts; Yahoo gives no greeks and no mark."""
+    """Parse the calls and puts; Yahoo gives no greeks and no mark."""
     for expiration in chain.options:
         yield from _contracts(expiration.calls, "call")
         yield from _contracts(expiration.puts, "put")
 
 
 def parse_quote(row: dict[str, Any]) -> Quote:
-    """A quote of the regular session, prices in Yahoo's unit."""
+    """Parse a quote of the regular session, prices in Yahoo's unit."""
     return Quote(
         at=from_epoch(row.get("regularMarketTime")),
         price=_exact(price(row.get("regularMarketPrice"))),
@@ -426,12 +426,12 @@ def _contract(row: dict[str, Any], right: Literal["call", "put"], expiry: date) 
 
 
 def _exact(value: float | None) -> float | None:
-    """A price without the noise of its float32: seven digits are all it ever had."""
+    """Return a price without the noise of its float32: seven digits are all it ever had."""
     return None if value is None else significant(value, 7)
 
 
 def _exact_column(column: list[float | None]) -> list[float | None]:
-    """The same for all of a column, which nearly always has no gaps, at once."""
+    """Round a whole column at once; it nearly always has no gaps."""
     if None in column:
         return [_exact(value) for value in column]
     return _FLOATS.decode(f"[{','.join(['%.7g'] * len(column)) % tuple(column)}]")

@@ -149,7 +149,7 @@ class Alpaca:
         return Answer(events)
 
     async def _newest(self, builders: Sequence[EventBuilder], http: Http) -> Rows:
-        """The newest minute of each, whenever that was, after as many before the newest of all as fit on a page."""
+        """Fetch the newest minute of each, whenever that was, after as many before the newest of all as fit on a page."""
         kind = kind_of(builders[0].symbol)
         params = {"symbols": _list(builders)} | ({"feed": self._source.shares.newest} if kind == "share" else {})
         document = await self._document(http, NEWEST[kind], params, builders[0].now)
@@ -165,7 +165,7 @@ class Alpaca:
         return {symbol: [*before.get(symbol, []), *rows] for symbol, rows in found.items()}, unit
 
     async def _rows(self, builders: Sequence[EventBuilder], http: Http, first: datetime, last: datetime) -> Rows:
-        """The bars of all pages by the vendor's symbol: one may begin on a page and go on two pages later."""
+        """Fetch the bars of all pages by the vendor's symbol: one may begin on a page and go on two pages later."""
         found: dict[str, list[Bar]] = defaultdict(list)
         if first > last:
             return found, None  # of what began so late nothing is to be seen yet

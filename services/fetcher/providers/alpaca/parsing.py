@@ -18,7 +18,7 @@ A_SESSION = timedelta(hours=25)  # from a day's bar to the end of its day, even 
 
 
 def parse_document(reply: Reply, now: datetime, *secrets: str) -> Record:
-    """The object of an answer.
+    """Parse the object of an answer.
 
     Raises:
         ProviderError: it is a message instead, in JSON or as plain text, or cannot be read.
@@ -56,13 +56,13 @@ def _refused(words: str, reply: Reply, now: datetime, secrets: Iterable[str]) ->
 
 
 def _window_end(reply: Reply, verdict: Verdict) -> datetime | None:
-    """When the minute of a throttled key is over, in seconds since 1970; there is no Retry-After."""
+    """Parse when the minute of a throttled key is over, in seconds since 1970; there is no Retry-After."""
     at = number(reply.headers.get("x-ratelimit-reset"))
     return EPOCH + timedelta(seconds=at) if verdict is Verdict.RATE_LIMITED and at and 0 < at < 1e10 else None
 
 
 def parse_bars(document: Record) -> dict[str, list[Bar]]:
-    """The bars of a page by the vendor's symbol: a list of each, or the latest one. No bars may be an empty object or null.
+    """Parse the bars of a page by the vendor's symbol: a list of each, or the latest one. No bars may be an empty object or null.
 
     Raises:
         ProviderError: malformed, when no bars are spoken of.
@@ -83,7 +83,7 @@ def _row(bar: Record) -> Bar | None:
 
 
 def parse_unit(document: Record) -> Unit | None:
-    """What the prices of an answer are in; it is named only where it is not the dollar."""
+    """Parse the currency of the prices; it is named only where it is not the dollar."""
     currency = document.get("currency")
     return unit_of(currency) if isinstance(currency, str) and currency else None
 
@@ -102,7 +102,7 @@ def parse_snapshots(document: Record) -> dict[str, Record]:
 
 
 def parse_chain(document: Record) -> Iterator[Contract]:
-    """The contracts of one page of a chain.
+    """Parse the contracts of one page of a chain.
 
     Raises:
         ProviderError: malformed, when no snapshots are spoken of.
@@ -134,7 +134,7 @@ def parse_chain(document: Record) -> Iterator[Contract]:
 
 
 def parse_quote(snapshot: Record) -> Quote:
-    """The price of now. A newest daily bar of an earlier session is the one that closed last, and of today there is no volume."""
+    """Parse a quote. A newest daily bar of an earlier session is the one that closed last, and today has no volume yet."""
     trade, quote, minute, day, before = (
         _record(snapshot.get(name)) for name in ("latestTrade", "latestQuote", "minuteBar", "dailyBar", "prevDailyBar")
     )
@@ -153,13 +153,13 @@ def parse_quote(snapshot: Record) -> Quote:
 
 
 def parse_rates(document: Record) -> dict[str, Quote]:
-    """The rates of currency pairs: there are no trades, the price is the middle."""
+    """Parse the rates of currency pairs: there are no trades, the price is the middle."""
     rates = {pair.upper(): _record(rate) for pair, rate in _record(document.get("rates")).items()}
     return {p: Quote(_at(r), price(r.get("mp")), price(r.get("bp")), price(r.get("ap"))) for p, r in rates.items()}
 
 
 def parse_actions(document: Record) -> Iterator[tuple[str, Action]]:
-    """The vendor's symbols, and what happened to each on its ex-date; a dividend in shares splits them.
+    """Parse the vendor's symbols, and what happened to each on its ex-date; a dividend in shares splits them.
 
     Raises:
         ProviderError: malformed, when no corporate actions are spoken of.
@@ -180,7 +180,7 @@ def parse_actions(document: Record) -> Iterator[tuple[str, Action]]:
 
 
 def _at(record: Record) -> datetime | None:
-    """The instant of a record; what never happened is dated to the year 1."""
+    """Return the instant of a record; what never happened is dated to the year 1."""
     text = str(record.get("t", ""))
     at = None if text.startswith("0001-") else instant_of(text)
     return at.astimezone(UTC) if at and at > EPOCH else None

@@ -23,7 +23,7 @@ SECOND = timedelta(seconds=1)  # the vendor's ranges hold their end
 
 
 class Feed(NamedTuple):
-    """Of shares: the source asked for bars, for the newest minutes and for quotes, and how late its bars are."""
+    """Feed of shares: the source of bars, for the newest minutes and for quotes, and how late its bars are."""
 
     bars: str = "sip"
     newest: str = "delayed_sip"
@@ -50,7 +50,7 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, options: Mapping[str, str | float]) -> "Source":
-        """The feeds that the settings name.
+        """Return the feeds that the settings name.
 
         Raises:
             ValueError: there is none of that name.
@@ -61,11 +61,11 @@ class Source(NamedTuple):
         return cls(FEEDS[feed], option_feed)
 
     def quotes(self, kind: str) -> str:
-        """The feed asked for quotes; "" where there is but one."""
+        """Return the feed asked for quotes; "" where there is but one."""
         return {"share": self.shares.quotes, "option": self.options}.get(kind, "")
 
     def placed(self, builder: EventBuilder) -> EventBuilder:
-        """With the currency, zone, feed and delay of the symbol's kind."""
+        """Return the builder with the currency, zone, feed and delay of the symbol's kind."""
         kind, pair = kind_of(builder.symbol), pair_of(builder.symbol)
         late = {"share": self.shares.late, "option": OPTION_FEEDS[self.options]}.get(kind, timedelta())
         if builder.call.dataset == "chain":
@@ -86,7 +86,7 @@ def kind_of(symbol: str) -> str:
 
 
 def vendor_symbol(symbol: str) -> str:
-    """A canonical symbol in the vendor's spelling."""
+    """Return a canonical symbol in the vendor's spelling."""
     if option := option_of(symbol):
         return option.symbol
     pair = pair_of(symbol)
@@ -109,7 +109,7 @@ def groups(symbols: Sequence[str]) -> Iterator[list[str]]:
 
 
 def span(builder: EventBuilder) -> tuple[datetime, datetime]:
-    """The instants between which the vendor is asked for bars, both inclusive: whole periods, but nothing it may not tell yet."""
+    """Return the first and last instant to request bars of, both inclusive: whole periods, without what is still embargoed."""
     call, timeframe = builder.call, builder.call.timeframe or "1d"
     late = timedelta(seconds=builder.profile.delay_s)
     newest = builder.now - late - (CLOCKS if late else late)

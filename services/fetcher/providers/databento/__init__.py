@@ -175,7 +175,7 @@ class Databento:
 
 
 async def _closed(found: FetchedRecords, requests: Requests, whole: TimeRange) -> set[str]:
-    """The symbols that mean nothing only because no day of the range had a session, so that nothing was listed either."""
+    """Fetch the symbols that mean nothing only because no day of the range had a session, so that nothing was listed either."""
     unknown = [symbol for symbol in requests.symbols if symbol not in found.known]
     if not unknown or whole.end - whole.start >= LONGEST_CLOSURE:
         return set()

@@ -20,7 +20,7 @@ _CONTRACT = re.compile(r"([A-Z]{1,5}\d?) *(\d\d)(\d\d)(\d\d)([CP])(\d{8})")
 
 
 async def contracts_of(requests: Requests) -> list[Contract]:
-    """The contracts listed today or, when it has no quotes, on the last day that has, as of its close.
+    """Fetch the contracts listed today or, when it has no quotes, on the last day that has, as of its close.
 
     Raises:
         ProviderError: they could not be had; not_found, when the underlying has none.
@@ -59,7 +59,7 @@ def _closes(before: datetime) -> Iterator[datetime]:
 
 
 def parse_contracts(answered: Answered) -> list[Contract]:
-    """The contracts named in an answer; one that had no quote in it is listed without.
+    """Parse the contracts named in an answer; one that had no quote in it is listed without.
 
     Raises:
         ProviderError: malformed, when quotes are not named by contract.

@@ -60,7 +60,7 @@ class Answered:
     unknown: frozenset[str] = frozenset()
 
     def by_symbol(self, builders: Iterable[str]) -> dict[str, list[Record]]:
-        """The records of each asked symbol; see `names_of`."""
+        """Return the records of each asked symbol; see `names_of`."""
         symbols = list(builders)
         found: dict[str, list[Record]] = {symbol: [] for symbol in symbols}
         lists = {_plain(symbol): records for symbol, records in found.items()}
@@ -71,11 +71,11 @@ class Answered:
         return found
 
     def knows(self, symbol: str) -> bool:
-        """Whether an asked symbol means something in the range."""
+        """True if an asked symbol means something in the range."""
         return symbol not in self.unknown and _plain(symbol) not in map(_plain, self.unknown)
 
     def names_of(self, record: Record, symbols: list[str]) -> list[str]:
-        """The symbols that a record is of, of those asked.
+        """Return the symbols that a record is of, of those asked.
 
         Raises:
             ProviderError: malformed, when that is not said.
@@ -103,7 +103,7 @@ class RefusalError(ProviderError):
 
 
 def parse_answer(reply: Reply, schema: str, now: datetime, *secrets: str) -> Answered:
-    """The records of a schema.
+    """Parse the records of a schema.
 
     Raises:
         ProviderError: a refusal, or something that cannot be read to its end.
@@ -121,7 +121,7 @@ def parse_answer(reply: Reply, schema: str, now: datetime, *secrets: str) -> Ans
 
 
 def _unpacked(packed: bytes) -> bytes:
-    """The content of all frames, one after the other."""
+    """Return the content of all frames, one after the other."""
     unpacked, frame = bytearray(), zstandard.ZstdDecompressor().decompressobj()
     try:
         for i in range(0, len(packed), CHUNK):
@@ -175,7 +175,7 @@ def _from_message(message: object, kind: int) -> Iterator[Record]:
 
 
 def _from_line(line: bytes, kind: int) -> Iterator[Record]:
-    """The record in a line of JSON, whose numbers may be texts, prices whole billionths and instants nanoseconds or ISO texts."""
+    """Parse a record of a line of JSON: numbers may be texts, prices whole billionths, and instants nanoseconds or ISO texts."""
     try:
         fields = msgspec.json.decode(line, type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -203,7 +203,7 @@ def _price(billionths: int) -> float | None:
 
 
 def _price_in(value: object) -> float | None:
-    """A price with a point in it is meant as it stands, one without counts billionths."""
+    """Return a price with a point in it is meant as it stands, one without counts billionths."""
     text = str(value)
     if not text.removeprefix("-").isdecimal():
         return number(value)
@@ -255,7 +255,7 @@ def _whole(at: datetime, venues: Sequence[Record]) -> Bar:
 
 
 def top_of_book(books: Iterable[Record]) -> Quote | None:
-    """The best bid and ask of the last minute in which a venue had either, and the last price known; None: nothing is."""
+    """Return the best bid and ask of the last minute in which a venue had either, and the last price known; None: nothing is."""
     last: Record | None = None
     sides: dict[datetime, list[Record]] = defaultdict(list)
     for book in books:
@@ -272,13 +272,13 @@ def top_of_book(books: Iterable[Record]) -> Quote | None:
 
 
 def last_trade(bars: Iterable[Record], length: timedelta, until: datetime) -> Quote | None:
-    """The close of the last bar, as of the bar's end; None: there is none."""
+    """Return the close of the last bar, as of the bar's end; None: there is none."""
     rows = [row for row in consolidated(bars) if price(row.close) is not None]
     return Quote(at=min(rows[-1].at + length, until), price=rows[-1].close) if rows else None
 
 
 def refused(reply: Reply, now: datetime, *secrets: str) -> ProviderError:
-    """The error that a reply stands for which brings no data."""
+    """Return the error that a reply stands for which brings no data."""
     document = decode_json(reply)
     detail = document.get("detail") if isinstance(document, dict) else None
     case, words, payload = _told(detail)

@@ -21,12 +21,12 @@ class TimeRange(NamedTuple):
     end: datetime
 
     def within(self, earliest: datetime | None, latest: datetime | None) -> "TimeRange | None":
-        """The part of it that lies in bounds; None: nothing does."""
+        """Return the part of it that lies in bounds; None: nothing does."""
         start, end = max(self.start, earliest or self.start), min(self.end, latest or self.end)
         return TimeRange(start, end) if start < end else None
 
     def before(self, latest: datetime) -> "TimeRange":
-        """The range as long as this one that ends no later."""
+        """Return the range as long as this one that ends no later."""
         return self if latest >= self.end else TimeRange(latest - (self.end - self.start), latest)
 
     def cut(self, days: int) -> Iterator["TimeRange"]:
@@ -39,7 +39,7 @@ class TimeRange(NamedTuple):
 
 @dataclass
 class FetchedRecords:
-    """What all requests brought: records by symbol, the symbols that mean something, and until when that is the whole."""
+    """Records of all requests by symbol, the symbols that are known, and the end of the range that they cover."""
 
     records: dict[str, list[Record]]
     known: set[str] = field(default_factory=set)
@@ -67,7 +67,7 @@ class Requests:
     latest: datetime | None = None
 
     async def all(self, schema: str, ranges: Iterable[TimeRange], *, slide: bool = False) -> FetchedRecords:
-        """The records of all ranges, oldest first.
+        """Fetch the records of all ranges, oldest first.
 
         Raises:
             ProviderError: a range could not be had; empty, when there is nothing of any.
@@ -95,7 +95,7 @@ class Requests:
         return found
 
     async def one(self, schema: str, wanted: TimeRange, *, slide: bool) -> tuple[Answered, TimeRange]:
-        """The records of one range, and which part of it is there; with `slide` the newest range of that length that is there.
+        """Fetch the records of one range, and the part of it that is available; with `slide` the newest range of that length.
 
         Raises:
             ProviderError: it could not be had; not_found, when no symbol means anything in it; empty, when it is not there.
@@ -129,7 +129,7 @@ class Requests:
         return replace(answered, unknown=answered.unknown | named)
 
     async def known_symbols(self, symbols: Sequence[str], wanted: TimeRange) -> set[str]:
-        """Those that mean something on days around the range, which may hold closed days alone. This is never billed."""
+        """Fetch which symbols are known on days around the range, which may hold closed days alone. This is never billed."""
         form = {
             **self._symbols_in(symbols),
             "start_date": f"{(wanted.start - 2 * LONGEST_CLOSURE).date()}",
@@ -149,7 +149,7 @@ def _is_named(symbol: str, words: str) -> bool:
 
 
 def clamp(wanted: TimeRange, error: RefusalError, *, slide: bool = False) -> TimeRange:
-    """The part of a refused range that the vendor would answer; with `slide` one of the same length.
+    """Return the part of a refused range that the vendor would answer; with `slide` one of the same length.
 
     Raises:
         RefusalError: the refusal itself, where it names no other range; empty, where the vendor has nothing of the range.

@@ -1,4 +1,4 @@
-"""How Databento spells symbols, and what a spelling tells: the kind of symbol and the data set that has it."""
+"""Databento's symbols: spelling, kind and data set of each."""
 
 import re
 
@@ -16,7 +16,7 @@ _OF_AMERICA = re.compile(r"(DBEQ|EQUS|OPRA|XNAS|XNYS|XASE|XBOS|XPSX|XCHI|XCIS|AR
 
 
 def to_vendor(symbol: str) -> str:
-    """The vendor's spelling: an option's root padded to six letters, the rule of a continuous future in small letters."""
+    """Return the vendor's spelling: an option's root padded to six letters, the rule of a continuous future in small letters."""
     if option := _OPTION.fullmatch(symbol):
         return option[1].ljust(6) + option[2]
     if future := _CONTINUOUS.fullmatch(symbol):
@@ -25,14 +25,14 @@ def to_vendor(symbol: str) -> str:
 
 
 def kind_of(spelling: str) -> str:
-    """The `stype_in` that a spelling is of; one request has one."""
+    """Return the `stype_in` that a spelling is of; one request has one."""
     if _CONTINUOUS.fullmatch(spelling):
         return "continuous"
     return "instrument_id" if spelling.isdecimal() else "raw_symbol"
 
 
 def dataset_of(spelling: str, preferred: str) -> str:
-    """The data set to ask: the preferred one if there is one, but no data set of shares has their options."""
+    """Return the data set to ask: the preferred one if there is one, but no data set of shares has their options."""
     if _PADDED_OPTION.fullmatch(spelling):
         return preferred if preferred.startswith("OPRA.") else OPTIONS
     if preferred:
@@ -41,7 +41,7 @@ def dataset_of(spelling: str, preferred: str) -> str:
 
 
 def parent_of(symbol: str) -> str:
-    """The name of all options of an underlying: `BRKB.OPT` of BRK.B.
+    """Return the name of all options of an underlying: `BRKB.OPT` of BRK.B.
 
     Raises:
         ProviderError: bad_request, when it can have none.
@@ -54,12 +54,12 @@ def parent_of(symbol: str) -> str:
 
 
 def currency_of(dataset: str) -> str | None:
-    """What its prices are in, where that is the same for all it has: futures, and Europe's venues, are in many currencies."""
+    """Return the unit of its prices, where all have the same: futures, and Europe's venues, are in many currencies."""
     return "USD" if _OF_AMERICA.fullmatch(dataset) else None
 
 
 def feed_of(dataset: str) -> str:
-    """The class of a data set: all trades of its instruments, or those of some venues."""
+    """Return the class of a data set: all trades of its instruments, or those of some venues."""
     if dataset.startswith("IEXG."):
         return "iex"
     return "consolidated" if dataset.startswith(("OPRA.", "GLBX.")) or dataset == "EQUS.SUMMARY" else "venue"

@@ -119,7 +119,7 @@ class Polygon:
         return _as_adjusted(builder, documents).bars(parse_rows(results_of(documents), timeframe, builder.zone))
 
     async def _market(self, builders: Sequence[EventBuilder], days: Sequence[date], http: Http) -> Answer:
-        """The days of several shares out of those of the whole market."""
+        """Fetch the days of several shares out of those of the whole market."""
         if len(builders) == 1:
             return Answer(await self._bars(builders[0], http))
         rows: dict[str, list[Bar]] = {vendor_ticker(each.symbol): [] for each in builders}
@@ -207,7 +207,7 @@ class Polygon:
 
 
 def _with_listing(builder: EventBuilder) -> EventBuilder:
-    """With the currency, zone and feed of its market."""
+    """Return the builder with the currency, zone and feed of its market."""
     ticker = vendor_ticker(builder.symbol)
     market = market_of(ticker)
     zone = "UTC" if market in (CRYPTO, FX) else NEW_YORK
@@ -215,7 +215,7 @@ def _with_listing(builder: EventBuilder) -> EventBuilder:
 
 
 def _as_adjusted(builder: EventBuilder, documents: Sequence[Record]) -> EventBuilder:
-    """An answer says whether its prices are adjusted; should they not be, they belong to another series."""
+    """Return an answer says whether its prices are adjusted; should they not be, they belong to another series."""
     if any(document.get("adjusted") is False for document in documents):
         return replace(builder, profile=replace(builder.profile, basis="raw"))
     return builder
@@ -241,7 +241,7 @@ def _answer_of(
 
 
 def _money(records: Sequence[Record]) -> Unit:
-    """The currency of the dividends; unknown where they are of several."""
+    """Return the currency of the dividends; unknown where they are of several."""
     named = {unit_of(record["currency"]) for record in records if record.get("currency")}
     return Unit("USD") if not named else named.pop() if len(named) == 1 else PLAIN
 

@@ -21,7 +21,7 @@ SUNDAY = 6
 
 
 def parse_document(reply: Reply, now: datetime, *secrets: str) -> Record:
-    """The envelope of an answer. A status of DELAYED is as good as OK.
+    """Parse the envelope of an answer. A status of DELAYED is as good as OK.
 
     Raises:
         ProviderError: it tells of an error, or there is none.
@@ -78,7 +78,7 @@ def parse_rows(records: Iterator[Record], timeframe: Timeframe, zone: str) -> It
 
 
 def parse_quote(snapshot: Record) -> Quote:
-    """The snapshot of a share, or of a pair. Lower case is the bid, upper case the ask, but a currency's are `b` and `a`.
+    """Parse the snapshot of a share, or of a pair. Lower case is the bid, upper case the ask, but a currency's are `b` and `a`.
 
     From early morning until the first trade the day is all zeros.
     """
@@ -97,7 +97,7 @@ def parse_quote(snapshot: Record) -> Quote:
 
 
 def parse_quotes(document: Record, tickers: Sequence[str]) -> dict[str, Quote | None]:
-    """The snapshots by ticker: one is an object under the name it was asked for, several are a list."""
+    """Parse the snapshots by ticker: one is an object under the name it was asked for, several are a list."""
     several = document.get("tickers")
     if isinstance(several, list):
         return {str(record.get("ticker")): parse_quote(record) for record in map(record_of, several)}
@@ -106,7 +106,7 @@ def parse_quotes(document: Record, tickers: Sequence[str]) -> dict[str, Quote | 
 
 
 def parse_index(record: Record) -> Quote:
-    """The value of an index."""
+    """Parse the value of an index."""
     session = record_of(record.get("session"))
     return Quote(
         at=from_any_epoch(record.get("last_updated")),
@@ -116,7 +116,7 @@ def parse_index(record: Record) -> Quote:
 
 
 def errors_of(records: Iterator[Record]) -> dict[str, ProviderError]:
-    """The tickers that have an error in place of a value: unknown, or not for this key."""
+    """Return the tickers that have an error in place of a value: unknown, or not for this key."""
     found = {}
     for record in records:
         if error := record.get("error"):
@@ -159,13 +159,13 @@ def parse_contract(record: Record) -> Contract | None:
 
 
 def _same_day(updated: object, now: datetime | None) -> bool:
-    """Whether the day's bar is that of the quote; without either time it is taken for it."""
+    """True if the day's bar is that of the quote; without either time it is taken for it."""
     at, zone = from_any_epoch(updated), ZoneInfo(NEW_YORK)
     return at is None or now is None or at.astimezone(zone).date() >= now.astimezone(zone).date()
 
 
 def quote_of(record: Record) -> Quote | None:
-    """The quote of the contract that `parse_contract` reads."""
+    """Return the quote of the contract that `parse_contract` reads."""
     contract = parse_contract(record)
     if contract is None:
         return None
@@ -174,7 +174,7 @@ def quote_of(record: Record) -> Quote | None:
 
 
 def parse_actions(records: Iterator[Record], ticker: str) -> Iterator[Action]:
-    """The splits of one answer, the dividends of another, of this ticker only."""
+    """Parse the splits of one answer, the dividends of another, of this ticker only."""
     for record in records:
         if str(record.get("ticker") or ticker) != ticker:
             continue
@@ -186,7 +186,7 @@ def parse_actions(records: Iterator[Record], ticker: str) -> Iterator[Action]:
 
 
 def from_any_epoch(value: object) -> datetime | None:
-    """The instant so many seconds, or thousandths, millionths, thousand-millionths of one, after 1970; 0 is unknown."""
+    """Return the instant so many seconds, or thousandths, millionths, thousand-millionths of one, after 1970; 0 is unknown."""
     seconds = number(value)
     if not seconds or seconds < 0:
         return None
@@ -196,12 +196,12 @@ def from_any_epoch(value: object) -> datetime | None:
 
 
 def results_of(documents: list[Record]) -> Iterator[Record]:
-    """The records of all pages; without any there is no `results` at all."""
+    """Return the records of all pages; without any there is no `results` at all."""
     for document in documents:
         results = document.get("results")
         yield from (record for record in (results if isinstance(results, list) else [results]) if isinstance(record, dict))
 
 
 def record_of(value: object) -> Record:
-    """The value if it is an object, else an empty one."""
+    """Return the value if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}

@@ -33,12 +33,12 @@ LATEST_DAYS: dict[Timeframe, int] = {"1m": 7, "5m": 14, "15m": 30, "30m": 50, "1
 
 
 def market_of(ticker: str) -> str:
-    """The prefix of a ticker in the vendor's spelling; a share has none."""
+    """Return the prefix of a ticker in the vendor's spelling; a share has none."""
     return ticker[:2] if ticker[:2] in (OPTION, INDEX, CRYPTO, FX) else SHARE
 
 
 def vendor_ticker(symbol: str) -> str:
-    """A canonical symbol in the vendor's spelling. Case matters: a small p marks a preferred share."""
+    """Return a canonical symbol in the vendor's spelling. Case matters: a small p marks a preferred share."""
     if option := option_of(symbol):
         return OPTION + option.symbol
     if market_of(symbol.upper()):
@@ -59,7 +59,7 @@ def underlying_of(ticker: str) -> str:
 
 
 def unit_of_ticker(ticker: str) -> Unit:
-    """What its prices are in: dollars, a pair's quote currency, or an index's points, which are no money."""
+    """Return the unit of its prices: dollars, a pair's quote currency, or an index's points, which are no money."""
     market = market_of(ticker)
     if market == INDEX:
         return PLAIN
@@ -83,7 +83,7 @@ def quote_groups(symbols: Sequence[str]) -> Iterator[list[str]]:
 
 
 def span(call: FetchCall, timeframe: Timeframe, now: datetime) -> str:
-    """The range as the vendor takes it, both ends inclusive: days of the exchange, or instants where our days are not its days."""
+    """Return the range in the vendor's form, ends inclusive: days of the exchange, or instants where its days are not UTC's."""
     if call.start is None or call.end is None:
         return f"{period_start(now.date() - timedelta(days=LATEST_DAYS[timeframe]), timeframe)}/{now.date()}"
     if timeframe in LENGTHS:
@@ -97,7 +97,7 @@ def _milliseconds(day: date) -> int:
 
 
 def trading_days(call: FetchCall, now: datetime) -> list[date]:
-    """The weekdays of a range of daily bars that have begun in New York."""
+    """Return the weekdays of a range of daily bars that have begun in New York."""
     if call.timeframe != "1d" or call.start is None or call.end is None:
         return []
     count = (min(call.end, today(now) + timedelta(days=1)) - call.start).days
@@ -105,5 +105,5 @@ def trading_days(call: FetchCall, now: datetime) -> list[date]:
 
 
 def today(now: datetime) -> date:
-    """The day it is in New York."""
+    """Return the day it is in New York."""
     return now.astimezone(ZoneInfo(NEW_YORK)).date()

@@ -163,7 +163,7 @@ class Schwab:
         return Answer(events, failed)
 
     def _groups(self, symbols: Sequence[str]) -> Iterator[list[str]]:
-        """The symbols in lists that an address has room for."""
+        """Return the symbols in lists that an address has room for."""
         group: list[str] = []
         length = 0
         for symbol in symbols:
@@ -240,7 +240,7 @@ def _fx(symbol: str) -> Pair | None:
 
 
 def _window(call: FetchCall, timeframe: Timeframe, now: datetime) -> tuple[datetime, datetime]:
-    """What to ask for: whole weeks and months, which are cut to the days that are asked; a session may open the evening before."""
+    """Return the range to request: whole weeks and months, cut to the days later; a session may open the evening before."""
     if call.start is None or call.end is None:
         return now - timedelta(days=LATEST_DAYS[timeframe]), now
     if timeframe in LENGTHS:

@@ -19,7 +19,7 @@ _PASSING = ("server_error", "temporarily_unavailable")
 
 
 def token_manager(credentials: Credentials) -> AccessTokenManager:
-    """The tokens of an account, shared where its access says so.
+    """Return the tokens of an account, shared where its access says so.
 
     Raises:
         ValueError: the option `logged_in_at` is no instant.
@@ -37,7 +37,7 @@ def token_manager(credentials: Credentials) -> AccessTokenManager:
 
 
 def parse_token_response(reply: Reply, now: datetime, *secrets: str) -> TokenResponse:
-    """The access token, how long it serves, and the refresh token to use next.
+    """Parse the access token, how long it serves, and the refresh token to use next.
 
     Raises:
         LoginEndedError: only a new login helps.

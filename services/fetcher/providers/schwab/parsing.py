@@ -32,7 +32,7 @@ class ChainSlice(NamedTuple):
 
     @property
     def params(self) -> dict[str, str]:
-        """What asks for it, beside the symbol."""
+        """Query parameters that request it, beside the symbol."""
         span = {"fromDate": str(self.days[0]), "toDate": str(self.days[-1])} if self.days else {}
         return {"contractType": self.side, "strategy": "SINGLE", "includeUnderlyingQuote": "false", **span}
 
@@ -45,11 +45,11 @@ class Chain(NamedTuple):
 
 
 class TooMuchError(ProviderError):
-    """The answer would be larger than the vendor's gateway passes on: ask for less at a time."""
+    """The response would exceed what the vendor's gateway passes on: request less at a time."""
 
 
 def parse_rows(document: Document, timeframe: Timeframe, *, has_volume: bool = True) -> Iterator[Bar]:
-    """The candles. A day is stamped with midnight in Chicago, or with the evening before where its session opens then.
+    """Parse the candles. A day is stamped with midnight in Chicago, or with the evening before where its session opens then.
 
     Raises:
         ProviderError: malformed, there are none and the answer does not say that it is empty.
@@ -77,7 +77,7 @@ def _session_start(at: datetime) -> datetime:
 
 
 def quotes_in(document: Document) -> tuple[dict[str, Document], set[str]]:
-    """The quotes by `plain` symbol, and the symbols Schwab does not know. `/ES` is answered as the contract that is active."""
+    """Return the quotes by `plain` symbol, and the unknown symbols. `/ES` is answered as the contract that is active."""
     found: dict[str, Document] = {}
     for key, entry in document.items():
         if key == "errors" or not isinstance(entry, dict):
@@ -91,12 +91,12 @@ def quotes_in(document: Document) -> tuple[dict[str, Document], set[str]]:
 
 
 def plain(symbol: object) -> str:
-    """A symbol as it is compared: the padding inside an option's does not count."""
+    """Return a symbol as it is compared: the padding inside an option's does not count."""
     return "".join(str(symbol).split()).upper()
 
 
 def parse_quote(entry: Document) -> Quote:
-    """The quote of any kind of asset. `closePrice` is the close before; a fund has its net asset value instead of a last price."""
+    """Parse the quote of any kind of asset. `closePrice` is the previous close; a fund has a net asset value, no last price."""
     quote = _block(entry, "quote") or entry  # older answers have no blocks
     regular = _block(entry, "regular")
     volume = count_of(quote.get("totalVolume"))
@@ -117,18 +117,18 @@ def kind_of(entry: Document) -> str:
 
 
 def first_price(*values: object) -> float | None:
-    """The first that is a price."""
+    """Return the first that is a price."""
     return next((found for value in values if (found := price(value)) is not None), None)
 
 
 def count_of(value: object) -> float | None:
-    """A volume or an open interest; less than 0 is unknown."""
+    """Return a volume or an open interest; less than 0 is unknown."""
     found = number(value)
     return None if found is not None and found < 0 else found
 
 
 def instant_in(milliseconds: object) -> datetime | None:
-    """The instant so many milliseconds after 1970; 0 and less are unknown."""
+    """Return the instant so many milliseconds after 1970; 0 and less are unknown."""
     found = number(milliseconds)
     return from_epoch(found / 1000) if found and found > 0 else None
 
@@ -139,7 +139,7 @@ def _block(entry: Document, name: str) -> Document:
 
 
 def split(piece: ChainSlice, days: tuple[date, ...], error: ProviderError) -> list[ChainSlice]:
-    """The piece in two that ask for less each.
+    """Return the piece in two that ask for less each.
 
     Raises:
         ProviderError: there is no less to ask for: the error that it was too much.
@@ -153,7 +153,7 @@ def split(piece: ChainSlice, days: tuple[date, ...], error: ProviderError) -> li
 
 
 def parse_expirations(document: Document) -> list[date]:
-    """The expirations an underlying has, in order.
+    """Parse the expirations an underlying has, in order.
 
     Raises:
         ProviderError: malformed, there is no list of them.
@@ -166,7 +166,7 @@ def parse_expirations(document: Document) -> list[date]:
 
 
 def parse_chain(document: Document) -> Chain:
-    """The contracts of all expirations in the answer.
+    """Parse the contracts of all expirations in the answer.
 
     Raises:
         TooMuchError: the vendor has cut the chain short.
@@ -229,7 +229,7 @@ def _volatility(row: Document) -> tuple[float | None, dict[str, float | None]]:
 
 
 def document_in(reply: Reply, now: datetime, *secrets: str) -> Document:
-    """The object of an answer with data.
+    """Return the object of an answer with data.
 
     Raises:
         ProviderError: it is an error in any of its shapes, or no object.
@@ -251,7 +251,7 @@ def document_in(reply: Reply, now: datetime, *secrets: str) -> Document:
 
 
 def refuses_token(reply: Reply) -> bool:
-    """Whether another access token could help. An edge server's 403 says nothing about the token."""
+    """True if another access token could help. An edge server's 403 says nothing about the token."""
     if reply.status == 401:
         return True
     # Looked for before the body is parsed: nearly every answer is data.
@@ -260,7 +260,7 @@ def refuses_token(reply: Reply) -> bool:
 
 
 def _complaint(document: Document, reply: Reply) -> tuple[int, str]:
-    """The status and the words of an error, the body's before the reply's; no words where there is none."""
+    """Return the status and the words of an error, the body's before the reply's; no words where there is none."""
     errors, fault = document.get("errors"), document.get("fault")
     if isinstance(errors, list):
         listed = [error for error in errors if isinstance(error, dict)]
@@ -285,8 +285,8 @@ def _refused(status: int, words: str, reply: Reply, now: datetime, secrets: Iter
     if status >= 500 or status == 408:
         return ProviderError(Verdict.TIMEOUT if "timeout" in low or "timed out" in low else Verdict.SERVER_ERROR, message, again)
     if status == 401:
-        told = f"{message}; is the product Market Data part of the application?"
-        return ProviderError(Verdict.UNAUTHORIZED, told)
+        problem = f"{message}; is the product Market Data part of the application?"
+        return ProviderError(Verdict.UNAUTHORIZED, problem)
     if status in (402, 403):
         return ProviderError(Verdict.PLAN_RESTRICTED, message)
     if status == 404 or _NO_SUCH_SYMBOL.search(low):

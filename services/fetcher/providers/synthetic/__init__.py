@@ -57,11 +57,11 @@ class Synthetic:
         self._fault_rate = _option(credentials.options, "fault_rate", 0.0, 1.0)
 
     def to_vendor(self, symbol: str) -> str:
-        """The symbol itself."""
+        """Return the symbol itself."""
         return symbol
 
     async def fetch(self, call: FetchCall, http: Http, now: datetime) -> Answer:  # noqa: ARG002  (there is nobody to call)
-        """See `Provider.fetch`. Nothing later than `now` is told."""
+        """See `Provider.fetch`. Nothing later than `now` is given."""
         refuse_unoffered(self.profile, call)
         await asyncio.sleep(self._latency_s)
         self._fail_call(call, now)
@@ -116,7 +116,7 @@ async def _bar_events(found: Instrument, builder: EventBuilder, now: datetime) -
 
 
 async def _listed(rows: Iterable[Bar]) -> list[Bar]:
-    """All of them, with a chance for others to run now and then."""
+    """List the rows, yielding to the event loop now and then."""
     found: list[Bar] = []
     for row in rows:
         found.append(row)
@@ -159,7 +159,7 @@ def _event(
 
 
 def _span(call: FetchCall, now: datetime) -> tuple[date, date]:
-    """The first and last day that are asked for, within what there is."""
+    """Return the first and last day that are asked for, within what there is."""
     today = now.astimezone(UTC).date()
     first, end = call.start or today - ACTIONS_DAYS * _DAY, call.end or today + _DAY
     return max(first, FIRST_DAY), min(end - _DAY, today)

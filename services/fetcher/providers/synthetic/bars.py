@@ -1,4 +1,4 @@
-"""Bars and quotes out of the made-up market's days, as they are known at an instant."""
+"""Bars and quotes of the synthetic market, as they are known at an instant."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -26,7 +26,7 @@ class Bar(NamedTuple):
 
 
 def bars(instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime) -> Iterator[Bar]:
-    """The bars of the sessions from the first to the last day of the span, both included, as far as they have happened.
+    """Return the bars of the sessions from the first to the last day of the span, both included, as far as they have happened.
 
     A week or month that the span touches is there as a whole.
     """
@@ -45,7 +45,7 @@ def bars(instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime
 
 
 def latest(instrument: Instrument, timeframe: Timeframe, count: int, now: datetime) -> Iterator[Bar]:
-    """The newest bars, at least `count` of them, in order of time; an intraday session is there as a whole."""
+    """Return the newest bars, at least `count` of them, in order of time; an intraday session is there as a whole."""
     today = now.astimezone(UTC).date()
     if timeframe not in LENGTHS:
         yield from bars(instrument, timeframe, (today - int(count * _DAYS_A_BAR[timeframe] + 10) * _DAY, today), now)
@@ -58,12 +58,12 @@ def latest(instrument: Instrument, timeframe: Timeframe, count: int, now: dateti
 
 
 def rows_a_day(instrument: Instrument, timeframe: Timeframe) -> int:
-    """How many bars one session has at most."""
+    """Return the number of bars that one session has at most."""
     return -(-instrument.session_s // (LENGTHS[timeframe] // _SECOND)) if timeframe in LENGTHS else 1
 
 
 def quote_of(instrument: Instrument, now: datetime) -> Quote:
-    """The last price, with the second it is of; while the market is closed that is its close."""
+    """Return the last price, with the second it is of; while the market is closed that is its close."""
     today = now.astimezone(UTC).date()
     day, piece = list(_known(instrument, (today - 7 * _DAY, today), now))[-1]
     spread = max(1, piece.close // 5000)

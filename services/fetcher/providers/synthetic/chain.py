@@ -24,7 +24,7 @@ class _Share(NamedTuple):
 
 
 def chain_of(symbol: str, quote: Quote, key: int) -> list[Contract]:
-    """The contracts in order of expiration, strike and right. Greeks: theta a day, vega a percent of volatility."""
+    """Return the contracts in order of expiration, strike and right. Greeks: theta a day, vega a percent of volatility."""
     if quote.price is None or quote.at is None:
         return []
     share = _Share(symbol, key, quote.price, quote.at)
@@ -45,12 +45,12 @@ def chain_of(symbol: str, quote: Quote, key: int) -> list[Contract]:
 
 
 def option_name(symbol: str, expiry: date, right: str, strike: float) -> str:
-    """The contract's name of 15 characters and the root, as in AAPL251219C00200000."""
+    """Return the contract's name of 15 characters and the root, as in AAPL251219C00200000."""
     return f"{symbol.replace('.', '').replace('-', '')}{expiry:%y%m%d}{right[0].upper()}{round(strike * 1000):08d}"
 
 
 def _step(price: float) -> float:
-    """A round distance of strikes, about a fiftieth of the price."""
+    """Return a round distance of strikes, about a fiftieth of the price."""
     rough = price / 50
     size: float = 10.0 ** math.floor(math.log10(rough))
     return next(size * n for n in (1, 2.5, 5, 10) if size * n >= rough)

@@ -53,7 +53,7 @@ class Day(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """What a symbol stands for. `ticks`: ticks in one unit of its currency. `base`: the price in ticks that it wanders about.
+    """Instrument that a symbol names. `ticks`: ticks in one unit of its currency. `base`: the price in ticks that it wanders about.
 
     `volume`: of a usual day. `split`: ex-date and new shares per old.
     """
@@ -70,21 +70,21 @@ class Instrument:
 
     @property
     def session_s(self) -> int:
-        """How long a session is."""
+        """Length of a session."""
         return _SESSION_S[self.kind]
 
     def trades_on(self, day: date) -> bool:
-        """Whether there is a session of this date."""
+        """True if there is a session of this date."""
         return self.kind == "crypto" or (day.weekday() < 5 and (day.month, day.day) not in _CLOSED)
 
     def opens_at(self, day: date) -> datetime:
-        """When the session of this date opens."""
+        """Return the instant at which the session of this date opens."""
         if self.kind == "share":
             return datetime.combine(day, time(9, 30), _NEW_YORK).astimezone(UTC)
         return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
     def days(self, first: date, last: date) -> Iterator[Day]:
-        """The sessions from `first` to `last`, both included; nothing before FIRST_DAY."""
+        """Return the sessions from `first` to `last`, both included; nothing before FIRST_DAY."""
         first = max(first, FIRST_DAY)
         start, swing, before = first.toordinal() - _LONGEST_REST, _VOLATILITY[self.kind], None
         for n, level in enumerate(random_walk(self.key, start, max(0, last.toordinal() + 1 - start))):
@@ -112,7 +112,7 @@ class Instrument:
             month = (month + 31 * _DAY).replace(day=1)
 
     def price(self, ticks: int) -> float:
-        """So many ticks as a price."""
+        """Convert ticks to a price."""
         return ticks / self.ticks
 
     def _day(self, day: date, level: float, before: float) -> Day:
@@ -128,7 +128,7 @@ class Instrument:
 
 
 def instrument(symbol: str, seed: int = 0) -> Instrument | None:
-    """What the symbol stands for; none for what no symbol looks like, and for those that begin with ZZ."""
+    """Return the instrument that a symbol names; None if it looks like no symbol or begins with ZZ."""
     if not _NAMED.fullmatch(symbol) or symbol.startswith("ZZ"):
         return None
     key = key_of(f"{seed} {symbol}")
@@ -155,7 +155,7 @@ def _pair(symbol: str) -> Pair | None:
 
 
 def pieces(whole: Piece, length: int, key: int, window: tuple[int, int]) -> list[Piece]:
-    """The stretch in pieces of so many seconds, one of STEPS_S (the last may be shorter); only those that touch the window."""
+    """Split the stretch in pieces of so many seconds, one of STEPS_S (the last may be shorter); only those in the window."""
     first, last = window
     found = [whole]
     for step in STEPS_S[: STEPS_S.index(length) + 1]:
@@ -164,7 +164,7 @@ def pieces(whole: Piece, length: int, key: int, window: tuple[int, int]) -> list
 
 
 def so_far(whole: Piece, second: int, key: int) -> Piece | None:
-    """What has happened of the stretch by this second of the session; none before its first second is over."""
+    """Return the part of the stretch that is over by this second of the session; None before its first second is."""
     if second >= whole.end:
         return whole
     done: list[Piece] = []
@@ -192,7 +192,7 @@ def joined(parts: Sequence[Piece]) -> Piece:
 
 
 def _parts(whole: Piece, length: int, key: int) -> list[Piece]:
-    """The parts of one piece. One of them reaches its high and one its low, and none goes beyond."""
+    """Return the parts of one piece. One of them reaches its high and one its low, and none goes beyond."""
     start, end, first, high, low, last, volume = whole
     count = -(-(end - start) // length)
     if count == 1:
@@ -211,7 +211,7 @@ def _parts(whole: Piece, length: int, key: int) -> list[Piece]:
 
 
 def _bridge(whole: Piece, count: int, dice: bytes) -> list[int]:
-    """The prices between the parts: from the open to the close on a way that strays most in the middle."""
+    """Return the prices between the parts: from the open to the close on a way that strays most in the middle."""
     first, high, low, last = whole[2:6]
     way = []
     for i in range(1, count):

@@ -10,12 +10,12 @@ _POINTS = Struct("<32h")
 
 
 def key_of(text: str) -> int:
-    """A key of 64 bits."""
+    """Return a key of 64 bits."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def chance(text: str) -> float:
-    """A number in [0, 1)."""
+    """Return a number in [0, 1)."""
     return (key_of(text) >> 11) / 2.0**53
 
 
@@ -26,7 +26,7 @@ def chances(key: int, where: int, what: int = 0) -> bytes:
 
 
 def random_walk(key: int, first: int, count: int) -> list[float]:
-    """A path like a random walk's, at the integers from `first` on; it can be entered anywhere and stays within 127 of 0.
+    """Return a path like a random walk's, at the integers from `first` on; it can be entered anywhere and stays within 127 of 0.
 
     Straight lines between random points, at each power of four of distance up to 4,096, and the wider the higher.
     """
