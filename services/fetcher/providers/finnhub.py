@@ -58,7 +58,7 @@ FOREIGN_DELAY = timedelta(minutes=15)
 # No market is closed for longer: an answer that begins later than that after what was asked was cut off.
 LONGEST_PAUSE = {"stock": 10 * DAY, "forex": 4 * DAY, "crypto": DAY}
 PERIODS = {"1wk": 7 * DAY, "1mo": 31 * DAY}
-MOST_CALLS = 500
+MAX_CALLS = 500
 # The brokers whose symbols (`OANDA:EUR_USD`) are under /forex; every other prefix is a crypto exchange.
 BROKERS = frozenset(
     {"OANDA", "FXCM", "FOREX", "FOREX.COM", "FXPRO", "FHFX", "IC MARKETS", "ICMARKETS", "ICM", "ICMTRADER", "PEPPERSTONE", "OCTAFX"}
@@ -107,7 +107,7 @@ SAID = (
 )
 UNKNOWN = ("not supported", "not found", "invalid", "unknown", "not exist", "wrong")
 STATUSES = {401: Verdict.UNAUTHORIZED, 403: Verdict.PLAN_RESTRICTED, 404: Verdict.NOT_FOUND, 429: Verdict.RATE_LIMITED}
-LONGEST_REST = timedelta(days=1)
+MAX_RETRY_AFTER = timedelta(days=1)
 Record = Mapping[str, object]
 
 
@@ -193,7 +193,7 @@ class Finnhub:
         """Fetch the candles of a range, asked from its end backwards."""
         market, timeframe = market_of(self.to_vendor(builder.symbol)), builder.call.timeframe or "1d"
         rows: list[Bar] = []
-        for _ in range(MOST_CALLS):
+        for _ in range(MAX_CALLS):
             if last < first:
                 return rows
             begin = max(first, last - MONTH) if timeframe in LENGTHS else first
@@ -307,7 +307,7 @@ def _error(verdict: Verdict, words: str, reply: Reply, now: datetime, key: str) 
 def _reset(reply: Reply, now: datetime) -> datetime | None:
     """Parse when the spent window is over, from the headers."""
     reset = from_epoch(reply.headers.get("x-ratelimit-reset"))
-    return reset if reset and now < reset < now + LONGEST_REST else retry_after(reply, now)
+    return reset if reset and now < reset < now + MAX_RETRY_AFTER else retry_after(reply, now)
 
 
 def parse_candles(document: object, market: Market, timeframe: Timeframe) -> list[Candle]:

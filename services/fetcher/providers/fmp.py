@@ -53,7 +53,7 @@ LATEST_DAYS = 740  # hold 500 sessions
 LONGEST_HOLIDAY = timedelta(days=10)  # an answer that begins later in its window was cut short
 EXCHANGES = "FLTV"  # Frankfurt, London, Tokyo, TSX Venture: their suffixes look like a share's class
 MAYBE_MINOR = (".L", ".JO", ".TA")
-MOST_ACTIONS = "1000"
+MAX_ACTIONS = "1000"
 PLAN = ("premium", "special endpoint", "exclusive endpoint", "restricted endpoint", "legacy endpoint", "subscription", "upgrade")
 FAULTS = ("invalid", "missing", "required", "parameter")
 MILLISECONDS = 1e11  # seconds since 1970 are fewer for three thousand years to come
@@ -131,8 +131,8 @@ class Fmp:
         if pair_of(builder.symbol):
             raise ProviderError(Verdict.BAD_REQUEST, f"fmp has no actions of the pair {builder.symbol}")
         actions: list[Action] = []
-        actions += parse_splits(await self._symbol_records(builder, http, "splits", {"limit": MOST_ACTIONS}))
-        actions += parse_dividends(await self._symbol_records(builder, http, "dividends", {"limit": MOST_ACTIONS}))
+        actions += parse_splits(await self._symbol_records(builder, http, "splits", {"limit": MAX_ACTIONS}))
+        actions += parse_dividends(await self._symbol_records(builder, http, "dividends", {"limit": MAX_ACTIONS}))
         # In what unit London's dividends come is not said, so only those of the US have a currency.
         return [replace(builder, unit=self._plain_unit(builder.symbol)).actions(actions)]
 

@@ -48,7 +48,7 @@ from services.fetcher.provider import (
 
 SYMBOLS = 5  # as each is a request of the five a second
 PAGE = 1000
-MOST_PAGES = 500
+MAX_PAGES = 500
 VENDOR_AS_A_WHOLE = frozenset({Verdict.RATE_LIMITED, Verdict.UNAUTHORIZED, Verdict.SERVER_ERROR, Verdict.TIMEOUT})
 US_EXCHANGES = frozenset({"XNAS", "XNYS", "XASE", "ARCX", "BATS", "IEXG", "OTCM", "OTCB", "OTCQ", "PINX", "PSGM"})
 # Currencies come in lower case, of which the minor units are told apart here.
@@ -221,7 +221,7 @@ class Marketstack:
         return [row for row in rows if _to_vendor(str(row.get("symbol"))) == wanted]
 
     async def _rows(
-        self, builders: Sequence[EventBuilder], http: Http, path: str, params: dict[str, str] | None = None, pages: int = MOST_PAGES
+        self, builders: Sequence[EventBuilder], http: Http, path: str, params: dict[str, str] | None = None, pages: int = MAX_PAGES
     ) -> list[Record]:
         """Fetch the rows of at most so many pages."""
         spell = dashed_class if path.startswith("intraday") else str
@@ -238,8 +238,8 @@ class Marketstack:
             offset = page.offset + page.length
             if not page.length or offset >= page.total:
                 return rows
-        if pages == MOST_PAGES:
-            raise ProviderError(Verdict.MALFORMED, f"marketstack: has no end after {MOST_PAGES} pages; ask for a shorter range")
+        if pages == MAX_PAGES:
+            raise ProviderError(Verdict.MALFORMED, f"marketstack: has no end after {MAX_PAGES} pages; ask for a shorter range")
         return rows
 
 

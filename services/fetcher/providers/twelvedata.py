@@ -57,8 +57,8 @@ from services.fetcher.provider import (
 INTERVALS: dict[Timeframe, str] = {
     "1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "1h", "1d": "1day", "1wk": "1week", "1mo": "1month"
 }  # fmt: skip
-MOST_ROWS = 5000
-MOST_PAGES = 500
+MAX_ROWS = 5000
+MAX_PAGES = 500
 # A request takes its credits one by one: a whole minute's would hardly ever be free at once.
 SYMBOLS = 4
 FOREIGN_DELAY = timedelta(minutes=30)
@@ -107,7 +107,7 @@ class _Series:
         self.builder = replace(self.builder, unit=unit, zone=zone, complete_until=until)
         self.rows += parse_rows(values, timeframe, zone)
         before, self.oldest = self.oldest, min(str(row.get("datetime")) for row in values)
-        return len(values) >= MOST_ROWS and (not before or self.oldest < before)
+        return len(values) >= MAX_ROWS and (not before or self.oldest < before)
 
 
 class TwelveData:
@@ -162,7 +162,7 @@ class TwelveData:
     ) -> list[PriceEvent]:
         """Fetch the bars of one symbol, continued for what lies before the first page where that was full."""
         series = _Series(builder)
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             if isinstance(part, ProviderError):
                 if part.verdict is not Verdict.EMPTY:
                     raise part
@@ -255,7 +255,7 @@ def _window(call: FetchCall) -> dict[str, str]:
     if timeframe in LENGTHS:
         # Days are UTC's, the times asked for each exchange's own: from the noon before, in the west, to the afternoon in the east.
         first, last = f"{call.start - timedelta(days=1)} 12:00:00", f"{call.end} 14:00:00"
-    return params | {"outputsize": str(MOST_ROWS), "start_date": first, "end_date": last}
+    return params | {"outputsize": str(MAX_ROWS), "start_date": first, "end_date": last}
 
 
 def _quote(builder: EventBuilder, part: Record | ProviderError) -> PriceEvent:

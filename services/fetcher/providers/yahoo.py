@@ -61,7 +61,7 @@ CRUMB_PATH = "/v1/test/getcrumb"
 T = TypeVar("T")
 VOLUMELESS = frozenset({"CURRENCY", "MUTUALFUND", "INDEX"})
 _FLOATS: msgspec.json.Decoder[list[float | None]] = msgspec.json.Decoder(list[float | None])
-LEAST_IV = 1e-4  # 0.00001 stands for "not computed"
+MIN_IV = 1e-4  # 0.00001 stands for "not computed"
 # The first whose words an error holds.
 SIGNS = {
     Verdict.RATE_LIMITED: ("too many requests", "rate limit"),
@@ -420,7 +420,7 @@ def _contract(row: dict[str, Any], right: Literal["call", "put"], expiry: date) 
         last=price(row.get("lastPrice")),
         volume=number(row.get("volume")),
         open_interest=number(row.get("openInterest")),
-        iv=iv if iv and iv > LEAST_IV else None,
+        iv=iv if iv and iv > MIN_IV else None,
         at=from_epoch(row.get("lastTradeDate")),
     )
 

@@ -63,8 +63,8 @@ from services.fetcher.providers.alpaca.symbols import (
 INTERVALS: dict[Timeframe, str] = {
     "1m": "1Min", "5m": "5Min", "15m": "15Min", "30m": "30Min", "1h": "1Hour", "1d": "1Day", "1wk": "1Week", "1mo": "1Month"
 }  # fmt: skip
-MOST_BARS = 10000  # a page
-MOST_MINUTES = 500  # before the newest
+MAX_BARS = 10000  # a page
+MAX_MINUTES = 500  # before the newest
 KINDS_OF_ACTIONS = "forward_split,reverse_split,stock_dividend,cash_dividend"
 FIRST_DAY = date(1990, 1, 1)  # nothing is older
 # Actions are found by the day they are processed: mostly when they are paid, months after the ex-date, at times just before it.
@@ -157,7 +157,7 @@ class Alpaca:
         newest = max((rows[-1].at for rows in found.values() if rows), default=None)
         if newest is None:
             return found, None
-        first = newest - timedelta(minutes=min(MOST_MINUTES, MOST_BARS // len(builders)) - 1)
+        first = newest - timedelta(minutes=min(MAX_MINUTES, MAX_BARS // len(builders)) - 1)
         try:
             before, unit = await self._rows(builders, http, first, span(builders[0])[1])
         except ProviderError:
@@ -171,7 +171,7 @@ class Alpaca:
             return found, None  # of what began so late nothing is to be seen yet
         kind, timeframe = kind_of(builders[0].symbol), builders[0].call.timeframe or "1d"
         params = {"symbols": _list(builders), "timeframe": INTERVALS[timeframe], "start": _text(first), "end": _text(last)}
-        params |= {"limit": str(MOST_BARS), "sort": "asc"}
+        params |= {"limit": str(MAX_BARS), "sort": "asc"}
         if kind == "share":
             params |= {"adjustment": "raw", "feed": self._source.shares.bars}
         unit = None

@@ -18,7 +18,7 @@ from services.fetcher.provider import ProviderError, Reply, Verdict
 
 KINDS = {"ohlcv-1m": 33, "ohlcv-1h": 34, "ohlcv-1d": 35, "bbo-1m": 196, "cbbo-1m": 193}
 ZSTD = b"\x28\xb5\x2f\xfd"
-MOST_BYTES = 256 * 1024 * 1024  # unpacked; a request is made so small that it never comes near
+MAX_BYTES = 256 * 1024 * 1024  # unpacked; a request is made so small that it never comes near
 CHUNK = 64 * 1024
 SCALE = 1_000_000_000
 LONGEST_INTEGER = 20  # digits of 64 bits, with a sign
@@ -131,7 +131,7 @@ def _unpacked(packed: bytes) -> bytes:
                     frame = zstandard.ZstdDecompressor().decompressobj()
                 unpacked += frame.decompress(rest)
                 rest = frame.unused_data
-            if len(unpacked) > MOST_BYTES:
+            if len(unpacked) > MAX_BYTES:
                 raise _unreadable("is larger than we read")
     except zstandard.ZstdError:
         raise _unreadable("cannot be unpacked") from None

@@ -15,7 +15,7 @@ from services.fetcher.provider import ProviderError, Reply, Verdict
 VOLUMELESS = frozenset({"INDEX", "FOREX", "MUTUAL_FUND"})
 _EVENING = timedelta(hours=7)
 GREEKS = ("delta", "gamma", "theta", "vega")
-LEAST_IV_PERCENT = 0.01
+MIN_IV_PERCENT = 0.01
 _SENTINELS = (-999.0, -999.99)
 _SIDES: tuple[tuple[str, Literal["call", "put"]], ...] = (("callExpDateMap", "call"), ("putExpDateMap", "put"))
 Document = Mapping[str, Any]
@@ -222,7 +222,7 @@ def _volatility(row: Document) -> tuple[float | None, dict[str, float | None]]:
     known = {name: number(value) for name, value in given.items()}
     dead = any(value is not None and (known[name] is None or known[name] in _SENTINELS) for name, value in given.items())
     percent = known["volatility"]
-    has_iv = percent is not None and percent > LEAST_IV_PERCENT
+    has_iv = percent is not None and percent > MIN_IV_PERCENT
     if dead or not (has_iv or any(known[name] for name in GREEKS)):
         return None, dict.fromkeys(GREEKS)
     return percent / 100 if has_iv and percent else None, {name: known[name] for name in GREEKS}

@@ -27,7 +27,7 @@ from services.fetcher.providers.synthetic.chain import chain_of
 from services.fetcher.providers.synthetic.market import FIRST_DAY, Instrument, instrument
 from services.fetcher.providers.synthetic.seeded_random import chance
 
-MOST_ROWS = 200_000
+MAX_BARS_A_CALL = 200_000
 ACTIONS_DAYS = 3653
 _OPTIONS = ("fault_rate", "latency_s", "seed")
 _CALL_FAULTS = (Verdict.RATE_LIMITED, Verdict.SERVER_ERROR, Verdict.TIMEOUT)
@@ -110,7 +110,7 @@ async def _bar_events(found: Instrument, builder: EventBuilder, now: datetime) -
         rows = await _listed(latest(found, timeframe, LATEST_BARS, now))
         return _events(found, builder, rows[-LATEST_BARS:])
     first, last = _span(call, now)
-    if ((last - first).days + 1) * rows_a_day(found, timeframe) > MOST_ROWS:
+    if ((last - first).days + 1) * rows_a_day(found, timeframe) > MAX_BARS_A_CALL:
         raise ProviderError(Verdict.BAD_REQUEST, f"synthetic: {timeframe} bars of {first} to {last} are too many for one call")
     return _events(found, builder, await _listed(bars(found, timeframe, (first, last), now)))
 
