@@ -32,7 +32,7 @@ async def test_a_sweeper_that_is_stopped_as_a_circuit_opens_ends(monkeypatch: py
         return 0
 
     monkeypatch.setattr(OrphanReaper, "sweep", nothing)
-    sweeper = OrphanReaper(Bus(None, None), {}, None)  # type: ignore[arg-type]
+    sweeper = OrphanReaper(Bus(None, None), {}, None, None)  # type: ignore[arg-type]
     await ended_as(asyncio.create_task(sweeper.run()), sweeper._opened)
 
 
