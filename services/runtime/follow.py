@@ -27,6 +27,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
 
 HEARTBEAT_S = 1.0
 SILENT_AFTER_S = 2.5
+_LOOK_S = 1.0
 BATCH_MESSAGES = 256
 BATCH_BYTES = 4 * 2**20
 _OPEN_S = 30.0
@@ -275,6 +276,7 @@ class _Consumer:
         self._owed = 0  # messages that the open request may still bring
         self._one_by_one = False
         self._heard_at = 0.0
+        self._reconnects = nc.stats["reconnects"]
         self.received = 0
         self._caught_up = self._caught_up_news = False
         self._lost = ""
@@ -300,7 +302,7 @@ class _Consumer:
             if not self._owed:
                 await self._request()
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(min(deadline, self._heard_at + SILENT_AFTER_S)):
+                async with asyncio.timeout_at(min(deadline, clock() + _LOOK_S)):
                     await self._arrived.wait()
         batch = Batch(tuple(self._buffer), self._caught_up)
         self._buffer.clear()
@@ -318,6 +320,8 @@ class _Consumer:
     def _check(self, now: float) -> None:
         if self._lost:
             raise _ConsumerLostError(self._lost)
+        if self._nc.stats["reconnects"] != self._reconnects:
+            raise _ConsumerLostError("the connection was another one")
         if self._owed and now >= self._heard_at + SILENT_AFTER_S:
             raise _ConsumerLostError("the server fell silent")
 
