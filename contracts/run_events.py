@@ -47,7 +47,7 @@ class RunResult(Message, frozen=True, kw_only=True, tag="run_result.v1"):
     `outcome`, of which readers take further ones as they come: refreshed (rows were published), empty (asked, nothing there),
     skipped (`reason`: fresh; closed or holiday, when nothing can be new; no_budget, breaker, rate_limited or unauthorized, when
     the provider rests for too long; or the verdict by which it does not have the symbol; `message` says when it is asked again),
-    merged (a call that started at or after `wanted_at` serves this task too; it may still be under way), failed (`reason` is the
+    merged (a call that started at or after `wanted_at` served this task too), failed (`reason` is the
     verdict), expired.
     `task`: the task's subject, the same for every run that wants the same thing; none when no task was made.
     `called_at`: start of the call that served it. `calls`: permits this symbol cost; a shared call counts with one symbol.

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 import msgspec
 import nats.errors
 from nats.aio.msg import Msg
-from nats.js.errors import APIError
 
 from contracts import subjects
 from contracts.message import decode
@@ -33,17 +32,16 @@ class AskDesk:
         try:
             ask = decode(body, RefreshAsk)
             request = _request(ask)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             return RefreshAnswer(error=str(error))
         await self._open.wait()
         try:
             return await self._outcomes(ask, request)
-        except (APIError, nats.errors.Error) as error:
+        except nats.errors.Error as error:
             return RefreshAnswer(request_id=request.request_id, error=f"the request was not accepted: {error}")
 
     async def _outcomes(self, ask: RefreshAsk, request: RefreshRequest) -> RefreshAnswer:
         waiting = {symbol: SymbolOutcome(symbol=symbol, outcome="pending") for symbol in request.symbols}
-        twins: dict[str, RunResult] = {}
         run_id = ""
         async with self._results() as results:
             # Listening comes first: a result may be out before the publish is acknowledged.
@@ -52,7 +50,7 @@ class AskDesk:
             try:
                 async with asyncio.timeout(ask.timeout_s):
                     while any(outcome.outcome == "pending" for outcome in waiting.values()):
-                        _note(await results.get(), run_id, waiting, twins)
+                        _note(await results.get(), run_id, waiting)
             except TimeoutError:
                 pass
         return RefreshAnswer(request_id=request.request_id, run_id=run_id, outcomes=list(waiting.values()))
@@ -88,16 +86,9 @@ def _request(ask: RefreshAsk) -> RefreshRequest:
     )
 
 
-def _note(result: RunResult, run_id: str, waiting: dict[str, SymbolOutcome], twins: dict[str, RunResult]) -> None:
-    """Take a result in: our run's own, or the one of a twin task that was to serve us."""
-    twin = twins.get(result.task or "")
-    served = twin is not None and result.called_at is not None and result.called_at >= twin.wanted_at
-    if result.run_id != run_id and not served:
-        return
-    if result.outcome == "merged" and result.called_at is None:
-        twins[result.task or ""] = result
-        return
-    if result.symbol in waiting:
+def _note(result: RunResult, run_id: str, waiting: dict[str, SymbolOutcome]) -> None:
+    """Take in a result of our run."""
+    if result.run_id == run_id and result.symbol in waiting:
         waiting[result.symbol] = SymbolOutcome(
             symbol=result.symbol,
             outcome=result.outcome,
