@@ -22,7 +22,7 @@ from contracts.price_events import MAX_ROWS, PriceBars, PriceEvent
 from services.fetcher.adapter.events import LATEST_BARS, EventBuilder
 from services.fetcher.adapter.fields import Unit, day_start
 from services.fetcher.provider import Answer, Credentials, FetchCall, Http, Profile, ProviderError, Verdict, refuse_unoffered
-from services.fetcher.providers.synthetic.bars import Bar, bars, latest, quote_of, rows_a_day
+from services.fetcher.providers.synthetic.bars import TickBar, bars, latest, quote_of, rows_a_day
 from services.fetcher.providers.synthetic.chain import chain_of
 from services.fetcher.providers.synthetic.market import FIRST_DAY, Instrument, instrument
 from services.fetcher.providers.synthetic.seeded_random import chance
@@ -115,9 +115,9 @@ async def _bar_events(found: Instrument, builder: EventBuilder, now: datetime) -
     return _events(found, builder, await _listed(bars(found, timeframe, (first, last), now)))
 
 
-async def _listed(rows: Iterable[Bar]) -> list[Bar]:
+async def _listed(rows: Iterable[TickBar]) -> list[TickBar]:
     """List the rows, yielding to the event loop now and then."""
-    found: list[Bar] = []
+    found: list[TickBar] = []
     for row in rows:
         found.append(row)
         if len(found) % 50 == 0:
@@ -125,7 +125,7 @@ async def _listed(rows: Iterable[Bar]) -> list[Bar]:
     return found
 
 
-def _events(found: Instrument, builder: EventBuilder, rows: Sequence[Bar]) -> list[PriceBars]:
+def _events(found: Instrument, builder: EventBuilder, rows: Sequence[TickBar]) -> list[PriceBars]:
     """Events of at most MAX_ROWS that share out the asked range."""
     start, end = builder.call.start, builder.call.end
     parts = [rows[i : i + MAX_ROWS] for i in range(0, len(rows), MAX_ROWS)] or [[]]
@@ -134,7 +134,7 @@ def _events(found: Instrument, builder: EventBuilder, rows: Sequence[Bar]) -> li
 
 
 def _event(
-    found: Instrument, builder: EventBuilder, rows: Sequence[Bar], share: tuple[datetime | None, datetime | None]
+    found: Instrument, builder: EventBuilder, rows: Sequence[TickBar], share: tuple[datetime | None, datetime | None]
 ) -> PriceBars:
     pieces = [row.piece for row in rows]
     return PriceBars(

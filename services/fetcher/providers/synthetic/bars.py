@@ -17,15 +17,15 @@ _DAYS_A_BAR: dict[Timeframe, float] = {"1d": 1.5, "1wk": 7, "1mo": 31}
 Span = tuple[date, date]
 
 
-class Bar(NamedTuple):
-    """Prices in ticks. `final`: it can no longer change."""
+class TickBar(NamedTuple):
+    """Bar of the synthetic market, prices in ticks. `final`: it can no longer change."""
 
     at: datetime
     piece: Piece
     final: bool
 
 
-def bars(instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime) -> Iterator[Bar]:
+def bars(instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime) -> Iterator[TickBar]:
     """Return the bars of the sessions from the first to the last day of the span, both included, as far as they have happened.
 
     A week or month that the span touches is there as a whole.
@@ -37,14 +37,14 @@ def bars(instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime
     first, last = period_start(span[0], timeframe), period_end(period_start(span[1], timeframe), timeframe) - _DAY
     known = _known(instrument, (first, last), now)
     if timeframe == "1d":
-        yield from (Bar(_midnight(day.date), piece, final=piece == day.whole) for day, piece in known)
+        yield from (TickBar(_midnight(day.date), piece, final=piece == day.whole) for day, piece in known)
         return
     for first, days in groupby(known, lambda each: period_start(each[0].date, timeframe)):
         parts = [piece for _, piece in days]
-        yield Bar(_midnight(first), joined(parts), final=_midnight(period_end(first, timeframe)) <= now)
+        yield TickBar(_midnight(first), joined(parts), final=_midnight(period_end(first, timeframe)) <= now)
 
 
-def latest(instrument: Instrument, timeframe: Timeframe, count: int, now: datetime) -> Iterator[Bar]:
+def latest(instrument: Instrument, timeframe: Timeframe, count: int, now: datetime) -> Iterator[TickBar]:
     """Return the newest bars, at least `count` of them, in order of time; an intraday session is there as a whole."""
     today = now.astimezone(UTC).date()
     if timeframe not in LENGTHS:
@@ -87,12 +87,12 @@ def _known(instrument: Instrument, span: Span, now: datetime) -> Iterator[tuple[
         yield day, piece
 
 
-def _intraday(instrument: Instrument, day: Day, timeframe: Timeframe, now: datetime) -> Iterator[Bar]:
+def _intraday(instrument: Instrument, day: Day, timeframe: Timeframe, now: datetime) -> Iterator[TickBar]:
     opens_at, second = instrument.opens_at(day.date), _second(instrument, day, now)
     for piece in pieces(day.whole, LENGTHS[timeframe] // _SECOND, day.key, (0, second)):
         known = so_far(piece, second, day.key)
         if known is not None:
-            yield Bar(opens_at + piece.start * _SECOND, known, final=second >= piece.end)
+            yield TickBar(opens_at + piece.start * _SECOND, known, final=second >= piece.end)
 
 
 def _second(instrument: Instrument, day: Day, now: datetime) -> int:
