@@ -108,8 +108,10 @@ class Worker:
                 continue
             await until_stopped(stop, slots.acquire())
             # Asked again: a call that ended meanwhile may have been refused.
-            lanes = circuit.allowed_lanes()
-            chosen = await until_stopped(stop, self._tasks.next_call(limit, IDLE_S, lanes, linger_s)) if lanes else None
+            ready = bool(circuit.allowed_lanes())
+            chosen = (
+                await until_stopped(stop, self._tasks.next_call(limit, IDLE_S, circuit.allowed_lanes, linger_s)) if ready else None
+            )
             if chosen and not await circuit.try_acquire():
                 # Somebody's trial is under way, and these have to wait for what becomes of it.
                 self._tasks.requeue(chosen)

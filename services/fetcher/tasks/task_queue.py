@@ -62,18 +62,21 @@ class TaskQueue:
         self._at_once = at_once
 
     async def next_call(
-        self, limit: Callable[[Dataset], int], wait_s: float, lanes: Sequence[Lane] = LANES, linger_s: float = 0.0
+        self, limit: Callable[[Dataset], int], wait_s: float, allowed: Callable[[], Sequence[Lane]], linger_s: float = 0.0
     ) -> list[PendingTask]:
-        """The tasks of the next call, all of one key; the first of `lanes` with any decides. Empty after `wait_s`.
+        """The tasks of the next call, all of one key; the first allowed lane with any decides. Empty after `wait_s`.
 
-        `limit`: how many of a dataset may share a call. Unless somebody sits waiting, a call that is not full lingers for up to
-        `linger_s` while more tasks keep coming.
+        `allowed`: lanes whose calls are allowed, asked for again after each wait: one that is blocked meanwhile brings no more
+        tasks that would only go back. `limit`: how many of a dataset may share a call. Unless somebody sits waiting, a call
+        that is not full lingers for up to `linger_s` while more tasks keep coming.
         """
-        if not self._held and not await self._wait_any(wait_s, lanes):
+        if not self._held and not await self._wait_any(wait_s, allowed()):
             return []
-        await self._prefetch(limit, lanes)
-        await self._batch_wait(limit, lanes, linger_s)
-        # A dedup_key that a call is answering just now waits for that answer: it may do for it too.
+        await self._prefetch(limit, allowed)
+        await self._batch_wait(limit, allowed, linger_s)
+        if not (lanes := allowed()):
+            return []
+        # A task whose series a call is fetching just now waits for that answer: it may do for it too.
         free = [held for held in self._held if held.dedup_key not in self._in_flight and held.task.lane in lanes]
         if not free:
             if self._held:
@@ -111,7 +114,10 @@ class TaskQueue:
         self._held.append(held)
 
     async def nak_all(self, lanes: Sequence[Lane] = LANES) -> None:
-        """Return what is held of these lanes to the server at once."""
+        """Return what is held of these lanes, and what a pull brought meanwhile, to the server at once."""
+        for puller in (self._pullers[lane] for lane in lanes):
+            if puller.waiting:
+                await self._accept(await puller.pull(len(puller.waiting), 0))
         back = [held for held in self._held if held.task.lane in lanes]
         self._held = [held for held in self._held if held.task.lane not in lanes]
         await nak_unacked(held.msg for held in back)
@@ -131,8 +137,8 @@ class TaskQueue:
     async def _wait_any(self, wait_s: float, lanes: Sequence[Lane]) -> bool:
         """Wait on these lanes at once. A cancelled pull loses nothing: what it would have brought is there for the next one."""
         pullers = [self._pullers[lane] for lane in lanes]
-        if any(puller.waiting for puller in pullers):
-            return True
+        if not pullers or any(puller.waiting for puller in pullers):
+            return bool(pullers)
         pulls = [asyncio.create_task(puller.wait(wait_s)) for puller in pullers]
         try:
             await asyncio.wait(pulls, return_when=asyncio.FIRST_COMPLETED)
@@ -142,7 +148,8 @@ class TaskQueue:
             await asyncio.gather(*pulls, return_exceptions=True)
         return any(puller.waiting for puller in pullers)
 
-    async def _prefetch(self, limit: Callable[[Dataset], int], lanes: Sequence[Lane]) -> None:
+    async def _prefetch(self, limit: Callable[[Dataset], int], allowed: Callable[[], Sequence[Lane]]) -> None:
+        lanes = allowed()
         if not self._held and (puller := next((self._pullers[lane] for lane in lanes if self._pullers[lane].waiting), None)):
             await self._accept(await puller.pull(self._at_once, 0))
         # What is in hand no other replica can take: no more of it than a call or two of its kind.
@@ -156,14 +163,14 @@ class TaskQueue:
             if room > 0:
                 await self._accept(await self._pullers[lane].pull(room, 0.5, no_wait=True))
 
-    async def _batch_wait(self, limit: Callable[[Dataset], int], lanes: Sequence[Lane], linger_s: float) -> None:
+    async def _batch_wait(self, limit: Callable[[Dataset], int], allowed: Callable[[], Sequence[Lane]], linger_s: float) -> None:
         clock = asyncio.get_running_loop().time
         until, before = clock() + linger_s, 0
         size = limit(_first_of(self._held).task.dataset) if self._held else 0
         while before < len(self._held) < size and clock() < until and not any(held.task.lane == "manual" for held in self._held):
             before = len(self._held)
             await asyncio.sleep(LINGER_STEP_S)
-            await self._prefetch(limit, lanes)
+            await self._prefetch(limit, allowed)
 
     async def _accept(self, messages: Sequence[Msg]) -> None:
         malformed: list[tuple[Msg, Exception]] = []
