@@ -29,10 +29,12 @@ async def sync_settings_jobs(nc: Client, wanted: Sequence[Job], now: datetime) -
         nats.errors.Error: the server did not answer; run it again.
     """
     bucket = await nc.jetstream(timeout=5).key_value(JOBS_BUCKET)
-    there = {entry.key: entry async for entry in read_job_entries(nc)}
+    ids = {job.id for job in wanted}
+    # Not of thousands of people's jobs, which are none of its business: their bodies would be what a clock's memory peaks by.
+    there = {entry.key: entry async for entry in read_job_entries(nc) if entry.key in ids or _is_of_settings(entry)}
     for job in wanted:
         await _put(bucket, job, there.get(job.id), now)
-    await _remove_others(bucket, {job.id for job in wanted}, there)
+    await _remove_others(bucket, ids, there)
 
 
 async def _put(bucket: KeyValue, job: Job, entry: BucketEntry | None, now: datetime) -> None:
@@ -89,6 +91,11 @@ def _merged(job: Job, there: Job, now: datetime) -> Job:
 
 def _times(job: Job) -> tuple[object, ...]:
     return tuple(getattr(job, name) for name in TIMES)
+
+
+def _is_of_settings(entry: BucketEntry) -> bool:
+    job = _parsed(entry)
+    return job is not None and job.origin == "settings"
 
 
 def _parsed(entry: BucketEntry) -> Job | None:
