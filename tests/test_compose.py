@@ -19,6 +19,7 @@ from services.fetcher.accounts import accounts
 from services.fetcher.http.egress_policy import check_base_url
 from services.fetcher.provider import providers
 from services.runtime.settings import Settings, load_settings
+from services.runtime.settings.load import without_demo
 from tests.composed import OURS, PLAYED, ROOT, SERVERS, command, compose_file, health_command
 
 FILE = compose_file()
@@ -153,7 +154,7 @@ def test_nothing_secret_stands_in_the_file(name: str) -> None:
 
 def test_a_secret_is_given_to_whoever_needs_it_and_nobody_else() -> None:
     has = {name: set(service.get("secrets", [])) for name, service in SERVICES.items()}
-    assert {name for name in has if any("__API_KEY" in secret for secret in has[name])} == {"migrate", "scheduler", "fetcher"}
+    assert {name for name in has if any("__API_KEY" in secret for secret in has[name])} == {"migrate", "fetcher"}
     assert {name for name in has if "QUOTEBUS_POSTGRES__DSN" in has[name]} == {"migrate", "fetcher", "cacher", "gateway"}
     assert {name for name in has if "QUOTEBUS_REDIS__URL" in has[name]} == {"cacher", "gateway"}
     assert {name for name in has if any("__TOKENS__" in secret for secret in has[name])} == {"gateway"}
@@ -196,7 +197,26 @@ def test_whoever_is_to_be_notified_stands_in_a_secret_file(name: str, tmp_path: 
     assert (receiver.id, receiver.webhook) == ("ops", False)
 
 
-@pytest.mark.parametrize("name", ["migrate", "scheduler", "fetcher"])
+@pytest.mark.parametrize("name", ["scheduler", "cacher", "gateway", "notifier"])
+def test_a_key_in_the_file_of_variables_reaches_only_whoever_asks_the_provider(name: str) -> None:
+    for variable in FILE["secrets"]:
+        if "__API_KEY" in variable:
+            assert SERVICES[name]["environment"][variable] == ""
+            assert variable not in SERVICES["fetcher"]["environment"]
+
+
+def test_the_clock_asks_for_no_made_up_prices_once_a_provider_has_its_consumers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_secrets(tmp_path / "made")
+    settings = settings_of("scheduler", made, tmp_path / "mounted", monkeypatch)
+    assert list(settings.providers) == ["synthetic"]
+    jobs = without_demo(settings).jobs({"tiingo"})
+    assert jobs
+    assert not [job for job in jobs if job.id.startswith("demo-") or not job.enabled]
+
+
+@pytest.mark.parametrize("name", ["migrate", "fetcher"])
 def test_there_are_made_up_prices_until_there_is_a_key_and_all_services_agree_on_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
