@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import asdict
 
@@ -297,3 +298,34 @@ def test_a_universe_that_no_job_could_name_and_a_query_without_end_are_refused()
     assert "name a universe by 1 to 64 of a-z, 0-9, _ and -" in named
     assert unknown == "quotebus.toml: universes.a.dns: no such setting; did you mean universes.a.dsn?"
     assert endless.startswith("quotebus.toml: universes.a.timeout_s: ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        ("GATEWAY__TOKENS__A__SCOPES", '["read"]', "sha256 is missing; give a text"),
+        ("NATS", '{"url": 5}', "url: give a text"),
+        ("NOTIFY", "[" * 100_000, "not JSON, which a list or a table has to be written in"),
+        (
+            "NOTIFY",
+            '[{"id": "a", "url": "https://h"}]',
+            "0.secret: notify a: a webhook is signed; make one with `openssl rand -base64 32`",
+        ),
+        ("LOG__LEVEL", "WARN", "give one of debug, info, warning, error"),
+        ("HEALTH__PORT", "70000", "give a whole number from 0 to 65535"),
+        ("REDIS__COMPRESS", "maybe", "give true or false"),
+    ],
+)
+def test_a_fault_in_a_variable_says_which_one_and_what_to_give(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, said: str
+) -> None:
+    monkeypatch.setenv(f"QUOTEBUS_{variable}", text)
+    assert problems() == [f"environment: QUOTEBUS_{variable}: {said}"]
+
+
+def test_a_plain_text_given_for_a_secret_is_shown_by_nothing() -> None:
+    account = ProviderSettings(api_key="canary")  # type: ignore[arg-type]
+    assert "canary" not in f"{account} {account!r} {account.api_key}"
+    assert account == ProviderSettings(api_key=Secret("canary"))
+    with pytest.raises(TypeError):
+        msgspec.json.encode(account)

@@ -113,7 +113,7 @@ def _section(section: type[Section], tree: Mapping[str, object], path: SettingPa
     before = len(faults)
     given = {name: _build(kinds[name], value, (*path, name), faults) for name, value in tree.items() if name in kinds}
     required = {each.name for each in msgspec.structs.fields(section) if each.required}
-    faults += [Fault((*path, name), f"is missing; {wanted(kinds[name])}") for name in sorted(required - given.keys())]
+    faults += [Fault((*path, name), f"{name} is missing; {wanted(kinds[name])}") for name in sorted(required - given.keys())]
     if len(faults) > before:
         return _INVALID
     try:

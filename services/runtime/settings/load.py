@@ -159,7 +159,9 @@ def _secret_files(problems: list[str]) -> Iterator[Layer]:
     folder = Path(named) if named else DEFAULT_SECRETS
     if not folder.is_dir():
         if named:
-            problems.append(f"environment: {SECRETS_VARIABLE}: {folder} is no folder")
+            problems.append(
+                f"environment: {SECRETS_VARIABLE}: {folder} is no folder; give the one that holds the secret files, or unset it"
+            )
         return
     found = {}
     for file in sorted(folder.iterdir()):
@@ -191,7 +193,7 @@ def _variables(kind: str, texts: Mapping[str, str], problems: list[str]) -> Iter
             continue
         try:
             yield Layer(kind, name, _nested(path, _value(target, text)))
-        except ValueError:
+        except (ValueError, RecursionError):
             problems.append(f"{kind}: {name}: not JSON, which a list or a table has to be written in")
 
 

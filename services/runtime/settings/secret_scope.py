@@ -63,7 +63,7 @@ def _variable(name: str, text: str, used: Collection[str]) -> str | None:
 def _json(kind: Kind, text: str) -> str | None:
     try:
         tree = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # nobody knows what stands in it
     left = _without_secrets(kind, tree)
     if left is _GONE:
