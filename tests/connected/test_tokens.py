@@ -323,7 +323,7 @@ async def test_a_dead_login_stops_the_provider_after_one_request_of_all_replicas
         for symbol in "AB":
             await bus.publish("refresh.request.manual", RefreshRequest(symbols=[symbol], dataset="quote", provider="schwab"))
         results = await outcomes(bus, 2)
-        state = json.loads((await (await bus.js.key_value("state")).get("provider.schwab")).value or b"")
+        state = json.loads((await (await bus.js.key_value("state")).get(subjects.key_state("schwab", "k1"))).value or b"")
     assert {(result.outcome, result.reason) for result in results} == {("failed", "unauthorized")}
     assert (state["state"], "log in again" in state["reason"]) == ("stopped", True)
     assert schwab.seen == {"refresh-0": 1}
