@@ -1,17 +1,16 @@
 """KV `jobs`: what is to be refreshed, and when."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from contracts.calendars import check_calendar
 from contracts.datasets import DATASETS
-from contracts.job_days import parse_days
 from contracts.message import Dataset, JobId, Lane, Message, SymbolText, Text, Timeframe, UniverseName, UtcInstant
-from contracts.session_times import parse_session
+from contracts.schedule import check_calendar, parse_days, parse_session
 
 TimeOfDay = Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?$")]
 # Of these a job has exactly one; a job that gets another loses it, and what belongs to it alone.
@@ -123,3 +122,17 @@ def _faults_of_the_rest(job: Job) -> Iterator[str]:
         yield "at_least_every_s: belongs to after; without it give every_s"
     if job.jitter_s and job.after is not None:
         yield "jitter_s: a job that follows another has none"
+
+
+def chain_fault(job: str, after: Mapping[str, str | None]) -> str | None:
+    """What is wrong with what this job follows, if anything. `after`: of every job that is known, which one it follows, if any."""
+    seen = [job]
+    while (following := after.get(seen[-1])) is not None:
+        if following not in after:
+            near = get_close_matches(following, after, 1)
+            hint = f"did you mean {near[0]}?" if near else "`quotebus jobs` lists all"
+            return f"job {seen[-1]}: after: there is no job {following}; {hint}"
+        if following in seen:
+            return f"job {job}: after: {' follows '.join([*seen, following])}; one of them must go by the time"
+        seen.append(following)
+    return None

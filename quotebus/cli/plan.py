@@ -10,8 +10,8 @@ from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 
 if TYPE_CHECKING:
-    from contracts.cost_plan import CostPlan
     from contracts.job import Job
+    from contracts.plan_ask import CostPlan
     from quotebus.settings_here import Here
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from typing import Any
 
-from contracts.cost_plan import CostPlan, JobCost, LimitUse
 from contracts.fetch_task import FetchTask
 from contracts.job import Job
 from contracts.message import Timeframe
+from contracts.plan_ask import CostPlan, JobCost, LimitUse
 from services.fetcher.accounts import Account
 from services.fetcher.choose_provider import NoProviderError, candidates
 from services.fetcher.cost_merged import Wish, shared_by_hour

@@ -8,9 +8,9 @@ import nats.errors
 from nats.aio.client import Client
 from nats.js.errors import APIError
 
-from contracts.cost_plan import CostPlan, PlanAsk
 from contracts.job import Job
 from contracts.message import decode
+from contracts.plan_ask import CostPlan, PlanAsk
 from contracts.refresh_request import RefreshRequest
 from services.fetcher.accounts import Account, accounts
 from services.fetcher.cost import cost_plan

@@ -10,11 +10,10 @@ from nats.js import JetStreamContext
 from nats.js.errors import InvalidKeyError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
-from contracts.job import TIMES, WHEN, Job
+from contracts.job import TIMES, WHEN, Job, chain_fault
 from contracts.message import decode, encode
 from contracts.refresh_request import RefreshRequest
 from contracts.subjects import JOBS_BUCKET
-from services.runtime.job_chain import chain_fault
 from services.runtime.job_entries import job_of, read_job_entries
 from services.runtime.job_range import check_spans, range_of, wish_of
 from services.runtime.schedules import schedule_of

@@ -7,8 +7,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from contracts.job import Job
-from contracts.job_days import parse_days
-from contracts.session_times import parse_session
+from contracts.schedule import parse_days, parse_session
 from services.runtime.session_slots import InSessions
 from services.runtime.sessions import Calendar, Calendars
 from services.runtime.slot_days import OnDays, day_filter

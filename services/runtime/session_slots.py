@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from itertools import accumulate
 
-from contracts.session_times import Edge, SessionTimes
+from contracts.schedule import Edge, SessionTimes
 from services.runtime.sessions import Calendar
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from contracts.job_days import Days
+from contracts.schedule import Days
 from services.runtime.sessions import Calendar
 from services.runtime.slots import Schedule
 

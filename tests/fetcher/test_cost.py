@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.cost_plan import CostPlan, JobCost, LimitUse
 from contracts.job import Job
+from contracts.plan_ask import CostPlan, JobCost, LimitUse
 from contracts.trading_sessions import TradingSessions
 from services.fetcher.accounts import account_of, accounts
 from services.fetcher.cost import cost_plan

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.job_days import WEEKDAYS, parse_days
+from contracts.schedule import WEEKDAYS, parse_days
 from services.runtime.schedules import schedule_of
 from services.runtime.sessions import Calendar
 from services.runtime.slots import Schedule

@@ -5,9 +5,9 @@ import nats.errors
 from aiohttp import web
 
 from contracts import subjects
-from contracts.cost_plan import CostPlan, PlanAsk
 from contracts.job import Job
 from contracts.message import decode, encode
+from contracts.plan_ask import CostPlan, PlanAsk
 from services.gateway.errors import Problem
 from services.gateway.response import json_response
 from services.gateway.routing import Gateway, Route

@@ -10,9 +10,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec import Meta, Struct, field
 
-from contracts.job import Job
+from contracts.job import Job, chain_fault
 from contracts.message import UniverseName
-from services.runtime.job_chain import chain_fault
 
 FIRST_KEY = "k1"  # the name of the key in a provider's own table
 WATCHLIST, ACTIVE = "watchlist", "active"

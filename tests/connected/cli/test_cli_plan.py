@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from contracts import subjects
-from contracts.cost_plan import CostPlan, PlanAsk
 from contracts.job import Job
 from contracts.message import decode, encode
+from contracts.plan_ask import CostPlan, PlanAsk
 from quotebus.client import Client
 from services.fetcher.on_plan_ask import PlanDesk
 from services.runtime.bus import Bus
