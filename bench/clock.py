@@ -24,10 +24,10 @@ from contracts.refresh_request import RefreshRequest
 from quotebus.embedded import NatsServer
 from quotebus.supervisor import Service
 from services.runtime.bus import Bus, connect
-from services.runtime.provision import provision
-from services.runtime.schedules import schedule_of
+from services.runtime.jetstream.provision import provision
+from services.runtime.jetstream.topology import topology
+from services.runtime.schedules.build import schedule_of
 from services.runtime.settings import NatsSettings, Settings
-from services.runtime.topology import topology
 from services.scheduler.due import due_at
 
 JOBS, IDLE_S, BUSY_S, PUTS_AT_ONCE = 10_000, 20.0, 60.0, 200

@@ -21,7 +21,7 @@ from bench.report import Figure
 from contracts.price_events import BAR_COLUMNS
 from quotebus.embedded import free_port
 from quotebus.supervisor import Service
-from services.runtime.price_document import BarsDocument, as_of_text, bars_key, encode_document
+from services.runtime.prices.document import BarsDocument, as_of_text, bars_key, encode_document
 from services.runtime.settings import RedisSettings
 from tests.connected.deployment import Deployment, deployed
 
@@ -30,7 +30,7 @@ SYMBOLS, BARS, READERS, ROUNDS, ROUND_S = 200, 500, 32, 7, 1.5
 KEEPING_NOTHING = """
 from services.gateway import price_reader
 from services.gateway.app import SERVICE, build
-from services.runtime.main import run_service
+from services.runtime.service import run_service
 
 price_reader.HELD_S = -1.0
 run_service(SERVICE, build)

@@ -17,7 +17,7 @@ from bench.usual_job import usual_job
 from bench.vendor import vendor
 from contracts import subjects
 from contracts.refresh_request import RefreshRequest
-from services.runtime.topology import CACHER_RUNS
+from services.runtime.jetstream.topology import CACHER_RUNS
 from tests.connected.deployment import Deployment, deployed, until
 
 SYMBOLS, BARS, USUAL_SYMBOLS = 2000, 500, 40

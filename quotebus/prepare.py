@@ -5,10 +5,10 @@ from nats.aio.client import Client
 from services.cacher.migrate import migrate
 from services.fetcher.accounts import quotas
 from services.runtime.bus import Bus, connect
-from services.runtime.job_bucket import open_job_bucket
-from services.runtime.provision import provision
+from services.runtime.jetstream.provision import provision
+from services.runtime.jetstream.topology import topology
+from services.runtime.jobs.store import open_job_bucket
 from services.runtime.settings import Settings
-from services.runtime.topology import topology
 from services.scheduler.renew_sessions import SessionsError, renew
 
 

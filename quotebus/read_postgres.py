@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from services.runtime.prices.bar_columns import listed
-from services.runtime.read_postgres import Connection
+from services.runtime.prices.read_postgres import Connection
 
 _BATCH = 2000
 _EVER = datetime(1600, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from services.runtime.read_postgres import Connection
+from services.runtime.prices.read_postgres import Connection
 
 FAILED = ("failed", "expired")
 

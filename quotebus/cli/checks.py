@@ -94,8 +94,8 @@ async def _nats(here: "Here", qb: "Client") -> AsyncIterator[Check]:
 
 async def _streams(here: "Here", qb: "Client") -> Check:
     from services.fetcher.accounts import quotas
-    from services.runtime.provision import drift
-    from services.runtime.topology import topology
+    from services.runtime.jetstream.provision import drift
+    from services.runtime.jetstream.topology import topology
 
     wanted = topology(here.settings, quotas(here.settings))
     if found := await drift(qb.js, wanted):
@@ -105,8 +105,7 @@ async def _streams(here: "Here", qb: "Client") -> Check:
 
 
 async def _skew(qb: "Client") -> Check:
-    from services.runtime.bus import Bus
-    from services.runtime.skew import MOST, clock_skew
+    from services.runtime.bus import MOST, Bus, clock_skew
 
     try:
         skew = await clock_skew(Bus(qb.nc, qb.js))
@@ -159,7 +158,7 @@ async def backlogs(here: "Here", qb: "Client") -> dict[str, int]:
     import nats.errors
 
     from services.fetcher.accounts import quotas
-    from services.runtime.topology import topology
+    from services.runtime.jetstream.topology import topology
 
     found = {}
     for stream, consumer in topology(here.settings, quotas(here.settings)).consumers:
@@ -182,7 +181,7 @@ async def _migrations(here: "Here") -> Check:
 
 
 async def _redis(here: "Here") -> Check:
-    from services.runtime.read_redis import RedisUnreadableError, answers
+    from services.runtime.prices.read_redis import RedisUnreadableError, answers
 
     if here.settings.redis.url is None:
         return Check("ok", "redis", "none is configured: prices are read from PostgreSQL")

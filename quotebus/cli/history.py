@@ -74,7 +74,7 @@ async def _chosen(
     connection: "asyncpg.Connection[asyncpg.Record]", symbol: str, wanted: dict[str, str | datetime | None]
 ) -> "SeriesWanted":
     from quotebus.read_postgres import SeriesWanted, series_of
-    from services.runtime.read_postgres import read_bars
+    from services.runtime.prices.read_postgres import read_bars
 
     timeframe, basis, feed = str(wanted["timeframe"]), wanted["basis"], wanted["feed"]
     there = await series_of(connection, symbol, timeframe)

@@ -7,7 +7,7 @@ from quotebus.cli.output import Row
 
 if TYPE_CHECKING:
     from contracts.job import Job
-    from services.runtime.sessions import Calendars
+    from services.runtime.schedules.sessions import Calendars
 
 _NAMES_SHOWN = 6
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
@@ -60,7 +60,7 @@ def when(job: "Job") -> str:
 
 def following(job: "Job", calendars: "Calendars", now: datetime) -> datetime | str | None:
     """Its next slot; of one that follows another none is known."""
-    from services.runtime.schedules import schedule_of
+    from services.runtime.schedules.build import schedule_of
 
     if not job.enabled or job.after is not None:
         return None

@@ -15,7 +15,7 @@ from quotebus.cli.output import output_option, write
 if TYPE_CHECKING:
     from contracts.job import Job
     from quotebus.client import Client
-    from services.runtime.job_bucket import JobBucket
+    from services.runtime.jobs.store import JobBucket
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ async def _with_bucket(place: Place, work: Callable[["JobBucket"], Awaitable[T]]
 
 
 async def _in_bucket(client: "Client", work: Callable[["JobBucket"], Awaitable[T]]) -> T:
-    from services.runtime.job_bucket import JobError, open_job_bucket
+    from services.runtime.jobs.store import JobError, open_job_bucket
 
     try:
         return await work(await open_job_bucket(client.nc))
@@ -141,7 +141,7 @@ async def _in_bucket(client: "Client", work: Callable[["JobBucket"], Awaitable[T
 
 
 async def _run(place: Place, job_id: str) -> str:
-    from services.runtime.job_bucket import wish_by_hand
+    from services.runtime.jobs.store import wish_by_hand
 
     async with nats_of(place.here()) as client:
         job = await _in_bucket(client, lambda bucket: bucket.get(job_id))

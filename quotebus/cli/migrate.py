@@ -48,8 +48,8 @@ async def _pending(here: "Here") -> list[Row]:
         rows = await pending_migrations(here)
     async with nats_of(here) as qb:
         from services.fetcher.accounts import quotas
-        from services.runtime.provision import drift
-        from services.runtime.topology import topology
+        from services.runtime.jetstream.provision import drift
+        from services.runtime.jetstream.topology import topology
 
         found = await drift(qb.js, topology(here.settings, quotas(here.settings)))
         found += await _missing_sessions(here, qb)
@@ -60,8 +60,8 @@ async def _missing_sessions(here: "Here", qb: "Client") -> list[str]:
     from nats.js.errors import NotFoundError
 
     from quotebus.prepare import calendars_of
-    from services.runtime.job_bucket import JobError
-    from services.runtime.sessions_bucket import read_sessions
+    from services.runtime.jobs.store import JobError
+    from services.runtime.schedules.calendar_store import read_sessions
 
     try:
         wanted = await calendars_of(qb.nc, here.settings)

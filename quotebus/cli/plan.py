@@ -66,7 +66,7 @@ def _rows(found: "CostPlan") -> tuple[list[Row], list[Row]]:
 async def _costs_here(here: "Here", draft: "Job | None" = None) -> "CostPlan":
     from services.fetcher.accounts import accounts
     from services.fetcher.on_plan_ask import costs
-    from services.runtime.job_bucket import JobError
+    from services.runtime.jobs.store import JobError
 
     try:
         known = accounts(here.settings)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from quotebus.settings_here import Here
-    from services.runtime.price_document import BarsDocument, QuoteDocument
+    from services.runtime.prices.document import BarsDocument, QuoteDocument
 
 
 @click.command()
@@ -53,7 +53,7 @@ async def _newest(here: "Here", symbols: Sequence[str], timeframe: Timeframe | N
 
 
 async def _from_redis(here: "Here", symbol: str, timeframe: str | None) -> tuple[Row, str] | None:
-    from services.runtime.read_redis import RedisUnreadableError, read_price
+    from services.runtime.prices.read_redis import RedisUnreadableError, read_price
 
     try:
         document = await read_price(here.settings.redis, symbol, timeframe)
@@ -66,7 +66,7 @@ async def _from_redis(here: "Here", symbol: str, timeframe: str | None) -> tuple
 async def _from_postgres(
     connection: "asyncpg.Connection[asyncpg.Record]", symbol: str, timeframe: str | None
 ) -> tuple[Row, str] | None:
-    from services.runtime.read_postgres import read_bars, read_quotes
+    from services.runtime.prices.read_postgres import read_bars, read_quotes
 
     documents: Sequence[BarsDocument | QuoteDocument]
     documents = await read_bars(connection, [(symbol, timeframe)], 1) if timeframe else await read_quotes(connection, [symbol])
@@ -75,7 +75,7 @@ async def _from_postgres(
 
 def _row(document: "BarsDocument | QuoteDocument", source: str) -> tuple[Row, str]:
     """The row, and the age of what it shows."""
-    from services.runtime.price_document import BarsDocument
+    from services.runtime.prices.document import BarsDocument
 
     price: float | None
     at: datetime | None

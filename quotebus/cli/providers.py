@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from quotebus.settings_here import Here
     from services.fetcher.circuit.key_state import KeyState
-    from services.runtime.quota_windows import QuotaWindow
+    from services.runtime.quota import QuotaWindow
 
 
 @click.command()
@@ -95,7 +95,7 @@ async def _use(js: "JetStreamContext", window: "QuotaWindow", now: datetime) -> 
     from nats.js.errors import NotFoundError
 
     from services.fetcher.permits import used_permits
-    from services.runtime.quota_windows import SYMBOLS
+    from services.runtime.quota import SYMBOLS
 
     try:
         used, _ = await used_permits(js, window)

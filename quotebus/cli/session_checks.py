@@ -8,7 +8,7 @@ from quotebus.cli.checks import Check
 
 if TYPE_CHECKING:
     from quotebus.client import Client
-    from services.runtime.sessions import Calendar
+    from services.runtime.schedules.sessions import Calendar
 
 _FEW_DAYS = 30
 
@@ -17,7 +17,7 @@ async def session_checks(qb: "Client") -> AsyncIterator[Check]:
     """A line for each exchange that a job names; none if none does."""
     from nats.js.errors import NotFoundError
 
-    from services.runtime.job_bucket import JobError, open_job_bucket
+    from services.runtime.jobs.store import JobError, open_job_bucket
 
     try:
         bucket = await open_job_bucket(qb.nc)

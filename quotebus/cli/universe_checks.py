@@ -15,7 +15,7 @@ async def universe_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
     from nats.js.errors import NotFoundError
 
     from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
-    from services.runtime.job_bucket import JobError, open_job_bucket
+    from services.runtime.jobs.store import JobError, open_job_bucket
 
     try:
         jobs = [job for job in await (await open_job_bucket(qb.nc)).all() if job.enabled and job.universe is not None]

@@ -27,13 +27,13 @@ from services.runtime.bus import Bus, connect
 from services.runtime.consumer import Consumer, ConsumerOptions, FailurePolicy
 from services.runtime.dead_letters import DeadLetters
 from services.runtime.health import Health
-from services.runtime.main import Service, light_broker, until_stopped, watched
+from services.runtime.jetstream.provision import wait_until_provisioned
+from services.runtime.jetstream.topology import CACHER, CACHER_RUNS, CACHER_SYMBOLS
 from services.runtime.postgres import POSTGRES_TROUBLE, open_pool
-from services.runtime.provision import wait_until_provisioned
+from services.runtime.prices.read_redis import open_redis
 from services.runtime.puller import Puller
-from services.runtime.read_redis import open_redis
+from services.runtime.service import Service, light_broker, until_stopped, watched
 from services.runtime.settings import CacherSettings, Settings
-from services.runtime.topology import CACHER, CACHER_RUNS, CACHER_SYMBOLS
 
 SERVICE = "cacher"
 RETRY_S = 1.0

@@ -5,7 +5,7 @@ from typing import Any
 
 from contracts.price_events import BAR_COLUMNS
 from services.cacher.copy_rows import BarValues
-from services.runtime.binary_arrays import read_booleans, read_microseconds
+from services.runtime.postgres import read_booleans, read_microseconds
 from services.runtime.prices.bar_columns import read_column
 
 

@@ -13,7 +13,7 @@ from services.cacher.bar_slices import LockedBars
 from services.cacher.read_event import Observed, SeriesKey
 from services.cacher.store_postgres_bars import BarsWriter
 from services.cacher.store_postgres_facts import WRITERS, write_quarantined
-from services.runtime.read_postgres import Connection
+from services.runtime.prices.read_postgres import Connection
 
 _LOCK_SPACE = 0x71620001
 _KEYS = """

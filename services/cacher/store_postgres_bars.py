@@ -24,7 +24,7 @@ from services.cacher.copy_rows import (
     timestamptz,
 )
 from services.runtime.prices.bar_columns import arrays_sent, listed
-from services.runtime.read_postgres import Connection
+from services.runtime.prices.read_postgres import Connection
 
 _TABLE_COLUMNS = ("instrument", "timeframe", "basis", "feed", "provider", "observed_at", *PACKED_COLUMNS)
 _STAGED_COLUMNS = ("part", "instrument", "observed_at", *PACKED_COLUMNS)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from contracts.price_events import PriceActions, PriceChain, PriceIv, PriceQuarantined, PriceQuote
-from services.runtime.read_postgres import Connection
+from services.runtime.prices.read_postgres import Connection
 
 _QUOTE = """
 INSERT INTO quotes AS q (instrument, feed, provider, at, price, bid, ask, previous_close, volume, observed_at, fetched_at)

@@ -6,7 +6,7 @@ import asyncpg
 
 from contracts.run_events import RunFinished, RunPlanned, RunResult
 from services.cacher.store_postgres_run_ends import RunKey, close_runs, read_finished
-from services.runtime.read_postgres import Connection
+from services.runtime.prices.read_postgres import Connection
 
 # A plan may come in parts, twice, and after its first results.
 _PLANNED = """

@@ -10,9 +10,9 @@ from redis.exceptions import RedisError
 
 from services.cacher.read_event import SeriesKey
 from services.cacher.store_postgres import Seen
-from services.runtime.breaker import Breaker
+from services.runtime.circuit_breaker import Breaker
 from services.runtime.postgres import POSTGRES_TROUBLE
-from services.runtime.price_document import (
+from services.runtime.prices.document import (
     VERSION_SUFFIX_BYTES,
     Document,
     bars_key,
@@ -22,8 +22,8 @@ from services.runtime.price_document import (
     ttl_s,
     version_suffix,
 )
-from services.runtime.read_postgres import DOCUMENT_READERS, read_bars
-from services.runtime.read_redis import MANY_TIMEOUTS, SET_NEWER
+from services.runtime.prices.read_postgres import DOCUMENT_READERS, read_bars
+from services.runtime.prices.read_redis import MANY_TIMEOUTS, SET_NEWER
 from services.runtime.settings import RedisSettings
 
 DOCUMENTS_AT_ONCE = 16

@@ -9,8 +9,8 @@ import structlog
 
 from services.runtime.consumer import ShutdownError
 from services.runtime.health import Health
-from services.runtime.main import sleep_until_stopped
 from services.runtime.postgres import POSTGRES_TROUBLE
+from services.runtime.service import sleep_until_stopped
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
 # What the data is to blame for: it would fail for ever. Anything else is Postgres's trouble and passes.

@@ -1,7 +1,7 @@
 """`python -m services.fetcher`"""
 
 from services.fetcher.app import build
-from services.runtime.main import run_service
+from services.runtime.service import run_service
 
 if __name__ == "__main__":
     run_service("fetcher", build)

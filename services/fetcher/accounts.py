@@ -8,7 +8,7 @@ from contracts.message import Basis, Dataset, Timeframe
 from services.fetcher.derived import PROFILE as DERIVED
 from services.fetcher.http.egress_policy import EgressPolicy, policy_for
 from services.fetcher.provider import Credentials, Profile, Provider, TokenStore, providers
-from services.runtime.quota_windows import SYMBOLS, WINDOW_S, QuotaWindow, shares
+from services.runtime.quota import SYMBOLS, WINDOW_S, QuotaWindow, shares
 from services.runtime.settings import FIRST_KEY, KeySettings, ProviderSettings, Secret, Settings
 
 

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 
 from services.fetcher.adapter.responses import retry_after
 from services.fetcher.provider import Reply
-from services.runtime.quota_windows import SYMBOLS, QuotaWindow
+from services.runtime.quota import SYMBOLS, QuotaWindow
 
 # X-RateLimit-Remaining, X-Rate-Limit-Remaining-Day, X-RateLimit-Requests-Remaining, RateLimit-Remaining, and so on.
 _NAME = re.compile(

@@ -34,16 +34,15 @@ from services.fetcher.tasks.coalesced import BATCH_TASKS, CoalescedTasks
 from services.fetcher.tasks.orphans import OrphanReaper
 from services.fetcher.universe import Universe
 from services.fetcher.workers import Shop, provider_circuit
-from services.runtime.bus import Bus, connect
+from services.runtime.bus import Bus, connect, refuse_skewed_clock
 from services.runtime.consumer import Consumer, ConsumerOptions, FailurePolicy
 from services.runtime.dead_letters import DeadLetters
 from services.runtime.health import Health
-from services.runtime.main import Service, StartRefusedError, light_broker, watched
-from services.runtime.provision import wait_until_provisioned
+from services.runtime.jetstream.provision import wait_until_provisioned
+from services.runtime.jetstream.topology import COALESCER, PLANNER
 from services.runtime.puller import Puller
+from services.runtime.service import Service, StartRefusedError, light_broker, watched
 from services.runtime.settings import FIRST_KEY, Settings
-from services.runtime.skew import refuse_skewed_clock
-from services.runtime.topology import COALESCER, PLANNER
 
 ASKS_AT_ONCE = 64
 PLANNER_GRACE_S = 2.5

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from services.fetcher.provider import Answer, FetchCall, Http, LedgerError, Provider, ProviderError, Verdict, refuse_unoffered
-from services.runtime.redact import Redactor
+from services.runtime.logs import Redactor
 
 
 class AdapterFaultError(ProviderError):

@@ -18,7 +18,7 @@ from services.fetcher.provider import providers
 from services.fetcher.symbol_health import Series
 from services.fetcher.symbol_states import SymbolStates
 from services.runtime.bus import Bus
-from services.runtime.quota_windows import SYMBOLS
+from services.runtime.quota import SYMBOLS
 
 
 class Chooser:

@@ -15,9 +15,9 @@ from services.fetcher.accounts import Account
 from services.fetcher.choose_provider import NoProviderError, candidates
 from services.fetcher.cost_merged import Wish, shared_by_hour
 from services.fetcher.cost_runs import runs_by_hour
-from services.runtime.quota_windows import SYMBOLS, QuotaWindow
-from services.runtime.schedules import schedule_of
-from services.runtime.sessions import Calendars
+from services.runtime.quota import SYMBOLS, QuotaWindow
+from services.runtime.schedules.build import schedule_of
+from services.runtime.schedules.sessions import Calendars
 
 DAYS = 7
 _HOURS = DAYS * 24

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.runtime.slots import Schedule
+from services.runtime.schedules.clock_times import Schedule
 
 # A job of more slots is counted as if nobody shared its calls: to look at each of them would take seconds.
 MOST_SLOTS = 20_000

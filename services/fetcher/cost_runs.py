@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from contracts.job import Job
-from services.runtime.schedules import schedule_of
-from services.runtime.sessions import Calendars
-from services.runtime.slots import Never
+from services.runtime.schedules.build import schedule_of
+from services.runtime.schedules.clock_times import Never
+from services.runtime.schedules.sessions import Calendars
 
 _HOUR_S = 3600.0
 

@@ -24,11 +24,11 @@ from services.fetcher.iv_event import iv_of, ranked
 from services.fetcher.longer_bars import SOURCES, Span, end_of, longer, start_of
 from services.fetcher.provider import Answer, FetchCall, Http, Profile, ProviderError, Verdict, refuse_unoffered
 from services.runtime.bus import Bus
+from services.runtime.jetstream.topology import CACHER
 from services.runtime.postgres import POSTGRES_TROUBLE
-from services.runtime.price_document import real
-from services.runtime.read_postgres import Connection, preferred_series, read_chains
+from services.runtime.prices.document import real
+from services.runtime.prices.read_postgres import Connection, preferred_series, read_chains
 from services.runtime.settings.model import DERIVED
-from services.runtime.topology import CACHER
 
 PROFILE = Profile(
     name=DERIVED,

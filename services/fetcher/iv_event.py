@@ -8,7 +8,7 @@ import msgspec
 from contracts.price_events import PriceIv
 from services.fetcher.adapter.events import Contract
 from services.fetcher.implied_volatility import ahead, smiles, standing
-from services.runtime.price_document import ChainDocument
+from services.runtime.prices.document import ChainDocument
 
 
 def iv_of(chain: ChainDocument, provider: str, rate: float, now: datetime) -> PriceIv:

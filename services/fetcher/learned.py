@@ -20,7 +20,7 @@ from services.fetcher.pace import LONGEST_PACED_S
 from services.fetcher.permits import LedgerMovedError, Wanted, take, used_permits
 from services.fetcher.provider import LedgerError
 from services.runtime.bus import Bus
-from services.runtime.quota_windows import LARGEST_BATCH, QuotaWindow
+from services.runtime.quota import LARGEST_BATCH, QuotaWindow
 
 LOOK_EVERY_S = 1.0
 TRIES = 3

@@ -19,8 +19,8 @@ from services.fetcher.pace import Pace
 from services.fetcher.permits import Wanted, take
 from services.fetcher.provider import ProviderError, Verdict
 from services.runtime.bus import Bus
-from services.runtime.ledger_stream import LEDGER_READY, LEDGER_STATE
-from services.runtime.quota_windows import SYMBOLS, QuotaWindow
+from services.runtime.jetstream.quota_streams import LEDGER_READY, LEDGER_STATE
+from services.runtime.quota import SYMBOLS, QuotaWindow
 
 RESET_GUARD = timedelta(seconds=30)
 PATIENCE_S = 2.0

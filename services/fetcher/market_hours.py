@@ -7,7 +7,7 @@ from typing import Literal
 from contracts.datasets import DATASETS
 from contracts.message import Dataset, Timeframe
 from services.fetcher.adapter.fields import day_start, period_start
-from services.runtime.sessions import Calendar
+from services.runtime.schedules.sessions import Calendar
 
 # Trades are reported and quotes move for a while after the close; a day's bar is corrected until late at night.
 SETTLES_IN_S = 900.0

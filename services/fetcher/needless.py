@@ -11,7 +11,7 @@ from services.fetcher.market_hours import OF_DAYS, MarketHours
 from services.fetcher.plan import Plan
 from services.fetcher.served import last_served
 from services.runtime.bus import Bus
-from services.runtime.sessions_bucket import read_calendars
+from services.runtime.schedules.calendar_store import read_calendars
 
 XNYS = "XNYS"
 # A ticker without a suffix, or with a share class alone, is one of the United States with every vendor.

@@ -24,8 +24,8 @@ from services.fetcher.tasks.task_queue import PendingTask, TaskQueue, nak
 from services.runtime.bus import Bus
 from services.runtime.consumer import FailurePolicy
 from services.runtime.faults import describe
-from services.runtime.main import sleep_until_stopped, until_stopped
 from services.runtime.puller import heartbeat
+from services.runtime.service import sleep_until_stopped, until_stopped
 from services.runtime.settings import FIRST_KEY
 
 GRACE_S = 2.0

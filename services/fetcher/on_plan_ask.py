@@ -16,7 +16,7 @@ from services.fetcher.accounts import Account, accounts
 from services.fetcher.cost import cost_plan
 from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus
-from services.runtime.job_bucket import JobError, open_job_bucket
+from services.runtime.jobs.store import JobError, open_job_bucket
 from services.runtime.settings import Settings
 
 

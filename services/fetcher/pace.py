@@ -10,7 +10,7 @@ import asyncio
 from aiolimiter import AsyncLimiter
 
 from services.fetcher.accounts import Key
-from services.runtime.quota_windows import QuotaWindow
+from services.runtime.quota import QuotaWindow
 
 LONGEST_PACED_S = 60.0
 # Permits that come so much later than they might, in shares of their own time: there is room, nobody waits for anybody.

@@ -12,7 +12,7 @@ from nats.js.errors import APIError
 
 from services.fetcher.provider import LedgerError
 from services.runtime.bus import EXPECTED_LAST_SEQUENCE, MESSAGE_ID, STREAM_FULL, WINDOW_FULL, WRONG_LAST_SEQUENCE, Bus
-from services.runtime.quota_windows import SYMBOLS, QuotaWindow
+from services.runtime.quota import SYMBOLS, QuotaWindow
 
 _LOST_ITS_START, _GRANTED_BEFORE = 10176, 10201
 

@@ -12,8 +12,8 @@ from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Timeframe, UtcInstant
 from services.fetcher.adapter.fields import EPOCH
+from services.runtime.bus import MOST as MOST_SKEW
 from services.runtime.bus import Bus
-from services.runtime.skew import MOST as MOST_SKEW
 
 
 class Served(msgspec.Struct, frozen=True):

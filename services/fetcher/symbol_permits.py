@@ -11,7 +11,7 @@ from services.fetcher.permits import Wanted, take
 from services.fetcher.provider import ProviderError, Verdict
 from services.fetcher.tasks.task_queue import PendingTask
 from services.runtime.bus import Bus
-from services.runtime.quota_windows import QuotaWindow
+from services.runtime.quota import QuotaWindow
 
 
 def _no_room(window: QuotaWindow, symbol: str, now: datetime) -> ProviderError:

@@ -17,13 +17,12 @@ from services.gateway.routes import all_routes
 from services.gateway.routing import Gateway, Route, endpoint, method_not_allowed, not_found
 from services.runtime.bus import connect
 from services.runtime.health import Health
-from services.runtime.job_bucket import open_job_bucket
-from services.runtime.job_entries import JOBS_STREAM
-from services.runtime.main import Service, StartRefusedError, light_broker, watched
+from services.runtime.jetstream.provision import wait_until_provisioned
+from services.runtime.jobs.store import JOBS_STREAM, open_job_bucket
 from services.runtime.postgres import open_pool
-from services.runtime.provision import wait_until_provisioned
-from services.runtime.read_redis import DocumentCache, open_redis
-from services.runtime.sessions_bucket import SESSIONS_STREAM
+from services.runtime.prices.read_redis import DocumentCache, open_redis
+from services.runtime.schedules.calendar_store import SESSIONS_STREAM
+from services.runtime.service import Service, StartRefusedError, light_broker, watched
 from services.runtime.settings import GatewaySettings, Settings
 
 SERVICE = "gateway"

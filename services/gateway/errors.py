@@ -11,7 +11,7 @@ from aiohttp import web
 from nats.js.errors import APIError
 
 from contracts.job import Job
-from services.runtime.job_bucket import JobError
+from services.runtime.jobs.store import JobError
 
 PROBLEM_TYPE = "application/problem+json"
 RETRY_S = "5"

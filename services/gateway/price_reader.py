@@ -11,9 +11,9 @@ from typing import Generic, Literal, TypeVar
 from contracts.datasets import DOCUMENT_TTL_S
 from services.gateway.read_postgres import Store
 from services.gateway.response import etag_of
-from services.runtime.price_document import Document, bars_key, dataset_key, encode_document, ttl_s
-from services.runtime.read_postgres import DOCUMENT_READERS, Connection, read_bars
-from services.runtime.read_redis import DocumentCache
+from services.runtime.prices.document import Document, bars_key, dataset_key, encode_document, ttl_s
+from services.runtime.prices.read_postgres import DOCUMENT_READERS, Connection, read_bars
+from services.runtime.prices.read_redis import DocumentCache
 from services.runtime.settings import RedisSettings
 
 # Of documents: a timeframe, for its bars, or a dataset.

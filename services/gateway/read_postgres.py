@@ -12,7 +12,7 @@ import asyncpg
 from contracts.price_events import BAR_COLUMN_NAMES
 from services.gateway.errors import Problem
 from services.runtime.prices.bar_columns import listed
-from services.runtime.read_postgres import Connection, read_bars
+from services.runtime.prices.read_postgres import Connection, read_bars
 
 EVER = datetime(1600, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _FREE_WITHIN_S = 5.0

@@ -13,7 +13,7 @@ from contracts.refresh_request import RefreshRequest
 from services.gateway.errors import NATS_TROUBLE
 from services.gateway.price_reader import Kind
 from services.runtime.bus import Bus
-from services.runtime.price_document import ttl_s
+from services.runtime.prices.document import ttl_s
 from services.runtime.settings import RedisSettings
 
 # So long wishes are gathered: many symbols make one run instead of many.

@@ -17,7 +17,7 @@ from services.gateway.read_postgres import Store
 from services.gateway.refresh_on_read import StaleReadRefresher
 from services.runtime.bus import Bus
 from services.runtime.health import Health
-from services.runtime.job_bucket import JobBucket
+from services.runtime.jobs.store import JobBucket
 from services.runtime.settings import Settings
 
 log = structlog.get_logger()

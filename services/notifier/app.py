@@ -13,8 +13,8 @@ from services.notifier.on_run_events import Notifications, Sender
 from services.notifier.webhook import Webhook, key_of, open_session
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
-from services.runtime.main import Service, StartRefusedError, light_broker, watched
-from services.runtime.provision import wait_until_provisioned
+from services.runtime.jetstream.provision import wait_until_provisioned
+from services.runtime.service import Service, StartRefusedError, light_broker, watched
 from services.runtime.settings import NotifySettings, Settings
 
 SERVICE = "notifier"

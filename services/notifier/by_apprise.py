@@ -6,7 +6,7 @@ from typing import Any
 
 from services.notifier.notice import Notice
 from services.notifier.webhook import SendError
-from services.runtime.main import StartRefusedError
+from services.runtime.service import StartRefusedError
 from services.runtime.settings import NotifySettings
 
 

@@ -17,9 +17,9 @@ from services.notifier.webhook import SendError
 from services.runtime.bus import Bus
 from services.runtime.consumer import Batch, Consumer, ConsumerOptions, FailurePolicy, Handler
 from services.runtime.dead_letters import DeadLetters
+from services.runtime.jetstream.topology import NOTIFY_ACK_WAIT_S, notify_consumer
 from services.runtime.puller import Puller
 from services.runtime.settings import NotifySettings
-from services.runtime.topology import NOTIFY_ACK_WAIT_S, notify_consumer
 
 AT_ONCE = 8
 FIRST_DELAY_S, LONGEST_DELAY_S = 5.0, 900.0

@@ -3,7 +3,7 @@
 import socket
 from typing import Any
 
-from services.runtime.public_address import is_public
+from services.runtime.addresses import is_public
 
 
 class PrivateAddressError(OSError):

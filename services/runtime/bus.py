@@ -1,12 +1,14 @@
-"""The connection to NATS: reconnects for ever, publishes with an id and an ack, takes the process down when closed for good."""
+"""NATS connection of a service: reconnects for ever, publishes with an id and an ack, waits for its streams."""
 
 import asyncio
+import json
 import os
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import nats
@@ -15,7 +17,7 @@ import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import PubAck
-from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
+from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 
 from contracts.message import Message, encode
 from services.runtime.settings import NatsSettings
@@ -30,6 +32,8 @@ WRONG_LAST_SEQUENCE = 10071
 WINDOW_FULL = "maximum messages per subject exceeded"
 STREAM_FULL = "maximum messages exceeded"
 _UNANSWERED = (nats.errors.TimeoutError, nats.errors.NoRespondersError, NoStreamResponseError, ServiceUnavailableError)
+
+MOST = timedelta(seconds=1)
 
 log = structlog.get_logger()
 
@@ -138,3 +142,52 @@ def connection_options(settings: NatsSettings, service: str) -> dict[str, Any]:
         options["user"] = settings.user
         options["password"] = settings.password.get_secret_value() if settings.password else ""
     return options
+
+
+async def wait_until_provisioned(js: JetStreamContext, streams: list[str]) -> None:
+    """Return when these streams exist; until then say once what is missing and who makes it."""
+    said = False
+    while missing := [name for name in streams if not await _exists(js, name)]:
+        if not said:
+            log.warning("streams_missing", streams=missing, action="run `quotebus migrate`; waiting for it")
+            said = True
+        await asyncio.sleep(0.5)
+
+
+async def _exists(js: JetStreamContext, stream: str) -> bool:
+    try:
+        await js.stream_info(stream)
+    except (APIError, TimeoutError):
+        return False
+    return True
+
+
+class ClockSkewError(Exception):
+    """The clocks differ by more than a second, or cannot be compared; the text says what to do."""
+
+
+async def clock_skew(bus: Bus) -> timedelta:
+    """How far this clock is ahead of the server's, to within half a round trip; the best of three tries."""
+    best: tuple[timedelta, timedelta] | None = None
+    for _ in range(3):
+        asked = datetime.now(UTC)
+        reply = await bus.nc.request("$JS.API.STREAM.INFO.REFRESH", b"", timeout=5)
+        answered = datetime.now(UTC)
+        said = json.loads(reply.data).get("ts")
+        if said is None:
+            raise ClockSkewError("the server's time is unknown, there is no stream REFRESH: run `quotebus migrate`")
+        there = datetime.fromisoformat(said)
+        trip = answered - asked
+        if best is None or trip < best[0]:
+            best = trip, asked + trip / 2 - there
+    assert best is not None
+    return best[1]
+
+
+async def refuse_skewed_clock(bus: Bus) -> None:
+    """Raise ClockSkewError when the clocks differ by more than a second."""
+    skew = await clock_skew(bus)
+    if abs(skew) > MOST:
+        raise ClockSkewError(
+            f"this clock is {skew.total_seconds():+.1f} s off the NATS server's, 1 s at most: synchronise both (chrony, NTP)"
+        )

@@ -17,8 +17,8 @@ from nats.aio.msg import Msg
 
 from services.runtime.dead_letters import INTERNAL_ERROR, MALFORMED, DeadLetters
 from services.runtime.faults import describe, is_wait, place_of
-from services.runtime.main import sleep_until_stopped, until_stopped
 from services.runtime.puller import BatchWait, Puller, heartbeat, nak_unacked, wait_for_batch
+from services.runtime.service import sleep_until_stopped, until_stopped
 
 IDLE_S = 5.0
 WAIT_S = 2.0

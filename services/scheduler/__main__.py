@@ -11,7 +11,7 @@ import sys
 import structlog
 
 from services.runtime.logs import configure_logging, hide
-from services.runtime.schedules import schedule_of
+from services.runtime.schedules.build import schedule_of
 from services.runtime.settings import Settings, SettingsError, load_settings, secrets_of
 from services.scheduler.app import SERVICE, run
 

@@ -10,13 +10,11 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from contracts import subjects
-from services.runtime.bus import Bus, connect
+from services.runtime.bus import Bus, ClockSkewError, connect, refuse_skewed_clock, wait_until_provisioned
 from services.runtime.health import STATUS_ASK, Health
-from services.runtime.job_entries import JOBS_STREAM
-from services.runtime.sessions_bucket import SESSIONS_STREAM
+from services.runtime.jobs.store import JOBS_STREAM
+from services.runtime.schedules.calendar_store import SESSIONS_STREAM
 from services.runtime.settings import Settings
-from services.runtime.skew import ClockSkewError, refuse_skewed_clock
-from services.runtime.wait_for_streams import wait_until_provisioned
 from services.scheduler.clock import Clock, utc_now
 from services.scheduler.on_job import JobWatcher
 from services.scheduler.on_run_events import RunWatcher

@@ -13,8 +13,8 @@ from prometheus_client import Counter, Histogram
 from contracts.job import Job
 from services.runtime.bus import Bus
 from services.runtime.health import Health
-from services.runtime.schedules import schedule_of
-from services.runtime.sessions import Calendars
+from services.runtime.schedules.build import schedule_of
+from services.runtime.schedules.sessions import Calendars
 from services.scheduler.dependent_schedule import DependentSchedule
 from services.scheduler.due import Due, due, next_wakeup, slots_start
 from services.scheduler.missed_slots import missed_slots_before, publish_missed_best_effort

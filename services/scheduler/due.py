@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
 from contracts.job import Job
-from services.runtime.slots import Schedule
+from services.runtime.schedules.clock_times import Schedule
 
 MAX_ON_TIME_DELAY = timedelta(seconds=60)
 # The longest catch-up window: no request is published for an older slot. REFRESH keeps requests a day longer, so of every younger

@@ -14,7 +14,7 @@ from contracts import subjects
 from contracts.message import decode
 from contracts.run_events import MAX_SLOTS, RunMissed
 from services.runtime.bus import Bus
-from services.runtime.slots import Schedule
+from services.runtime.schedules.clock_times import Schedule
 from services.scheduler.due import Due
 from services.scheduler.publish_request import EXPECTED_SEQUENCE, EXPECTED_SUBJECT, WRONG_LAST_SEQUENCE
 from services.scheduler.scheduled_job import ScheduledJob

@@ -10,8 +10,8 @@ from contracts.job import Job
 from contracts.subjects import JOBS_BUCKET
 from services.runtime.bus import Bus
 from services.runtime.follow import BucketEntry, follow_bucket
-from services.runtime.job_entries import job_of
-from services.runtime.schedules import schedule_of
+from services.runtime.jobs.store import job_of
+from services.runtime.schedules.build import schedule_of
 from services.scheduler.clock import Clock
 from services.scheduler.on_trading_sessions import CalendarWatcher
 

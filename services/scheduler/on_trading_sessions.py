@@ -11,7 +11,7 @@ from contracts.subjects import SESSIONS_BUCKET
 from contracts.trading_sessions import TradingSessions
 from services.runtime.bus import Bus
 from services.runtime.follow import BucketChanges, follow_bucket
-from services.runtime.sessions import Calendar
+from services.runtime.schedules.sessions import Calendar
 from services.scheduler.clock import Clock
 
 log = structlog.get_logger()

@@ -12,7 +12,7 @@ from contracts.job import Job
 from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from services.runtime.bus import Bus
-from services.runtime.job_range import range_of, wish_of
+from services.runtime.jobs.request import range_of, wish_of
 from services.scheduler.due import Due
 
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"

@@ -15,7 +15,7 @@ from contracts.message import decode, encode
 from contracts.subjects import SESSIONS_BUCKET
 from contracts.trading_sessions import TradingSessions
 from services.runtime.bus import Bus
-from services.runtime.sessions_bucket import read_sessions
+from services.runtime.schedules.calendar_store import read_sessions
 from services.scheduler.on_trading_sessions import CalendarWatcher
 
 # -P: a folder named `services` where somebody happens to be must not be taken for ours.

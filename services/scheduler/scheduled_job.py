@@ -7,7 +7,7 @@ import structlog
 from nats.errors import Error as NatsError
 
 from contracts.job import Job
-from services.runtime.slots import Schedule
+from services.runtime.schedules.clock_times import Schedule
 from services.scheduler.dependent_schedule import DependentSchedule
 from services.scheduler.publish_request import LastRequest
 

@@ -13,7 +13,7 @@ from contracts.job import TIMES, Job
 from contracts.message import encode
 from contracts.subjects import JOBS_BUCKET
 from services.runtime.follow import BucketEntry
-from services.runtime.job_entries import job_of, read_job_entries
+from services.runtime.jobs.store import job_of, read_job_entries
 from services.runtime.settings.model import PAUSED_BY_SETTINGS, WAITS_FOR_PROVIDER
 
 # Not part of a job's definition: a restart must not undo what a person did meanwhile.

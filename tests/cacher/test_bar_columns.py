@@ -14,7 +14,7 @@ from services.cacher.changed_rows import changed_rows
 from services.cacher.copy_rows import BarValues, Instants, bar_values, pack_bars
 from services.cacher.read_event import EventReader, MalformedEventError
 from services.fetcher.adapter.events import Bar
-from services.runtime.price_document import BarsDocument, WrittenBars, decode_bars, encode_document
+from services.runtime.prices.document import BarsDocument, WrittenBars, decode_bars, encode_document
 from tests.cacher.bar_samples import full_bars, nullable, sample, type_of
 
 ROWS = 4

@@ -15,9 +15,9 @@ from quotebus.supervisor import Service
 from services.cacher.migrate import migrate
 from services.fetcher.accounts import quotas
 from services.runtime.bus import Bus, connect
-from services.runtime.provision import provision
+from services.runtime.jetstream.provision import provision
+from services.runtime.jetstream.topology import topology
 from services.runtime.settings import load_settings
-from services.runtime.topology import topology
 
 
 class Deployment:

@@ -14,8 +14,8 @@ from services.cacher.migrate import migrate
 from services.cacher.store_postgres import SESSION, PostgresStore
 from services.gateway.read_postgres import EVER, BarsWanted, Store
 from services.runtime.postgres import open_pool
-from services.runtime.price_document import BarsDocument, decode_bars, encode_document
-from services.runtime.read_postgres import read_bars
+from services.runtime.prices.document import BarsDocument, decode_bars, encode_document
+from services.runtime.prices.read_postgres import read_bars
 from services.runtime.settings import PostgresSettings, Secret
 from tests.cacher.bar_samples import full_bars, type_of
 from tests.cacher.events import NOON, read

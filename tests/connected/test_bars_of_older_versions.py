@@ -9,7 +9,7 @@ import asyncpg
 from services.cacher.migrate import SCHEMA, migrate, migrations
 from services.cacher.store_postgres import SESSION, PostgresStore
 from services.runtime.postgres import open_pool
-from services.runtime.read_postgres import read_bars
+from services.runtime.prices.read_postgres import read_bars
 from services.runtime.settings import PostgresSettings, Secret
 from tests.cacher.bar_samples import full_bars
 from tests.cacher.events import FIRST, read

@@ -21,11 +21,11 @@ from services.cacher.store_postgres import SESSION, PostgresStore
 from services.cacher.store_redis import RedisStore
 from services.runtime.bus import MESSAGE_ID, Bus, connect
 from services.runtime.health import Health
+from services.runtime.jetstream.provision import provision
+from services.runtime.jetstream.topology import CACHER, CACHER_RUNS, topology
 from services.runtime.postgres import open_pool
-from services.runtime.provision import provision
-from services.runtime.read_redis import open_redis
+from services.runtime.prices.read_redis import open_redis
 from services.runtime.settings import CacherSettings, NatsSettings, PostgresSettings, RedisSettings, Secret, Settings
-from services.runtime.topology import CACHER, CACHER_RUNS, topology
 from tests.cacher.events import bars, chain, quote, read, subject, volatility
 from tests.connected.test_cacher_runs import planned, result
 

@@ -19,8 +19,8 @@ from services.cacher.migrate import migrate
 from services.cacher.store_postgres import SESSION, PostgresStore, Written
 from services.cacher.store_redis import RedisStore
 from services.runtime.postgres import open_pool
-from services.runtime.price_document import document_json
-from services.runtime.read_redis import open_redis
+from services.runtime.prices.document import document_json
+from services.runtime.prices.read_redis import open_redis
 from services.runtime.settings import PostgresSettings, RedisSettings, Secret
 from tests.cacher.events import DAY, NOON, bars, chain, quote, read, volatility
 

@@ -15,7 +15,7 @@ from contracts.message import decode
 from contracts.price_events import PriceBars, PriceIv
 from contracts.refresh_request import RefreshAsk, RefreshRequest
 from contracts.run_events import RunFinished
-from services.runtime.topology import CACHER
+from services.runtime.jetstream.topology import CACHER
 from tests.cacher.events import chain, subject, volatility
 from tests.connected.clocks import put
 from tests.connected.deployment import Deployment, deployed, until

@@ -22,10 +22,10 @@ from services.fetcher.http.client import open_session
 from services.fetcher.on_refresh_ask import AskDesk
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
-from services.runtime.provision import drift, provision
+from services.runtime.jetstream.provision import drift, provision
+from services.runtime.jetstream.topology import topology
 from services.runtime.puller import Puller
 from services.runtime.settings import FetcherSettings, NatsSettings, PostgresSettings, ProviderSettings, Settings
-from services.runtime.topology import topology
 from tests.connected.played_yahoo import PlayedYahoo
 
 

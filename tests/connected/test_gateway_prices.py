@@ -14,7 +14,7 @@ from contracts import subjects
 from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunPlanned, RunResult
-from services.runtime.price_document import QuoteDocument, as_of_text, dataset_key, document_json, encode_document
+from services.runtime.prices.document import QuoteDocument, as_of_text, dataset_key, document_json, encode_document
 from services.runtime.settings import RedisSettings
 from tests.cacher.events import DAY, FIRST, bars, chain, quote, subject, volatility
 from tests.connected.asked_gateway import Http, with_gateways

@@ -13,7 +13,7 @@ from tests.connected.asked_gateway import Http, with_gateways
 SLOW_TO_LISTEN = """
 import asyncio
 from services.gateway import app
-from services.runtime.main import run_service
+from services.runtime.service import run_service
 
 open_job_bucket = app.open_job_bucket
 

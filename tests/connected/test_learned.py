@@ -13,7 +13,7 @@ from contracts import subjects
 from services.fetcher.circuit.key_state import KeyState
 from services.fetcher.permits import used_permits
 from services.runtime.bus import Bus, connect
-from services.runtime.quota_windows import QuotaWindow
+from services.runtime.quota import QuotaWindow
 from services.runtime.settings import NatsSettings
 from tests.connected.played_tiingo import PlayedTiingo
 from tests.connected.test_fetcher import fetching, results, settings_for

@@ -12,9 +12,8 @@ from services.fetcher.circuit.breaker import QuotaSpentError
 from services.fetcher.ledger import Ledger
 from services.fetcher.provider import LedgerError
 from services.runtime.bus import Bus, connect
-from services.runtime.carry_over import carry_over
-from services.runtime.ledger_stream import ledger_stream
-from services.runtime.quota_windows import QuotaWindow
+from services.runtime.jetstream.quota_streams import carry_over, ledger_stream
+from services.runtime.quota import QuotaWindow
 from services.runtime.settings import NatsSettings
 
 

@@ -15,9 +15,8 @@ from services.fetcher.permits import used_permits
 from services.fetcher.provider import ProviderError, Verdict
 from services.fetcher.symbol_permits import SymbolPermits
 from services.runtime.bus import Bus, connect
-from services.runtime.carry_over import carry_over
-from services.runtime.ledger_stream import ledger_stream
-from services.runtime.quota_windows import SYMBOLS, QuotaWindow, shares
+from services.runtime.jetstream.quota_streams import carry_over, ledger_stream
+from services.runtime.quota import SYMBOLS, QuotaWindow, shares
 from services.runtime.settings import NatsSettings
 
 

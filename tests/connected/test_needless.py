@@ -13,9 +13,9 @@ from contracts.refresh_request import RefreshRequest
 from contracts.trading_sessions import TradingSessions
 from services.fetcher.accounts import quotas
 from services.runtime.bus import Bus, connect
-from services.runtime.provision import provision
+from services.runtime.jetstream.provision import provision
+from services.runtime.jetstream.topology import topology
 from services.runtime.settings import FetcherSettings, NatsSettings, ProviderSettings
-from services.runtime.topology import topology
 from tests.connected.deployment import until
 from tests.connected.played_tiingo import PlayedTiingo
 from tests.connected.test_failover import is_in_state

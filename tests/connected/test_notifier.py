@@ -21,10 +21,10 @@ from services.notifier.notice import notice_of
 from services.notifier.on_run_events import Notifications
 from services.notifier.webhook import SendError
 from services.runtime.bus import Bus, connect
-from services.runtime.main import StartRefusedError
-from services.runtime.provision import drift, provision
+from services.runtime.jetstream.provision import drift, provision
+from services.runtime.jetstream.topology import topology
+from services.runtime.service import StartRefusedError
 from services.runtime.settings import NatsSettings, NotifySettings, Secret, Settings
-from services.runtime.topology import topology
 from tests.connected.deployment import Deployment, deployed, until
 from tests.connected.test_end_to_end import quotebus, started
 from tests.played_webhook import SECRET, PlayedWebhook

@@ -13,9 +13,9 @@ from services.cacher.read_event import EventReader
 from services.fetcher.provider import ProviderError, Verdict, providers
 from services.fetcher.publish_events import publish_answer
 from services.runtime.bus import Bus, connect
-from services.runtime.provision import provision
+from services.runtime.jetstream.provision import provision
+from services.runtime.jetstream.topology import topology
 from services.runtime.settings import NatsSettings, Settings
-from services.runtime.topology import topology
 
 PROFILE = providers()["yahoo"].profile
 NOW = datetime.now(UTC)

@@ -11,7 +11,7 @@ import pytest
 from contracts import subjects
 from contracts.refresh_request import RefreshRequest
 from services.fetcher.permits import used_permits
-from services.runtime.quota_windows import QuotaWindow
+from services.runtime.quota import QuotaWindow
 from tests.connected.deployment import Deployment, deployed, until
 from tests.connected.played_yahoo import PlayedYahoo
 

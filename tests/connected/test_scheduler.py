@@ -16,11 +16,11 @@ from contracts.message import encode
 from contracts.refresh_request import RefreshRequest
 from quotebus.embedded import NatsServer
 from services.runtime.bus import Bus, connect
-from services.runtime.job_entries import job_of, read_job_entries
-from services.runtime.provision import provision
-from services.runtime.schedules import schedule_of
+from services.runtime.jetstream.provision import provision
+from services.runtime.jetstream.topology import topology
+from services.runtime.jobs.store import job_of, read_job_entries
+from services.runtime.schedules.build import schedule_of
 from services.runtime.settings import NatsSettings, Settings
-from services.runtime.topology import topology
 from services.scheduler.clock import utc_now
 from services.scheduler.sync_jobs import PAUSED_BY_SETTINGS, sync_settings_jobs
 from tests.connected.clocks import asked, processes, put, requests, ticking, until

@@ -11,10 +11,10 @@ from contracts.message import decode
 from contracts.run_events import MAX_SLOTS, RunMissed
 from quotebus.embedded import NatsServer
 from services.runtime.bus import Bus, connect
-from services.runtime.provision import provision
-from services.runtime.schedules import schedule_of
+from services.runtime.jetstream.provision import provision
+from services.runtime.jetstream.topology import topology
+from services.runtime.schedules.build import schedule_of
 from services.runtime.settings import NatsSettings, Settings
-from services.runtime.topology import topology
 from services.scheduler.clock import utc_now
 from services.scheduler.missed_slots import Missed, publish_missed
 from tests.connected.test_scheduler import HOUR, asked, job, put, requests, ticking, until

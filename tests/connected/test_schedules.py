@@ -16,11 +16,11 @@ from contracts.run_events import RunFinished
 from contracts.trading_sessions import TradingSessions
 from quotebus.embedded import NatsServer
 from services.runtime.bus import Bus, connect
-from services.runtime.provision import provision
-from services.runtime.schedules import schedule_of
-from services.runtime.sessions_bucket import read_sessions
+from services.runtime.jetstream.provision import provision
+from services.runtime.jetstream.topology import topology
+from services.runtime.schedules.build import schedule_of
+from services.runtime.schedules.calendar_store import read_sessions
 from services.runtime.settings import NatsSettings, Settings
-from services.runtime.topology import topology
 from services.scheduler.clock import utc_now
 from services.scheduler.renew_sessions import SessionsError, renew
 from tests.connected.clocks import asked, born, processes, put, requests, ticking, until

@@ -30,9 +30,9 @@ from services.fetcher.logins import LOGIN_ENDS, LoginWatch, token_stores
 from services.fetcher.provider import Credentials, ProviderError, StoredValue, Verdict
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
-from services.runtime.provision import drift, provision
+from services.runtime.jetstream.provision import drift, provision
+from services.runtime.jetstream.topology import topology
 from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings, Settings
-from services.runtime.topology import topology
 from tests.connected.test_fetcher import stored as messages
 from tests.fetcher.fake_vendor import FakeVendor
 

@@ -20,8 +20,8 @@ from services.cacher.read_event import CHECKS, EventReader, Observed
 from services.cacher.store_postgres_facts import WRITERS
 from services.fetcher.publish_events import EMPTY
 from services.gateway.routes import all_routes
-from services.runtime.price_document import DOCUMENTS
-from services.runtime.read_postgres import DOCUMENT_READERS
+from services.runtime.prices.document import DOCUMENTS
+from services.runtime.prices.read_postgres import DOCUMENT_READERS
 from tests.contracts.golden import FOLDER, messages
 
 SCHEMA = Path(services.cacher.__file__).parent / "schema"

@@ -10,7 +10,7 @@ from hypothesis.strategies import datetimes, floats, integers, just, text
 from services.fetcher.allowance import Allowance, Heard, allowances_in
 from services.fetcher.circuit.key_state import RECOVERS_IN_S, KeyState
 from services.fetcher.provider import Reply
-from services.runtime.quota_windows import QuotaWindow, shares
+from services.runtime.quota import QuotaWindow, shares
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=30)

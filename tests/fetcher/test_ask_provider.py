@@ -6,8 +6,8 @@ import pytest
 from services.fetcher.ask_provider import AdapterFaultError, ask_provider
 from services.fetcher.circuit.breaker import QuotaSpentError
 from services.fetcher.provider import Answer, Credentials, FetchCall, Http, Profile, ProviderError, Verdict, providers
-from services.runtime.redact import Redactor
-from services.runtime.topology import QuotaWindow
+from services.runtime.jetstream.topology import QuotaWindow
+from services.runtime.logs import Redactor
 from tests.fetcher.fake_vendor import FakeVendor
 
 KEY = "canary-7f3a"

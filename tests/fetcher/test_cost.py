@@ -11,7 +11,7 @@ from contracts.plan_ask import CostPlan, JobCost, LimitUse
 from contracts.trading_sessions import TradingSessions
 from services.fetcher.accounts import account_of, accounts
 from services.fetcher.cost import cost_plan
-from services.runtime.sessions import Calendar
+from services.runtime.schedules.sessions import Calendar
 from services.runtime.settings import ProviderSettings, Settings
 
 MONDAY = datetime(2026, 1, 5, 15, tzinfo=UTC)

@@ -8,7 +8,7 @@ import pytest
 
 from services.fetcher.tasks.orphans import OrphanReaper
 from services.runtime.bus import Bus
-from services.runtime.main import sleep_until_stopped, until_stopped
+from services.runtime.service import sleep_until_stopped, until_stopped
 
 WAITS: dict[str, Callable[[asyncio.Event], Awaitable[Any]]] = {
     "sleep_until_stopped": lambda event: sleep_until_stopped(event, 60),

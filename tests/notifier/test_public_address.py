@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.runtime.public_address import is_public
+from services.runtime.addresses import is_public
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:1.1.1.1"])

@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from contracts.trading_sessions import TradingSessions
-from services.runtime.sessions import Calendar
+from services.runtime.schedules.sessions import Calendar
 
 DAY = timedelta(days=1)
 NEW_YORK = ZoneInfo("America/New_York")

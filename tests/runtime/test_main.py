@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 
 from services.runtime.health import Health
-from services.runtime.main import watched
+from services.runtime.service import watched
 
 
 async def test_a_service_without_a_part_stops_in_order() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.runtime import logs
 from services.runtime.health import Health
-from services.runtime.redact import Redactor
+from services.runtime.logs import Redactor
 from services.runtime.settings import LogSettings
 
 KEY = 'ca/nary+7f3a=90%b1 "ü'

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import asdict
 
-from services.runtime.schedules import schedule_of
+from services.runtime.schedules.build import schedule_of
 from services.runtime.settings import (
     KeySettings,
     NatsSettings,

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.job import Job
-from services.runtime.schedules import schedule_of
-from services.runtime.slots import Every, Schedule
+from services.runtime.schedules.build import schedule_of
+from services.runtime.schedules.clock_times import Every, Schedule
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # New York and Lord Howe (half an hour) on both changes, Sao Paulo and Nuuk change at or before midnight, Apia skipped a day,

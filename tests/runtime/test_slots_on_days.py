@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.schedule import WEEKDAYS, parse_days
-from services.runtime.schedules import schedule_of
-from services.runtime.sessions import Calendar
-from services.runtime.slots import Schedule
+from services.runtime.schedules.build import schedule_of
+from services.runtime.schedules.clock_times import Schedule
+from services.runtime.schedules.sessions import Calendar
 from tests.runtime.exchanges import DAY, exchange, new_york
 from tests.runtime.test_slots import CHANGES, MINUTE, agrees, by_the_wall, clock_times, job, spans, walk
 

@@ -14,7 +14,7 @@ from contracts.job import Job
 from contracts.refresh_request import RefreshRequest
 from services.runtime.bus import Bus
 from services.runtime.health import Health
-from services.runtime.schedules import schedule_of
+from services.runtime.schedules.build import schedule_of
 from services.scheduler.clock import Clock
 from tests.runtime.exchanges import new_york
 from tests.scheduler.played_server import PlayedBus, PlayedServer

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.job import Job
-from services.runtime.job_bucket import wish_by_hand
-from services.runtime.schedules import schedule_of
+from services.runtime.jobs.store import wish_by_hand
+from services.runtime.schedules.build import schedule_of
 from services.scheduler.due import STREAM_RETENTION, Due, due, due_at, next_wakeup
 from services.scheduler.publish_request import request_for
 

@@ -14,7 +14,7 @@ from contracts.message import LANES, Lane
 from services.fetcher.circuit.key_state import KeyState, KeyStateStore, State, Update, already_blocks_until, opened, unexpired_lanes
 from services.fetcher.provider import ProviderError, Verdict
 from services.fetcher.retry_policy import MAX_NAK_S, RETRY_POLICIES, RetryPolicy
-from services.runtime.quota_windows import QuotaWindow
+from services.runtime.quota import QuotaWindow
 
 MAX_COOL_DOWN_S = 900.0
 # However late the provider says to come back: a call a day costs little, and a wrong date must not end the work.

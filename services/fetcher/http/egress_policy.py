@@ -12,8 +12,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from services.fetcher.provider import Profile
-from services.runtime.public_address import is_public
-from services.runtime.redact import Redactor
+from services.runtime.addresses import is_public
+from services.runtime.logs import Redactor
 from services.runtime.settings import ProviderSettings, secrets_of
 
 # A shorter one is no key, and may stand in a price list.

@@ -14,7 +14,7 @@ from services.gateway.read_postgres import EVER, BarsWanted, Row
 from services.gateway.request import Instant, instant_of, parse_query, symbol_of_path, symbols_of
 from services.gateway.response import document_response, json_response
 from services.gateway.routing import Gateway, Route
-from services.runtime.price_document import column_type
+from services.runtime.prices.document import column_type
 
 _MEDIA = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
 

@@ -20,9 +20,9 @@ from services.gateway.response import document_response, etag_of, json_response
 from services.gateway.routes.plan import NoFetcherError, costs
 from services.gateway.routing import Gateway, Route
 from services.runtime.health import STATUS_ASK
-from services.runtime.job_bucket import JobBucket
-from services.runtime.schedules import schedule_of
-from services.runtime.sessions import Calendars
+from services.runtime.jobs.store import JobBucket
+from services.runtime.schedules.build import schedule_of
+from services.runtime.schedules.sessions import Calendars
 from services.runtime.settings import unknown_universe
 
 STOPPED = "stopped over HTTP"

@@ -14,8 +14,8 @@ from services.gateway.price_reader import CachedDocument, Kind
 from services.gateway.request import parse_query, symbol_of_path, symbols_of
 from services.gateway.response import document_response
 from services.gateway.routing import Gateway, Route
-from services.runtime.price_document import DOCUMENTS, BarsDocument, WrittenBars
-from services.runtime.read_postgres import DOCUMENT_READERS
+from services.runtime.prices.document import DOCUMENTS, BarsDocument, WrittenBars
+from services.runtime.prices.read_postgres import DOCUMENT_READERS
 
 SOURCE, STALE, REFRESH = "Quotebus-Source", "Quotebus-Stale", "Quotebus-Refresh"
 # Without a timeframe the quote is meant, or of what is never quoted its daily bars.

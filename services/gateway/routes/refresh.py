@@ -18,7 +18,7 @@ from services.gateway.request import checked_symbol, parse_body, read_body
 from services.gateway.response import json_response
 from services.gateway.routes.jobs import check_universe
 from services.gateway.routing import Gateway, Route
-from services.runtime.job_bucket import wish_by_hand
+from services.runtime.jobs.store import wish_by_hand
 
 BACKFILL_IS_WORTH_A_CALL_S = 86400.0
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, BarColumn
-from services.runtime.binary_arrays import read_floats, read_integers, read_nullable_floats, read_nullable_integers
+from services.runtime.postgres import read_floats, read_integers, read_nullable_floats, read_nullable_integers
 
 # What stands for null within an array: no bar has such a value.
 _NULLS = {"float8": "'NaN'", "int8": "-1"}

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from services.runtime.price_document import QuoteDocument, as_of_text, dataset_key, encode_document
+from services.runtime.prices.document import QuoteDocument, as_of_text, dataset_key, encode_document
 from services.runtime.settings import RedisSettings
 
 NOW = datetime.now(UTC)

@@ -15,7 +15,7 @@ from services.fetcher.circuit.key_state import KeyState
 from services.fetcher.ledger import Ledger
 from services.fetcher.symbol_permits import SymbolPermits
 from services.runtime.bus import Bus, connect
-from services.runtime.quota_windows import SYMBOLS, QuotaWindow
+from services.runtime.quota import SYMBOLS, QuotaWindow
 from services.runtime.settings import NatsSettings
 
 ZONE = "America/New_York"

@@ -13,7 +13,7 @@ from aiohttp import web
 from services.fetcher.http.client import MeteredHttp, open_session
 from services.fetcher.http.egress_policy import EgressPolicy
 from services.fetcher.provider import ProviderError, Verdict
-from services.runtime.redact import Redactor
+from services.runtime.logs import Redactor
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KEY = "canary-5d1c"

@@ -10,7 +10,7 @@ from services.fetcher.app import build
 from services.fetcher.http.client import GuardedResolver, MeteredHttp, no_permit_needed, open_session
 from services.fetcher.http.egress_policy import EgressPolicy, check_base_url, policy_for
 from services.fetcher.provider import ProviderError, Verdict, providers
-from services.runtime.main import StartRefusedError
+from services.runtime.service import StartRefusedError
 from services.runtime.settings import ProviderSettings, Settings
 
 

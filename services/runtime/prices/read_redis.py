@@ -11,8 +11,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from services.runtime.breaker import Breaker
-from services.runtime.price_document import (
+from services.runtime.circuit_breaker import Breaker
+from services.runtime.prices.document import (
     VERSION_SUFFIX_BYTES,
     BarsDocument,
     Document,

@@ -1,4 +1,4 @@
-"""A changed limit is a new ledger: what was spent under the old one is carried over, so no change of settings forgives a call."""
+"""Quota streams: the configuration of one ledger window, and the migration of its permits when a limit changes."""
 
 import uuid
 from collections import Counter
@@ -7,15 +7,44 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from nats.js import JetStreamContext
-from nats.js.api import StreamConfig, StreamInfo
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import NotFoundError
 
+from contracts import subjects
 from services.runtime.bus import MESSAGE_ID
-from services.runtime.ledger_stream import LEDGER_CARRYING, LEDGER_STATE, ledger_stream
-from services.runtime.quota_windows import SYMBOLS, QuotaWindow
+from services.runtime.quota import SYMBOLS, QuotaWindow
+
+LEDGER_STATE, LEDGER_READY, LEDGER_CARRYING = "quotebus-ledger", "ready", "carrying"
 
 _RETIRED = "quota-retired"
 _STREAMS_A_PAGE = 256
+
+
+def ledger_stream(window: QuotaWindow, replicas: int, *, ready: bool = True) -> StreamConfig:
+    """The stream that is a window's ledger. Until it is `ready` no fetcher spends by it."""
+    length = window.length_s + (0 if window.by_date else window.margin_s)
+    subject = subjects.quota(window.provider, window.key, window.token)
+    symbols = window.window == SYMBOLS
+    return StreamConfig(
+        name=window.stream,
+        subjects=[f"{subject}.*.*" if symbols else f"{subject}.*" if window.by_date else subject],
+        retention=RetentionPolicy.LIMITS,
+        discard=DiscardPolicy.NEW,
+        discard_new_per_subject=True,
+        # A symbol's second permit is refused as one too many of its subject, which tells that it counts already.
+        max_msgs_per_subject=1 if symbols else window.limit,
+        max_msgs=window.limit if symbols else -1,
+        allow_msg_ttl=symbols,
+        allow_atomic=not symbols,
+        max_age=length,
+        duplicate_window=min(120.0, length),
+        deny_delete=True,
+        deny_purge=True,
+        allow_direct=True,
+        storage=StorageType.FILE,
+        num_replicas=replicas,
+        metadata={LEDGER_STATE: LEDGER_READY if ready else LEDGER_CARRYING},
+    )
 
 
 async def carry_over(js: JetStreamContext, ledgers: Iterable[QuotaWindow], replicas: int) -> list[str]:

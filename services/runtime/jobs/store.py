@@ -1,12 +1,13 @@
-"""The jobs in the bucket, as people read and change them: a change is made only if nobody else was quicker."""
+"""Job store: reads and writes the KV bucket of jobs by compare-and-set."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 from nats.aio.client import Client
 from nats.js import JetStreamContext
+from nats.js.api import DeliverPolicy
 from nats.js.errors import InvalidKeyError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
@@ -14,14 +15,41 @@ from contracts.job import TIMES, WHEN, Job, chain_fault
 from contracts.message import decode, encode
 from contracts.refresh_request import RefreshRequest
 from contracts.subjects import JOBS_BUCKET
-from services.runtime.job_entries import job_of, read_job_entries
-from services.runtime.job_range import check_spans, range_of, wish_of
-from services.runtime.schedules import schedule_of
-from services.runtime.sessions import Calendars
-from services.runtime.sessions_bucket import read_calendars
+from services.runtime.follow import BucketEntry, bucket_entry, read_stream
+from services.runtime.jobs.request import check_spans, range_of, wish_of
+from services.runtime.schedules.build import schedule_of
+from services.runtime.schedules.calendar_store import read_calendars
+from services.runtime.schedules.sessions import Calendars
+
+JOBS_STREAM = f"KV_{JOBS_BUCKET}"
 
 # What a change to another kind of schedule ends, besides that of the job's own kind.
 _OF_ONE_KIND = ("at_least_every_s", "dst_gap", "dst_fold")
+
+
+async def read_job_entries(nc: Client) -> AsyncIterator[BucketEntry]:
+    """Read the newest value of every key, in order of revision; deleted ones have none.
+
+    Raises:
+        nats.errors.Error: the server did not answer, or the bucket is missing.
+    """
+    async for message in read_stream(nc, JOBS_STREAM, f"$KV.{JOBS_BUCKET}.>", DeliverPolicy.LAST_PER_SUBJECT):
+        yield bucket_entry(message)
+
+
+def job_of(entry: BucketEntry) -> Job:
+    """The job of an entry; one without an `enabled_at` counts from when it was written.
+
+    Raises:
+        ValueError: there is none, or it is malformed; the text names the field.
+    """
+    try:
+        job = decode(entry.value or b"", Job)
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from None
+    if job.id != entry.key:
+        raise ValueError(f"id: {job.id!r} stands under the key {entry.key!r}")
+    return job if job.enabled_at else msgspec.structs.replace(job, enabled_at=entry.written_at)
 
 
 class JobError(Exception):

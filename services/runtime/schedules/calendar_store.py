@@ -10,7 +10,7 @@ from nats.js.errors import KeyNotFoundError
 from contracts.message import decode
 from contracts.subjects import SESSIONS_BUCKET
 from contracts.trading_sessions import TradingSessions
-from services.runtime.sessions import Calendar
+from services.runtime.schedules.sessions import Calendar
 
 SESSIONS_STREAM = f"KV_{SESSIONS_BUCKET}"
 

@@ -6,8 +6,8 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from contracts.schedule import Days
-from services.runtime.sessions import Calendar
-from services.runtime.slots import Schedule
+from services.runtime.schedules.clock_times import Schedule
+from services.runtime.schedules.sessions import Calendar
 
 _DAY = timedelta(days=1)
 _TICK = timedelta(microseconds=1)

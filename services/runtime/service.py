@@ -1,4 +1,4 @@
-"""How a service starts and ends: settings, logs, FastStream's application, and an exit code that a supervisor understands."""
+"""Service process: starts from settings, supervises its parts, stops in order, exits with a telling code."""
 
 import asyncio
 import gc

@@ -8,10 +8,9 @@ from cronsim import CronSim, CronSimError
 
 from contracts.job import Job
 from contracts.schedule import parse_days, parse_session
-from services.runtime.session_slots import InSessions
-from services.runtime.sessions import Calendar, Calendars
-from services.runtime.slot_days import OnDays, day_filter
-from services.runtime.slots import Daily, Every, Fold, Gap, Never, Schedule
+from services.runtime.schedules.clock_times import Daily, Every, Fold, Gap, Never, Schedule
+from services.runtime.schedules.day_filter import OnDays, day_filter
+from services.runtime.schedules.sessions import Calendar, Calendars, InSessions
 
 _LONGEST_EVERY_S = 366 * 86400.0
 _CRON_FIELDS = "minute, hour, day of month, month, day of week"

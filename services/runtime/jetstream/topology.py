@@ -17,8 +17,8 @@ from nats.js.api import (
 
 from contracts import subjects
 from contracts.message import LANES
-from services.runtime.ledger_stream import ledger_stream
-from services.runtime.quota_windows import DAY_S, QuotaWindow
+from services.runtime.jetstream.quota_streams import ledger_stream
+from services.runtime.quota import DAY_S, QuotaWindow
 from services.runtime.settings import Settings
 
 NOTIFY_ACK_WAIT_S = 10.0

@@ -1,14 +1,68 @@
-"""Slots that are counted from the open and the close of an exchange's sessions."""
+"""Exchange calendars as rows of UTC instants, and the schedule of jobs that follow them."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from itertools import accumulate
+from zoneinfo import ZoneInfo
 
 from contracts.schedule import Edge, SessionTimes
-from services.runtime.sessions import Calendar
+from contracts.trading_sessions import TradingSessions
+from services.runtime.schedules.clock_times import Schedule
+
+_DAY = timedelta(days=1)
+_SATURDAY = 5
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Calendar:
+    """The sessions of one exchange, in order. `first`, `last`: between these dates all of them are known."""
+
+    def __init__(self, known: TradingSessions) -> None:
+        self.code = known.calendar
+        self.zone = ZoneInfo(known.timezone)
+        self.first, self.last = known.first, known.last
+        self.made_at = known.made_at
+        self.days = known.day
+        # Open and close in seconds since the epoch, and the pause at noon where there is one.
+        self.hours = [(_seconds(opens), _seconds(closes)) for opens, closes in zip(known.open, known.close, strict=True)]
+        pauses = zip(known.break_start, known.break_end, strict=True)
+        self.pauses = [(_seconds(start), _seconds(end)) if start and end else None for start, end in pauses]
+        # What was worked out from these sessions, so that jobs of the same times share it.
+        self.schedules: dict[Hashable, Schedule] = {}
+
+    def has_session(self, day: date) -> bool:
+        """Whether there is a session on this date of the exchange; of a date that is not known, whether it is a weekday."""
+        # A call on a holiday costs little, a day without data cannot be bought back.
+        if self.first <= day <= self.last:
+            return day in self._dates
+        return day.weekday() < _SATURDAY
+
+    def is_last_of_week(self, day: date) -> bool:
+        """Whether no session follows this one in its week, which ends on Sunday."""
+        return not any(self.has_session(day + n * _DAY) for n in range(1, 7 - day.weekday()))
+
+    def is_last_of_month(self, day: date) -> bool:
+        """Whether no session follows this one in its month."""
+        following = (day + _DAY * n for n in range(1, 32))
+        return not any(self.has_session(other) for other in following if other.month == day.month and other > day)
+
+    def ahead(self, today: date) -> int:
+        """For how many days from today on the sessions are known; negative when they ended."""
+        return (self.last - today).days
+
+    @cached_property
+    def _dates(self) -> frozenset[date]:
+        return frozenset(self.days)
+
+
+Calendars = Mapping[str, Calendar]
+
+
+def _seconds(instant: datetime) -> int:
+    return int(instant.timestamp())
 
 
 class InSessions:
@@ -31,7 +85,7 @@ class InSessions:
         Raises:
             ValueError: there is none in the sessions that are known.
         """
-        seconds = _seconds(after)
+        seconds = _epoch_seconds(after)
         number = bisect_right(self._lasts, seconds)
         if number == len(self._runs):
             code, last = self._calendar.code, self._calendar.last
@@ -41,7 +95,7 @@ class InSessions:
 
     def newest(self, after: datetime, until: datetime) -> datetime | None:
         """The last slot later than `after` and not later than `until`."""
-        seconds = _seconds(until)
+        seconds = _epoch_seconds(until)
         number = bisect_right(self._firsts, seconds) - 1
         if number < 0:
             return None
@@ -51,7 +105,7 @@ class InSessions:
 
     def count(self, after: datetime, until: datetime) -> int:
         """How many slots are later than `after` and not later than `until`."""
-        return max(0, self._rank(_seconds(until)) - self._rank(_seconds(after)))
+        return max(0, self._rank(_epoch_seconds(until)) - self._rank(_epoch_seconds(after)))
 
     def _rank(self, seconds: float) -> int:
         number = bisect_right(self._firsts, seconds) - 1
@@ -82,7 +136,7 @@ def _at(edge: Edge, hours: tuple[int, int]) -> int:
     return hours[edge.side == "close"] + edge.offset_s
 
 
-def _seconds(instant: datetime) -> float:
+def _epoch_seconds(instant: datetime) -> float:
     return (instant - _EPOCH) / timedelta(seconds=1)
 
 

@@ -9,8 +9,9 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from contracts.price_events import BAR_COLUMNS
-from services.runtime.binary_arrays import read_booleans, read_instants
-from services.runtime.price_document import (
+from services.runtime.postgres import read_booleans, read_instants
+from services.runtime.prices.bar_columns import arrays_sent, read_column
+from services.runtime.prices.document import (
     BarsDocument,
     ChainDocument,
     Document,
@@ -19,7 +20,6 @@ from services.runtime.price_document import (
     as_of_text,
     real,
 )
-from services.runtime.prices.bar_columns import arrays_sent, read_column
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]

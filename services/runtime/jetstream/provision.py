@@ -9,9 +9,9 @@ from nats.js.api import ConsumerConfig, KeyValueConfig, StreamConfig
 from nats.js.errors import NotFoundError
 
 from contracts import subjects
-from services.runtime.carry_over import carry_over
-from services.runtime.topology import NOTIFY_PREFIX, Topology
-from services.runtime.wait_for_streams import wait_until_provisioned
+from services.runtime.bus import wait_until_provisioned
+from services.runtime.jetstream.quota_streams import carry_over
+from services.runtime.jetstream.topology import NOTIFY_PREFIX, Topology
 
 __all__ = ["drift", "provision", "wait_until_provisioned"]
 

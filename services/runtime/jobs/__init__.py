@@ -1,0 +1,1 @@
+"""Jobs: their store, and the refresh request of a run."""

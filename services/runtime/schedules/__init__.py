@@ -1,0 +1,1 @@
+"""Schedules: pure computation of the slots of a job."""
