@@ -17,8 +17,8 @@ async def login_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
     from nats.js.errors import NotFoundError
 
     from services.fetcher.accounts import accounts
+    from services.fetcher.auth.login_monitor import token_stores, with_logins
     from services.fetcher.auth.tokens import decode_tokens
-    from services.fetcher.logins import token_stores, with_logins
     from services.fetcher.provider import ProviderError
 
     known = accounts(here.settings)

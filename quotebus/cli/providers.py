@@ -35,7 +35,7 @@ def providers(place: Place, *, output: str) -> int:
 async def _collected(here: "Here") -> list[Row]:
     from contracts import subjects
     from services.fetcher.accounts import account_of, incomplete_keys
-    from services.fetcher.derived import PROFILE
+    from services.fetcher.derived.provider import PROFILE
     from services.fetcher.provider import providers as adapters
     from services.runtime.settings import FIRST_KEY
 
@@ -94,7 +94,7 @@ async def _use(js: "JetStreamContext", window: "QuotaWindow", now: datetime) -> 
     """How much of a window is used, and when it resets."""
     from nats.js.errors import NotFoundError
 
-    from services.fetcher.permits import used_permits
+    from services.fetcher.quota.ledger import used_permits
     from services.runtime.quota import SYMBOLS
 
     try:

@@ -14,7 +14,7 @@ async def universe_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
     """A line for each universe that an enabled job names; none if none does, or if the database does not answer."""
     from nats.js.errors import NotFoundError
 
-    from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
+    from services.fetcher.planning.universe import Universe, UniverseRefusedError, UniverseUnavailableError
     from services.runtime.jobs.store import JobError, open_job_bucket
 
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from contracts.message import Basis, Dataset, Timeframe
-from services.fetcher.derived import PROFILE as DERIVED
+from services.fetcher.derived.provider import PROFILE as DERIVED
 from services.fetcher.http.egress_policy import EgressPolicy, policy_for
 from services.fetcher.provider import Credentials, Profile, Provider, TokenStore, providers
 from services.runtime.quota import SYMBOLS, WINDOW_S, QuotaWindow, shares

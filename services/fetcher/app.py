@@ -15,25 +15,24 @@ from faststream.nats.annotations import NatsMessage
 from contracts import subjects
 from contracts.message import encode
 from services.fetcher.accounts import Account, Key, accounts
-from services.fetcher.chooser import Chooser
+from services.fetcher.auth.login_monitor import TOKENS_STREAM, LoginWatch, token_stores, with_logins
+from services.fetcher.calls.provider_call import Clients, Permit
 from services.fetcher.circuit.key_state import KeyStateStore
 from services.fetcher.circuit.upgrade import resume_paused_consumers
-from services.fetcher.derived import PROFILE as DERIVED
-from services.fetcher.derived import Derived
+from services.fetcher.derived.provider import PROFILE as DERIVED
+from services.fetcher.derived.provider import Derived
 from services.fetcher.http.client import MeteredHttp, open_session
 from services.fetcher.http.egress_policy import check_base_url
-from services.fetcher.logins import TOKENS_STREAM, LoginWatch, token_stores, with_logins
-from services.fetcher.make_call import Clients, Permit
+from services.fetcher.on_fetch_task import Shop, provider_circuit
 from services.fetcher.on_plan_ask import PlanDesk
 from services.fetcher.on_refresh_ask import AskDesk
 from services.fetcher.on_refresh_request import WAITS, Planner
+from services.fetcher.planning.universe import Universe
 from services.fetcher.provider import Http, LedgerError, Reply, providers
-from services.fetcher.symbol_health import ProbeRules
-from services.fetcher.symbol_states import SymbolStates
+from services.fetcher.routing.router import Chooser
+from services.fetcher.routing.symbol_health import ProbeRules, SymbolStates
 from services.fetcher.tasks.coalesced import BATCH_TASKS, CoalescedTasks
 from services.fetcher.tasks.orphans import OrphanReaper
-from services.fetcher.universe import Universe
-from services.fetcher.workers import Shop, provider_circuit
 from services.runtime.bus import Bus, connect, refuse_skewed_clock
 from services.runtime.consumer import Consumer, ConsumerOptions, FailurePolicy
 from services.runtime.dead_letters import DeadLetters

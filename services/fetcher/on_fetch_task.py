@@ -1,4 +1,4 @@
-"""The work with one provider key: pace, tasks, permit, call, events, results, acks; in this order nothing is lost or paid twice."""
+"""Worker of one API key: pulls tasks by lane, makes the call they share, and ends each of them."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,19 @@ import structlog
 from prometheus_client import Counter as Metric
 
 from contracts.message import LANES
-from services.fetcher.accounts import Account
-from services.fetcher.chooser import Chooser
-from services.fetcher.circuit.breaker import ProviderCircuit, QuotaSpentError
-from services.fetcher.make_call import Caller
+from services.fetcher.accounts import Account, Key
+from services.fetcher.calls.provider_call import Caller, Clients
+from services.fetcher.circuit.breaker import KeyCircuit, ProviderCircuit, QuotaSpentError
+from services.fetcher.circuit.key_state import KeyStateStore
+from services.fetcher.last_event import serving
 from services.fetcher.provider import FetchCall
+from services.fetcher.quota.ledger import Ledger
+from services.fetcher.quota.observed_limits import Learner
+from services.fetcher.quota.pacer import Pace
 from services.fetcher.retry_policy import MAX_NAK_S
-from services.fetcher.served import serving
-from services.fetcher.symbol_health import series_of
-from services.fetcher.symbol_permits import Placed, SymbolDesk
-from services.fetcher.symbol_states import SymbolStates
+from services.fetcher.routing.router import Chooser
+from services.fetcher.routing.symbol_health import SymbolStates, series_of
+from services.fetcher.tasks.key_assignment import Placed, SymbolDesk
 from services.fetcher.tasks.outcome import TaskOutcomes
 from services.fetcher.tasks.task_queue import PendingTask, TaskQueue, nak
 from services.runtime.bus import Bus
@@ -26,7 +29,7 @@ from services.runtime.consumer import FailurePolicy
 from services.runtime.faults import describe
 from services.runtime.puller import heartbeat
 from services.runtime.service import sleep_until_stopped, until_stopped
-from services.runtime.settings import FIRST_KEY
+from services.runtime.settings import FIRST_KEY, FetcherSettings
 
 GRACE_S = 2.0
 IDLE_S = 5.0
@@ -204,3 +207,52 @@ class Worker:
         for call in late:
             call.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+
+
+def provider_circuit(keys: KeyStateStore, account: Account, settings: FetcherSettings) -> ProviderCircuit:
+    """Build the circuit of a provider over those of its API keys."""
+    failures, pause_s = settings.breaker_failures, settings.breaker_pause_s
+    return ProviderCircuit({key.name: KeyCircuit(keys, account.name, key.name, failures, pause_s) for key in account.keys})
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What the workers of all providers share. `keys`: how each key is; `symbols`: how each symbol is."""
+
+    bus: Bus
+    keys: KeyStateStore
+    symbols: SymbolStates
+    chooser: Chooser
+    failures: FailurePolicy
+    settings: FetcherSettings
+
+    def workers(self, account: Account, circuit: ProviderCircuit, http: Clients) -> list[Worker]:
+        """One worker a key; each knows the others."""
+        symbols = SymbolDesk(self.bus, account.keys, circuit.keys)
+        workers = {key.name: Worker(self._work(account, key, circuit, symbols, http)) for key in account.keys}
+        for key, worker in workers.items():
+            worker.others = {name: other for name, other in workers.items() if name != key}
+        return list(workers.values())
+
+    def _work(self, account: Account, key: Key, circuit: ProviderCircuit, symbols: SymbolDesk, http: Clients) -> Work:
+        pace = Pace(key, account.settings.burst)
+        return Work(
+            bus=self.bus,
+            account=account,
+            caller=Caller(
+                account=account,
+                key=key,
+                ledger=Ledger(self.bus, key.windows, pace),
+                pace=pace,
+                circuit=circuit.keys[key.name],
+                learner=Learner(self.bus, self.keys, account.name, key),
+                http=http,
+            ),
+            circuit=circuit,
+            symbols=symbols,
+            chooser=self.chooser,
+            states=self.symbols,
+            failures=self.failures,
+            ack_wait_s=self.settings.ack_wait_s,
+            calls_at_once=self.settings.calls_at_once,
+        )

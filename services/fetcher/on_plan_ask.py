@@ -13,8 +13,8 @@ from contracts.message import decode
 from contracts.plan_ask import CostPlan, PlanAsk
 from contracts.refresh_request import RefreshRequest
 from services.fetcher.accounts import Account, accounts
-from services.fetcher.cost import cost_plan
-from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
+from services.fetcher.planning.cost_estimate import cost_plan
+from services.fetcher.planning.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus
 from services.runtime.jobs.store import JobError, open_job_bucket
 from services.runtime.settings import Settings

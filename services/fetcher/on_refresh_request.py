@@ -11,14 +11,12 @@ from typing_extensions import override
 
 from contracts import subjects
 from contracts.fetch_task import FetchTask
-from services.fetcher.choose_provider import NoProviderError
-from services.fetcher.chooser import Chooser
-from services.fetcher.needless import needless
-from services.fetcher.plan import Plan, by_validity, understand
-from services.fetcher.share_out import share_out
+from services.fetcher.planning.freshness import needless
+from services.fetcher.planning.plan import Plan, by_validity, share_out, understand
+from services.fetcher.planning.universe import Universe, UniverseRefusedError, UniverseUnavailableError
+from services.fetcher.routing.router import Chooser, NoProviderError
 from services.fetcher.tasks.coalesced import StreamFullError, publish_task
 from services.fetcher.tasks.results import publish_result
-from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus
 from services.runtime.consumer import Batch, Handler
 from services.runtime.dead_letters import BAD_REQUEST, INTERNAL_ERROR, DeadLetters

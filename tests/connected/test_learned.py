@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from contracts import subjects
 from services.fetcher.circuit.key_state import KeyState
-from services.fetcher.permits import used_permits
+from services.fetcher.quota.ledger import used_permits
 from services.runtime.bus import Bus, connect
 from services.runtime.quota import QuotaWindow
 from services.runtime.settings import NatsSettings

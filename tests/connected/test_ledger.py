@@ -9,8 +9,8 @@ import time_machine
 
 from quotebus.embedded import NatsServer
 from services.fetcher.circuit.breaker import QuotaSpentError
-from services.fetcher.ledger import Ledger
 from services.fetcher.provider import LedgerError
+from services.fetcher.quota.ledger import Ledger
 from services.runtime.bus import Bus, connect
 from services.runtime.jetstream.quota_streams import carry_over, ledger_stream
 from services.runtime.quota import QuotaWindow

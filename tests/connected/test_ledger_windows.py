@@ -10,10 +10,9 @@ from typing_extensions import override
 from contracts.message import Lane
 from quotebus.embedded import NatsServer
 from services.fetcher.circuit.breaker import QuotaSpentError
-from services.fetcher.ledger import Ledger
-from services.fetcher.permits import used_permits
 from services.fetcher.provider import ProviderError, Verdict
-from services.fetcher.symbol_permits import SymbolPermits
+from services.fetcher.quota.ledger import Ledger, used_permits
+from services.fetcher.tasks.key_assignment import SymbolPermits
 from services.runtime.bus import Bus, connect
 from services.runtime.jetstream.quota_streams import carry_over, ledger_stream
 from services.runtime.quota import SYMBOLS, QuotaWindow, shares

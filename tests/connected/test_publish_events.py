@@ -10,8 +10,8 @@ from contracts.fetch_task import FetchTask
 from contracts.message import decode
 from contracts.price_events import PriceQuarantined, PriceQuote
 from services.cacher.read_event import EventReader
+from services.fetcher.calls.publish import publish_answer
 from services.fetcher.provider import ProviderError, Verdict, providers
-from services.fetcher.publish_events import publish_answer
 from services.runtime.bus import Bus, connect
 from services.runtime.jetstream.provision import provision
 from services.runtime.jetstream.topology import topology

@@ -10,7 +10,7 @@ import pytest
 
 from contracts import subjects
 from contracts.refresh_request import RefreshRequest
-from services.fetcher.permits import used_permits
+from services.fetcher.quota.ledger import used_permits
 from services.runtime.quota import QuotaWindow
 from tests.connected.deployment import Deployment, deployed, until
 from tests.connected.played_yahoo import PlayedYahoo

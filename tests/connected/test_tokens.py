@@ -23,10 +23,10 @@ from contracts.run_events import RunResult
 from quotebus.embedded import NatsServer
 from services.fetcher.accounts import accounts, quotas
 from services.fetcher.app import working
+from services.fetcher.auth.login_monitor import LOGIN_ENDS, LoginWatch, token_stores
 from services.fetcher.auth.token_store import EncryptedTokenStore
 from services.fetcher.auth.tokens import AccessTokenManager, Login, LoginEndedError, TokenResponse, Tokens, decode_tokens
 from services.fetcher.http.client import open_session
-from services.fetcher.logins import LOGIN_ENDS, LoginWatch, token_stores
 from services.fetcher.provider import Credentials, ProviderError, StoredValue, Verdict
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health

@@ -13,7 +13,7 @@ from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import DeadLetter, RunPlanned
 from services.cacher.migrate import migrate
-from services.fetcher.universe import Universe, UniverseRefusedError, UniverseUnavailableError
+from services.fetcher.planning.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus, connect
 from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings, Secret, UniverseSettings
 from tests.connected.deployment import deployed, until

@@ -18,7 +18,7 @@ from quotebus.cli.watch import row_of
 from quotebus.price_stream import event_of, price_subject
 from services.cacher.read_event import CHECKS, EventReader, Observed
 from services.cacher.store_postgres_facts import WRITERS
-from services.fetcher.publish_events import EMPTY
+from services.fetcher.calls.publish import EMPTY
 from services.gateway.routes import all_routes
 from services.runtime.prices.document import DOCUMENTS
 from services.runtime.prices.read_postgres import DOCUMENT_READERS

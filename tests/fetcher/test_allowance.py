@@ -7,9 +7,9 @@ import time_machine
 from hypothesis import example, given
 from hypothesis.strategies import datetimes, floats, integers, just, text
 
-from services.fetcher.allowance import Allowance, Heard, allowances_in
 from services.fetcher.circuit.key_state import RECOVERS_IN_S, KeyState
 from services.fetcher.provider import Reply
+from services.fetcher.quota.observed_limits import Allowance, Heard, allowances_in
 from services.runtime.quota import QuotaWindow, shares
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)

@@ -3,7 +3,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from services.fetcher.ask_provider import AdapterFaultError, ask_provider
+from services.fetcher.calls.provider_call import AdapterFaultError, ask_provider
 from services.fetcher.circuit.breaker import QuotaSpentError
 from services.fetcher.provider import Answer, Credentials, FetchCall, Http, Profile, ProviderError, Verdict, providers
 from services.runtime.jetstream.topology import QuotaWindow

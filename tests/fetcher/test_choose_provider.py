@@ -9,8 +9,8 @@ import pytest
 from contracts.fetch_task import FetchTask
 from contracts.symbol_health import SymbolHealth
 from services.fetcher.accounts import Account
-from services.fetcher.choose_provider import Asleep, Choice, Chosen, NoProviderError, Standing, candidates
 from services.fetcher.provider import Answer, FetchCall, Http, Profile
+from services.fetcher.routing.router import Asleep, Choice, Chosen, NoProviderError, Standing, candidates
 from services.runtime.settings import ProviderSettings
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)

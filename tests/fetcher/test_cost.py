@@ -10,7 +10,7 @@ from contracts.job import Job
 from contracts.plan_ask import CostPlan, JobCost, LimitUse
 from contracts.trading_sessions import TradingSessions
 from services.fetcher.accounts import account_of, accounts
-from services.fetcher.cost import cost_plan
+from services.fetcher.planning.cost_estimate import cost_plan
 from services.runtime.schedules.sessions import Calendar
 from services.runtime.settings import ProviderSettings, Settings
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lets_be_rational import black
 
 from services.fetcher.adapter.events import Contract
-from services.fetcher.implied_volatility import MIN_HISTORY_DAYS, Smile, ahead, smiles, standing
+from services.fetcher.derived.implied_volatility import MIN_HISTORY_DAYS, Smile, ahead, smiles, standing
 
 AT = datetime(2026, 1, 5, 21, tzinfo=UTC)
 EXPIRY = date(2026, 2, 20)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.fetcher.adapter.events import Bar
-from services.fetcher.longer_bars import Span, end_of, longer, start_of
+from services.fetcher.derived.resample import Span, end_of, longer, start_of
 
 NINE = datetime(2026, 1, 5, 9, tzinfo=UTC)  # a Monday
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.trading_sessions import TradingSessions
-from services.fetcher.market_hours import MarketHours
+from services.fetcher.planning.freshness import MarketHours
 from services.runtime.schedules.sessions import Calendar
 
 OPEN = {22: 21, 23: 21, 24: 18, 26: 21, 29: 21}  # December 2025, to this hour UTC

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.fetch_task import FetchTask
-from services.fetcher.needless import exchange_of, is_never_closed
+from services.fetcher.planning.freshness import exchange_of, is_never_closed
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 PAIRS = (

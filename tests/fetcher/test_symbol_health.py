@@ -6,7 +6,7 @@ import msgspec
 
 from contracts.symbol_health import SymbolHealth
 from services.fetcher.provider import ProviderError, Verdict
-from services.fetcher.symbol_health import ProbeRules, Series, after_answer, after_failure, is_asleep, why_asleep
+from services.fetcher.routing.symbol_health import ProbeRules, Series, after_answer, after_failure, is_asleep, why_asleep
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 RULES = ProbeRules([3600, 21600, 86400], [86400, 604800], dead_after=3)

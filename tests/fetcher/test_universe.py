@@ -1,7 +1,7 @@
 """Which symbols a request means."""
 
 from contracts.refresh_request import RefreshRequest
-from services.fetcher.universe import Universe
+from services.fetcher.planning.universe import Universe
 
 
 async def test_a_request_that_wants_no_more_than_so_many_gets_the_first_each_once() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceBars
-from services.fetcher.validate import validate
+from services.fetcher.calls.validation import validate
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = datetime(2025, 1, 1, tzinfo=UTC)

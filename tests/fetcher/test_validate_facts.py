@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.price_events import PriceActions, PriceChain, PriceQuote
-from services.fetcher.validate_facts import validate_facts
+from services.fetcher.calls.validation import validate_facts
 
 NOW = datetime(2024, 3, 15, 21, 30, tzinfo=UTC)
 SOURCE: dict[str, Any] = {"symbol": "ACME", "provider": "anybody", "feed": "delayed", "observed_at": NOW, "fetched_at": NOW}

@@ -18,7 +18,7 @@ from typing_extensions import override
 from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Timeframe, decode
-from services.fetcher.served import Served, last_served, serving
+from services.fetcher.last_event import Served, last_served, serving
 from services.fetcher.tasks.results import report_result
 from services.runtime.bus import WINDOW_FULL, Bus
 from services.runtime.consumer import Batch, Handler

@@ -11,9 +11,9 @@ from nats.js.errors import APIError, NotFoundError
 from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import LANES, decode
-from services.fetcher.chooser import Chooser
 from services.fetcher.circuit.breaker import ProviderCircuit
 from services.fetcher.retry_policy import MAX_NAK_S
+from services.fetcher.routing.router import Chooser
 from services.fetcher.tasks.coalesced import publish_task
 from services.fetcher.tasks.results import report_result
 from services.runtime.bus import Bus

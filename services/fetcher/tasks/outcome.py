@@ -12,14 +12,13 @@ import structlog
 from contracts.price_events import PriceEvent
 from contracts.run_events import Outcome
 from contracts.symbol_health import SymbolHealth
-from services.fetcher.chooser import Chooser
+from services.fetcher.calls.provider_call import Answered
+from services.fetcher.calls.publish import empty_answer, publish_answer
 from services.fetcher.circuit.breaker import ProviderCircuit
-from services.fetcher.make_call import Answered
 from services.fetcher.provider import Profile, ProviderError, Verdict
-from services.fetcher.publish_events import empty_answer, publish_answer
 from services.fetcher.retry_policy import MAX_NAK_S, RETRY_POLICIES, Action, next_action, retry_delay_s
-from services.fetcher.symbol_health import why_asleep
-from services.fetcher.symbol_states import SymbolStates
+from services.fetcher.routing.router import Chooser
+from services.fetcher.routing.symbol_health import SymbolStates, why_asleep
 from services.fetcher.tasks.coalesced import publish_task
 from services.fetcher.tasks.results import report_result
 from services.fetcher.tasks.task_queue import PendingTask

@@ -12,8 +12,8 @@ import pytest
 from contracts import subjects
 from quotebus.client import Client
 from services.fetcher.circuit.key_state import KeyState
-from services.fetcher.ledger import Ledger
-from services.fetcher.symbol_permits import SymbolPermits
+from services.fetcher.quota.ledger import Ledger
+from services.fetcher.tasks.key_assignment import SymbolPermits
 from services.runtime.bus import Bus, connect
 from services.runtime.quota import SYMBOLS, QuotaWindow
 from services.runtime.settings import NatsSettings

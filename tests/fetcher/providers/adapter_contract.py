@@ -10,9 +10,8 @@ import msgspec
 from contracts import subjects
 from contracts.price_events import Column, PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuote
 from services.cacher.read_event import EventReader, MalformedEventError
+from services.fetcher.calls.validation import HIGHEST_PRICE, LARGEST_VOLUME, may_be_negative, validate, validate_facts
 from services.fetcher.provider import Answer, FetchCall
-from services.fetcher.validate import HIGHEST_PRICE, LARGEST_VOLUME, may_be_negative, validate
-from services.fetcher.validate_facts import validate_facts
 
 # What vendors write where they know no price: none of these may pass for one.
 SENTINELS = {-999.0, -1.0, 9223372036.854775807, 9223372036854775807.0, 18446744073709551615.0}

@@ -7,8 +7,8 @@ import pytest
 
 from contracts.message import TIMEFRAMES
 from contracts.price_events import PriceBars
+from services.fetcher.calls.validation import validate
 from services.fetcher.provider import FetchCall, ProviderError, Verdict
-from services.fetcher.validate import validate
 from tests.fetcher.fake_vendor import FakeVendor, reply
 from tests.fetcher.providers.adapter_harness import ADAPTERS, ASKING, CASES, KEY, built, call_of, fixtures, records, some_call
 

@@ -6,9 +6,8 @@ from datetime import UTC, date, datetime
 
 from services.fetcher.accounts import Key
 from services.fetcher.circuit.breaker import KeyCircuit, QuotaSpentError
-from services.fetcher.ledger import RESET_GUARD, reset_nearby
-from services.fetcher.permits import Wanted, take
 from services.fetcher.provider import ProviderError, Verdict
+from services.fetcher.quota.ledger import RESET_GUARD, Wanted, reset_nearby, take
 from services.fetcher.tasks.task_queue import PendingTask
 from services.runtime.bus import Bus
 from services.runtime.quota import QuotaWindow

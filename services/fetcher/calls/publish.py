@@ -11,10 +11,9 @@ from contracts.datasets import dataset_of
 from contracts.fetch_task import FetchTask
 from contracts.price_events import Delay, PriceBars, PriceEvent, PriceIv, PriceQuarantined, PriceQuote
 from services.fetcher.adapter.events import EventBuilder, Quote
-from services.fetcher.iv_event import no_iv
+from services.fetcher.calls.validation import Broken, validate, validate_facts
+from services.fetcher.derived.implied_volatility import no_iv
 from services.fetcher.provider import FetchCall, Profile, ProviderError, Verdict, providers
-from services.fetcher.validate import Broken, validate
-from services.fetcher.validate_facts import validate_facts
 from services.runtime.bus import Bus
 
 

@@ -20,8 +20,8 @@ from contracts.message import Timeframe
 from contracts.price_events import BAR_COLUMN_NAMES, PriceBars, PriceEvent, PriceIv
 from services.fetcher.adapter.events import Bar, EventBuilder
 from services.fetcher.adapter.fields import LENGTHS, Unit, day_start
-from services.fetcher.iv_event import iv_of, ranked
-from services.fetcher.longer_bars import SOURCES, Span, end_of, longer, start_of
+from services.fetcher.derived.implied_volatility import iv_of, ranked
+from services.fetcher.derived.resample import SOURCES, Span, end_of, longer, start_of
 from services.fetcher.provider import Answer, FetchCall, Http, Profile, ProviderError, Verdict, refuse_unoffered
 from services.runtime.bus import Bus
 from services.runtime.jetstream.topology import CACHER

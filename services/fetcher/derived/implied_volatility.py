@@ -1,9 +1,4 @@
-"""Implied volatility out of an option chain. Pure: it reads no store and no clock.
-
-Each option's volatility is the one that makes Black's formula give the middle of its bid and ask, or where it has no two-sided
-quote its mark, with the forward that puts and calls agree on; of each strike the option that is out of the money counts, which an
-early exercise concerns least. What has no price of use has the volatility and delta that the vendor tells, if it tells one.
-"""
+"""Implied volatility from stored option chains: 30-day interpolation, and its rank within a year."""
 
 import math
 from bisect import bisect_left
@@ -14,12 +9,15 @@ from itertools import pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+import msgspec
 from lets_be_rational import implied_volatility_from_a_transformed_rational_guess as black_volatility
 from lets_be_rational import norm_cdf
 from lets_be_rational.exceptions import VolatilityValueException
 
+from contracts.price_events import PriceIv
 from services.fetcher.adapter.events import Contract
 from services.fetcher.adapter.fields import NEW_YORK
+from services.runtime.prices.document import ChainDocument
 
 HORIZON_DAYS = 30
 # Where no two expirations lie around the horizon, one so near to it speaks for it alone.
@@ -171,3 +169,56 @@ def _at(told: Sequence[_Told], delta: float) -> float | None:
     if width > _WIDEST_DELTA:
         return None
     return below.iv + (above.iv - below.iv) * (delta - below.delta) / width
+
+
+def iv_of(chain: ChainDocument, provider: str, rate: float, now: datetime) -> PriceIv:
+    """The volatility that a chain tells, without its rank. `rate`: interest without risk, a year's."""
+    as_of = datetime.fromisoformat(chain.as_of)
+    # On a Sunday the quotes are Friday's, with two days more to live.
+    at = max(filter(None, chain.at), default=None)
+    found = smiles(_contracts(chain), at or as_of, rate)
+    puts, calls = (ahead([(s.years, getattr(s, side)) for s in found]) for side in ("put_25d", "call_25d"))
+    told = [smile for smile in found if smile.contracts]
+    return PriceIv(
+        symbol=chain.symbol,
+        provider=provider,
+        chain_provider=chain.provider,
+        feed=chain.feed,
+        currency=chain.currency,
+        observed_at=as_of,
+        fetched_at=now,
+        at=at,
+        iv_30d=ahead([(smile.years, smile.iv) for smile in found]),
+        skew_25d=None if puts is None or calls is None else puts - calls,
+        expiry=[smile.expiry for smile in told],
+        forward=[smile.forward for smile in told],
+        iv=[smile.iv for smile in told],
+        contracts=[smile.contracts for smile in told],
+    )
+
+
+def no_iv(symbol: str, provider: str, now: datetime) -> PriceIv:
+    """The volatility of what has no chain to tell it."""
+    return PriceIv(
+        symbol=symbol,
+        provider=provider,
+        feed=provider,
+        observed_at=now,
+        fetched_at=now,
+        expiry=[],
+        forward=[],
+        iv=[],
+        contracts=[],
+    )
+
+
+def ranked(event: PriceIv, before: Sequence[float]) -> PriceIv:
+    """The event with how its volatility stands among those of the days before."""
+    place = standing(event.iv_30d, before)
+    return msgspec.structs.replace(event, iv_rank=place.rank, iv_percentile=place.percentile, history_days=len(before))
+
+
+def _contracts(chain: ChainDocument) -> Iterator[Contract]:
+    expiries = [date.fromisoformat(expiry) for expiry in chain.expiry]
+    columns = {name: getattr(chain, name) for name in Contract._fields} | {"expiry": expiries}
+    return map(Contract._make, zip(*columns.values(), strict=True))

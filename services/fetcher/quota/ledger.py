@@ -1,26 +1,27 @@
-"""The quota ledger: one stream per limit, one stored message per permit, so the server itself refuses the call too many.
-
-A permit is a publish that the stream accepted; a full stream is a spent window. A permit is never given back, for its call may
-have left.
-"""
+"""Quota ledger: one permit is one message on the stream of its window, so no replica can exceed a limit."""
 
 import asyncio
 import random
+import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import nats.errors
 import structlog
+from nats.js import JetStreamContext
+from nats.js.api import PubAck
 from nats.js.errors import APIError, NotFoundError
 
 from contracts.message import Lane
 from services.fetcher.circuit.breaker import QuotaSpentError
-from services.fetcher.pace import Pace
-from services.fetcher.permits import Wanted, take
-from services.fetcher.provider import ProviderError, Verdict
-from services.runtime.bus import Bus
+from services.fetcher.provider import LedgerError, ProviderError, Verdict
+from services.fetcher.quota.pacer import Pace
+from services.runtime.bus import EXPECTED_LAST_SEQUENCE, MESSAGE_ID, STREAM_FULL, WINDOW_FULL, WRONG_LAST_SEQUENCE, Bus
 from services.runtime.jetstream.quota_streams import LEDGER_READY, LEDGER_STATE
 from services.runtime.quota import SYMBOLS, QuotaWindow
+
+_LOST_ITS_START, _GRANTED_BEFORE = 10176, 10201
 
 RESET_GUARD = timedelta(seconds=30)
 PATIENCE_S = 2.0
@@ -28,6 +29,80 @@ PATIENCE_S = 2.0
 LOOK_AGAIN_S = 0.04
 
 log = structlog.get_logger()
+
+
+class LedgerMovedError(Exception):
+    """Another permit was taken since the ledger was looked at."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Permits to be taken together. `after`: only if this is the stream's last sequence. `body`: what for, if not for a call."""
+
+    window: QuotaWindow
+    count: int = 1
+    symbol: str | None = None
+    after: int | None = None
+    body: bytes = b""
+
+
+async def take(bus: Bus, wanted: Wanted) -> int | None:
+    """Take all of these permits or none; the sequence of the last one (0 if it is not known), or None when they do not fit.
+
+    Raises:
+        LedgerMovedError: `after` does not hold any more.
+        LedgerError: the server does not answer or refuses otherwise: unknown is no permit.
+    """
+    window = wanted.window
+    # Kept while this is repeated, and never derived from the task: that could be granted twice after a crash of the server.
+    identities = [uuid.uuid4().hex for _ in range(wanted.count)]
+    for timeout_s in (1.0, 2.0, 4.0):
+        try:
+            # An acknowledged duplicate is the same permit: the first answer was lost on its way.
+            return (await _publish(bus, wanted, identities, timeout_s)).seq
+        except APIError as error:
+            text = error.description or ""
+            if WINDOW_FULL in text or STREAM_FULL in text:
+                return _counted_already(window, text)
+            if error.err_code == _GRANTED_BEFORE:
+                return 0
+            if error.err_code == WRONG_LAST_SEQUENCE:
+                raise LedgerMovedError from None
+            if error.err_code != _LOST_ITS_START:
+                raise LedgerError(f"the quota ledger {window.stream} refused: {text}") from error
+        except nats.errors.Error:
+            await asyncio.sleep(0.1)
+    raise LedgerError(f"the quota ledger {window.stream} does not answer; no call without a permit")
+
+
+def _counted_already(window: QuotaWindow, text: str) -> int | None:
+    """Only of symbols: one that has its permit needs no other."""
+    return 0 if window.window == SYMBOLS and WINDOW_FULL in text else None
+
+
+async def _publish(bus: Bus, wanted: Wanted, identities: list[str], timeout_s: float) -> PubAck:
+    now = datetime.now(UTC)
+    subject, batch = wanted.window.subject(now, wanted.symbol), uuid.uuid4().hex
+
+    def headers(number: int) -> dict[str, str]:
+        own = {**wanted.window.headers(now), MESSAGE_ID: identities[number - 1]}
+        if number == 1 and wanted.after is not None:
+            own[EXPECTED_LAST_SEQUENCE] = str(wanted.after)
+        if wanted.count > 1:
+            own |= {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+            own |= {"Nats-Batch-Commit": "1"} if number == wanted.count else {}
+        return own
+
+    for number in range(1, wanted.count):
+        await bus.nc.publish(subject, wanted.body, headers=headers(number))
+    return await bus.js.publish(subject, wanted.body, headers=headers(wanted.count), timeout=timeout_s)
+
+
+async def used_permits(js: JetStreamContext, window: QuotaWindow) -> tuple[int, int]:
+    """How many permits of the current window are taken, and the last sequence of its stream."""
+    subject = window.subject(datetime.now(UTC))
+    state = (await js.stream_info(window.stream, subjects_filter=f"{subject}.*" if window.window == SYMBOLS else subject)).state
+    return sum((state.subjects or {}).values()), state.last_seq
 
 
 class Ledger:

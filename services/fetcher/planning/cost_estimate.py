@@ -1,10 +1,11 @@
-"""What jobs cost: the calls they will make, against what each provider allows. Pure: it asks nobody and reads no clock."""
+"""Cost estimate: the calls that jobs will make per provider and hour, against every limit; pure computation."""
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
+from itertools import pairwise
 from typing import Any
 
 from contracts.fetch_task import FetchTask
@@ -12,12 +13,18 @@ from contracts.job import Job
 from contracts.message import Timeframe
 from contracts.plan_ask import CostPlan, JobCost, LimitUse
 from services.fetcher.accounts import Account
-from services.fetcher.choose_provider import NoProviderError, candidates
-from services.fetcher.cost_merged import Wish, shared_by_hour
-from services.fetcher.cost_runs import runs_by_hour
+from services.fetcher.routing.router import NoProviderError, candidates
 from services.runtime.quota import SYMBOLS, QuotaWindow
 from services.runtime.schedules.build import schedule_of
+from services.runtime.schedules.clock_times import Never, Schedule
 from services.runtime.schedules.sessions import Calendars
+
+# A job of more slots is counted as if nobody shared its calls: to look at each of them would take seconds.
+MOST_SLOTS = 20_000
+_TICK = timedelta(microseconds=1)
+_HOUR = timedelta(hours=1)
+
+_HOUR_S = 3600.0
 
 DAYS = 7
 _HOURS = DAYS * 24
@@ -25,6 +32,94 @@ _HOUR_S = 3600.0
 _DAYS_A_MONTH = 30
 # The symbols of each job, or why nobody knows them.
 SymbolsOf = Mapping[str, Sequence[str] | str]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a job wants at each of its slots. `slots`: how many in the hours that count; `calls_for`: calls for so many symbols."""
+
+    schedule: Schedule
+    symbols: frozenset[str]
+    slots: int
+    calls_for: Callable[[int], int]
+
+
+def shared_by_hour(wishes: Sequence[Wish], start: datetime, hours: int) -> list[list[int]]:
+    """For each wish, the calls an hour that others make anyway. All are for the latest of one series, with one provider.
+
+    Of jobs with a common slot the one that runs most pays, and the rarer one only for symbols that are its own.
+    """
+    found = [[0] * hours for _ in wishes]
+    order = sorted(range(len(wishes)), key=lambda n: (-wishes[n].slots, n))
+    for place, n in enumerate(order):
+        mine = wishes[n]
+        before = {m: wishes[m] for m in order[:place] if mine.symbols & wishes[m].symbols}
+        if before and mine.slots <= MOST_SLOTS:
+            for hour, calls in _shared(mine, before, start, hours):
+                found[n][hour] += calls
+    return found
+
+
+def _shared(mine: Wish, before: Mapping[int, Wish], start: datetime, hours: int) -> Iterator[tuple[int, int]]:
+    """The hour of each slot that others have too, and the calls it saves."""
+    savings: dict[tuple[int, ...], int] = {}
+    for slot in _slots(mine.schedule, start, start + hours * _HOUR):
+        others = tuple(m for m, wish in before.items() if wish.schedule.newest(slot - _TICK, slot) == slot)
+        if others not in savings:
+            left = mine.symbols.difference(*(before[m].symbols for m in others))
+            savings[others] = mine.calls_for(len(mine.symbols)) - mine.calls_for(len(left))
+        yield (slot - start) // _HOUR, savings[others]
+
+
+def _slots(schedule: Schedule, start: datetime, end: datetime) -> Iterator[datetime]:
+    slot = start - _TICK
+    while True:
+        try:
+            slot = schedule.following(slot)
+        except ValueError:
+            return
+        if slot >= end:
+            return
+        yield slot
+
+
+def runs_by_hour(jobs: Sequence[Job], calendars: Calendars, start: datetime, hours: int) -> dict[str, Sequence[int] | str]:
+    """How often each job runs in each of so many hours, or why nobody knows.
+
+    One that follows another runs as often as that, or as often as it has to.
+    """
+    by_id = {job.id: job for job in jobs}
+    found: dict[str, Sequence[int] | str] = {}
+
+    def runs(job: Job) -> Sequence[int] | str:
+        if job.id not in found:
+            found[job.id] = "it follows itself"
+            found[job.id] = follows(job) if job.after else falls_due(job)
+        return found[job.id]
+
+    def falls_due(job: Job) -> Sequence[int] | str:
+        try:
+            schedule = schedule_of(job, calendars)
+        except ValueError as error:
+            return str(error)
+        if isinstance(schedule, Never):
+            return schedule.why
+        edges = [start + timedelta(hours=hour) for hour in range(hours + 1)]
+        # A slot counts for the hour that it begins.
+        just_before = [edge - timedelta(microseconds=1) for edge in edges]
+        return [schedule.count(since, until) for since, until in pairwise(just_before)]
+
+    def follows(job: Job) -> Sequence[int] | str:
+        leader = by_id.get(job.after or "")
+        led = runs(leader) if leader else [0] * hours
+        if isinstance(led, str):
+            return led
+        least = _HOUR_S / job.at_least_every_s if job.at_least_every_s else 0.0
+        return [max(count, math.ceil(least * (hour + 1)) - math.ceil(least * hour)) for hour, count in enumerate(led)]
+
+    for job in jobs:
+        runs(job)
+    return found
 
 
 class CostUnknownError(Exception):

@@ -1,4 +1,4 @@
-"""One call of a provider with one key: its requests in pace and with permits, the adapter's answer, and what the replies taught."""
+"""Provider call: pace, permit and HTTP around an adapter, with every outcome an answer or a redacted error."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,20 +10,60 @@ from prometheus_client import Histogram
 
 from contracts.message import Lane
 from services.fetcher.accounts import Account, Key
-from services.fetcher.allowance import Heard
-from services.fetcher.ask_provider import AdapterFaultError, ask_provider
 from services.fetcher.circuit.breaker import KeyCircuit
-from services.fetcher.learned import Learner
-from services.fetcher.ledger import Ledger
-from services.fetcher.pace import Pace
-from services.fetcher.provider import Answer, FetchCall, Http, LedgerError, ProviderError, Reply, Verdict
+from services.fetcher.provider import (
+    Answer,
+    FetchCall,
+    Http,
+    LedgerError,
+    Provider,
+    ProviderError,
+    Reply,
+    Verdict,
+    refuse_unoffered,
+)
+from services.fetcher.quota.ledger import Ledger
+from services.fetcher.quota.observed_limits import Heard, Learner
+from services.fetcher.quota.pacer import Pace
 from services.fetcher.retry_policy import RETRY_POLICIES, Scope
+from services.runtime.logs import Redactor
 
 CALL_SECONDS = Histogram("quotebus_provider_call_seconds", "Duration of a call, all its requests.", ["provider", "verdict"])
 
-log = structlog.get_logger()
 Permit = Callable[[int], Awaitable[None]]
 Clients = Callable[[Permit, Permit, Callable[[Reply], None]], Http]
+
+log = structlog.get_logger()
+
+
+class AdapterFaultError(ProviderError):
+    """The adapter itself failed, which no answer should bring about: the cause is the bug."""
+
+
+async def ask_provider(provider: Provider, call: FetchCall, http: Http, now: datetime, redact: Redactor) -> Answer:
+    """What the provider answers; its errors in one line each, without the keys that `redact` knows.
+
+    Raises:
+        ProviderError: the call as a whole failed; an `AdapterFaultError` if the adapter did.
+        LedgerError: the ledger gives no answer, so nothing was asked.
+    """
+    try:
+        refuse_unoffered(provider.profile, call)
+        answer = await provider.fetch(call, http, now)
+    except ProviderError as error:
+        raise _told(error, redact) from None
+    except LedgerError:
+        raise
+    except Exception as error:
+        fault = f"{provider.profile.name}: the adapter failed on the answer ({type(error).__name__}); its log has more"
+        raise AdapterFaultError(Verdict.MALFORMED, fault) from error
+    return replace(answer, failed={symbol: _told(error, redact) for symbol, error in answer.failed.items()})
+
+
+def _told(error: ProviderError, redact: Redactor) -> ProviderError:
+    message = redact.text(" ".join(error.message.split()))
+    # The very same error where it can stay: it may be of a kind that says more.
+    return error if message == error.message else ProviderError(error.verdict, message, error.retry_at, renamed_to=error.renamed_to)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A request as it was understood: who is meant, since when, until when, and the tasks and results that come of it."""
+"""Plan of a refresh request: its symbols, the provider each is assigned to, and the tasks that follow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,20 @@ from contracts.fetch_task import FetchTask
 from contracts.message import LANES, Lane, decode
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import Outcome, RunPlanned, RunResult
+from services.fetcher.routing.router import Asleep, Choice, Chosen
+from services.fetcher.routing.symbol_health import why_asleep
 from services.runtime.bus import MESSAGE_ID
 
 SYMBOLS_PER_PART = 2000
+
+# The reason that is told where a provider rests for longer than the wish lasts.
+REASONS = {
+    "quota_spent": "no_budget",
+    "breaker_open": "breaker",
+    "half_open": "breaker",
+    "cooling_down": "rate_limited",
+    "stopped": "unauthorized",
+}
 
 
 @dataclass(frozen=True)
@@ -132,3 +143,28 @@ def by_validity(symbols: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         else:
             good.append(symbol)
     return good, bad
+
+
+def share_out(plan: Plan, choice: Choice, symbols: Sequence[str]) -> tuple[list[FetchTask], list[RunResult]]:
+    """The tasks of these symbols, and the results of those that nobody is asked for now."""
+    tasks: list[FetchTask] = []
+    skipped: list[RunResult] = []
+    for symbol in symbols:
+        # A person who asks by hand may know better than our last probe, and waits for whatever rests.
+        match choice.of(symbol, always=plan.lane == "manual"):
+            case Chosen(standing=standing) as chosen if (
+                plan.lane != "manual" and standing.until and standing.until >= plan.expires_at
+            ):
+                skipped.append(_too_late(plan, symbol, chosen))
+            case Chosen(account, instead_of, reason):
+                tasks.append(plan.task(account.name, symbol, instead_of, reason))
+            case Asleep(health):
+                why = health.verdict or health.state
+                skipped.append(plan.result(symbol, "skipped", why, provider=health.provider, message=why_asleep(health)))
+    return tasks, skipped
+
+
+def _too_late(plan: Plan, symbol: str, chosen: Chosen) -> RunResult:
+    name, state = chosen.account.name, chosen.standing.rests or ""
+    message = f"{name} rests until {chosen.standing.until:%Y-%m-%dT%H:%M:%SZ}, which is later than this is worth a call"
+    return plan.result(symbol, "skipped", REASONS.get(state, state), provider=name, message=message)

@@ -1,0 +1,1 @@
+"""Derived data: implied volatility and longer bars, from Postgres, at no call."""

@@ -1,0 +1,1 @@
+"""Routing: which provider serves a symbol, and which symbols it is known to lack."""
