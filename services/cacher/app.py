@@ -16,11 +16,9 @@ from services.cacher.migrate import MigrationError, pending
 from services.cacher.on_price_events import PriceEvents
 from services.cacher.on_run_events import RunEvents
 from services.cacher.on_symbol_health import SymbolEvents
-from services.cacher.retention import sweep_history
-from services.cacher.store_postgres import SESSION, PostgresStore
-from services.cacher.store_postgres_history import HistoryStore
-from services.cacher.store_postgres_runs import RunStore
-from services.cacher.store_postgres_symbols import SymbolStore
+from services.cacher.store_postgres.prices import SESSION, PostgresStore
+from services.cacher.store_postgres.runs import HistoryStore, RunStore, sweep_history
+from services.cacher.store_postgres.symbol_health import SymbolStore
 from services.cacher.store_redis import RedisStore
 from services.cacher.write_batch import FAULTY_DATA, BatchWriter
 from services.runtime.bus import Bus, connect

@@ -8,7 +8,7 @@ import structlog
 from nats.js.errors import APIError
 
 from contracts import subjects
-from services.cacher.store_postgres import PostgresStore
+from services.cacher.store_postgres.prices import PostgresStore
 from services.runtime.bus import Bus
 from services.runtime.postgres import POSTGRES_TROUBLE
 

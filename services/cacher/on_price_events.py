@@ -9,8 +9,8 @@ from typing_extensions import override
 
 from contracts.price_events import PriceQuarantined
 from services.cacher.corrections import publish_corrections
-from services.cacher.read_event import EventReader, Observed
-from services.cacher.store_postgres import PostgresStore, Written
+from services.cacher.decode_event import EventReader, Observed
+from services.cacher.store_postgres.prices import PostgresStore, Written
 from services.cacher.store_redis import RedisStore
 from services.cacher.write_batch import BatchWriter
 from services.runtime.bus import Bus

@@ -5,7 +5,7 @@ from typing_extensions import override
 
 from contracts.message import decode
 from contracts.symbol_health import SymbolHealth
-from services.cacher.store_postgres_symbols import SymbolStore, Told
+from services.cacher.store_postgres.symbol_health import SymbolStore, Told
 from services.cacher.write_batch import BatchWriter
 from services.runtime.consumer import Batch, Handler
 

@@ -8,8 +8,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.cacher.read_event import SeriesKey
-from services.cacher.store_postgres import Seen
+from services.cacher.decode_event import SeriesKey
+from services.cacher.store_postgres.prices import Seen
 from services.runtime.circuit_breaker import Breaker
 from services.runtime.postgres import POSTGRES_TROUBLE
 from services.runtime.prices.document import (

@@ -7,7 +7,7 @@ import msgspec
 from contracts import subjects
 from contracts.message import Message, encode
 from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceIv, PriceQuarantined, PriceQuote
-from services.cacher.read_event import EventReader, Observed
+from services.cacher.decode_event import EventReader, Observed
 
 DAY = timedelta(days=1)
 FIRST = datetime(2024, 1, 2, tzinfo=UTC)

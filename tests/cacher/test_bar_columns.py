@@ -10,9 +10,9 @@ import pytest
 
 from contracts.message import encode
 from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, CORRECTED_COLUMNS, BarColumn, PriceBars
-from services.cacher.changed_rows import changed_rows
-from services.cacher.copy_rows import BarValues, Instants, bar_values, pack_bars
-from services.cacher.read_event import EventReader, MalformedEventError
+from services.cacher.binary_copy import BarValues, Instants, bar_values, pack_bars
+from services.cacher.decode_event import EventReader, MalformedEventError
+from services.cacher.store_postgres.bars import changed_rows
 from services.fetcher.adapter.events import Bar
 from services.runtime.prices.document import BarsDocument, WrittenBars, decode_bars, encode_document
 from tests.cacher.bar_samples import full_bars, nullable, sample, type_of

@@ -11,7 +11,7 @@ from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, BarColumn
 from quotebus.cli.price_records import records_of
 from quotebus.read_postgres import SeriesWanted, bars
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres import SESSION, PostgresStore
+from services.cacher.store_postgres.prices import SESSION, PostgresStore
 from services.gateway.read_postgres import EVER, BarsWanted, Store
 from services.runtime.postgres import open_pool
 from services.runtime.prices.document import BarsDocument, decode_bars, encode_document

@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncpg
 
 from services.cacher.migrate import SCHEMA, migrate, migrations
-from services.cacher.store_postgres import SESSION, PostgresStore
+from services.cacher.store_postgres.prices import SESSION, PostgresStore
 from services.runtime.postgres import open_pool
 from services.runtime.prices.read_postgres import read_bars
 from services.runtime.settings import PostgresSettings, Secret

@@ -17,7 +17,7 @@ from contracts.run_events import DeadLetter, RunFinished
 from quotebus.embedded import NatsServer, PostgresServer
 from services.cacher.app import run_consumers
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres import SESSION, PostgresStore
+from services.cacher.store_postgres.prices import SESSION, PostgresStore
 from services.cacher.store_redis import RedisStore
 from services.runtime.bus import MESSAGE_ID, Bus, connect
 from services.runtime.health import Health

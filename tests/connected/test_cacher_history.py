@@ -9,9 +9,8 @@ import pytest
 
 from contracts.run_events import RunMissed, RunPlanned, RunResult
 from services.cacher.migrate import SCHEMA, migrate, migrations
-from services.cacher.store_postgres import SESSION
-from services.cacher.store_postgres_history import RUNS_AT_ONCE, HistoryStore
-from services.cacher.store_postgres_runs import RunStore
+from services.cacher.store_postgres.prices import SESSION
+from services.cacher.store_postgres.runs import RUNS_AT_ONCE, HistoryStore, RunStore
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
 

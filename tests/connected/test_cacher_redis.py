@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from contracts.message import Message
 from quotebus.embedded import RedisServer
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres import SESSION, PostgresStore, Written
+from services.cacher.store_postgres.prices import SESSION, PostgresStore, Written
 from services.cacher.store_redis import RedisStore
 from services.runtime.postgres import open_pool
 from services.runtime.prices.document import document_json

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from contracts.run_events import RunFinished, RunPlanned, RunResult
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres import SESSION
-from services.cacher.store_postgres_runs import RunEvent, RunStore
+from services.cacher.store_postgres.prices import SESSION
+from services.cacher.store_postgres.runs import RunEvent, RunStore
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
 

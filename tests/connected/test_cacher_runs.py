@@ -9,8 +9,8 @@ import pytest
 
 from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres import SESSION
-from services.cacher.store_postgres_runs import RunStore
+from services.cacher.store_postgres.prices import SESSION
+from services.cacher.store_postgres.runs import RunStore
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
 

@@ -11,9 +11,9 @@ import pytest
 
 from contracts.message import Message
 from contracts.price_events import BAR_COLUMN_NAMES
+from services.cacher.decode_event import SeriesKey
 from services.cacher.migrate import migrate
-from services.cacher.read_event import SeriesKey
-from services.cacher.store_postgres import SESSION, PostgresStore, Written
+from services.cacher.store_postgres.prices import SESSION, PostgresStore, Written
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
 from tests.cacher.events import DAY, FIRST, NOON, actions, bars, chain, quarantined, quote, read, volatility

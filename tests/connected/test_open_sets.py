@@ -9,9 +9,9 @@ import pytest
 from contracts.run_events import RunPlanned, RunResult
 from contracts.symbol_health import SymbolHealth
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres import SESSION
-from services.cacher.store_postgres_runs import RunStore
-from services.cacher.store_postgres_symbols import SymbolStore, Told
+from services.cacher.store_postgres.prices import SESSION
+from services.cacher.store_postgres.runs import RunStore
+from services.cacher.store_postgres.symbol_health import SymbolStore, Told
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
 

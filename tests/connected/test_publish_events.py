@@ -9,7 +9,7 @@ from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import decode
 from contracts.price_events import PriceQuarantined, PriceQuote
-from services.cacher.read_event import EventReader
+from services.cacher.decode_event import EventReader
 from services.fetcher.calls.publish import publish_answer
 from services.fetcher.provider import ProviderError, Verdict, providers
 from services.runtime.bus import Bus, connect

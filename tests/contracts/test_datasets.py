@@ -16,8 +16,8 @@ from contracts.price_events import PriceBars, PriceEvent
 from quotebus.cli.price_records import RECORDS, records_of
 from quotebus.cli.watch import row_of
 from quotebus.price_stream import event_of, price_subject
-from services.cacher.read_event import CHECKS, EventReader, Observed
-from services.cacher.store_postgres_facts import WRITERS
+from services.cacher.decode_event import CHECKS, EventReader, Observed
+from services.cacher.store_postgres.prices import WRITERS
 from services.fetcher.calls.publish import EMPTY
 from services.gateway.routes import all_routes
 from services.runtime.prices.document import DOCUMENTS

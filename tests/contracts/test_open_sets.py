@@ -9,7 +9,7 @@ import pytest
 
 from contracts.message import Message, encode
 from contracts.run_events import RunFinished, RunResult
-from services.cacher.read_event import EventReader, MalformedEventError
+from services.cacher.decode_event import EventReader, MalformedEventError
 from tests.cacher.events import actions, bars, chain
 from tests.contracts.golden import FOLDER, messages
 

@@ -20,9 +20,8 @@ from contracts.message import decode, encode
 from contracts.refresh_request import RefreshAnswer, RefreshAsk, RefreshRequest, SymbolOutcome
 from contracts.run_events import RunFinished, RunMissed, RunPlanned, RunResult
 from quotebus.client import Client
-from services.cacher.store_postgres import SESSION
-from services.cacher.store_postgres_history import HistoryStore
-from services.cacher.store_postgres_runs import RunEvent, RunStore
+from services.cacher.store_postgres.prices import SESSION
+from services.cacher.store_postgres.runs import HistoryStore, RunEvent, RunStore
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
 

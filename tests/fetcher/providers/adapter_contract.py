@@ -9,7 +9,7 @@ import msgspec
 
 from contracts import subjects
 from contracts.price_events import Column, PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuote
-from services.cacher.read_event import EventReader, MalformedEventError
+from services.cacher.decode_event import EventReader, MalformedEventError
 from services.fetcher.calls.validation import HIGHEST_PRICE, LARGEST_VOLUME, may_be_negative, validate, validate_facts
 from services.fetcher.provider import Answer, FetchCall
 

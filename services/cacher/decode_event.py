@@ -22,7 +22,7 @@ from contracts.price_events import (
     PriceQuote,
 )
 from contracts.subjects import symbol_token
-from services.cacher.copy_rows import BarValues, Instants, bar_values
+from services.cacher.binary_copy import BarValues, Instants, bar_values
 
 # A wrong clock must not give a series an observation that nothing true can be newer than.
 FUTURE_TOLERANCE = timedelta(days=1)

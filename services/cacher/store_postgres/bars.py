@@ -1,15 +1,16 @@
-"""Bars in Postgres: where nothing is stored yet by plain COPY, else through a staging table and only those that differ."""
+"""Bar writer: stages bars by binary COPY and merges those that changed, a timeframe and month at a time."""
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 
 from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, CORRECTED_COLUMNS, PriceBars
-from services.cacher.bar_slices import KEPT_BY_MONTH, LockedBars, TableSlice, month_table, months, slices, write_order
-from services.cacher.changed_rows import changed_rows, stored_bars
-from services.cacher.copy_rows import (
+from services.cacher.binary_copy import (
     HEADER,
     PACKED_COLUMNS,
     TRAILER,
@@ -23,8 +24,12 @@ from services.cacher.copy_rows import (
     text,
     timestamptz,
 )
-from services.runtime.prices.bar_columns import arrays_sent, listed
+from services.cacher.decode_event import Observed
+from services.runtime.postgres import read_booleans, read_microseconds
+from services.runtime.prices.bar_columns import arrays_sent, listed, read_column
 from services.runtime.prices.read_postgres import Connection
+
+KEPT_BY_MONTH = ("1m", "5m")
 
 _TABLE_COLUMNS = ("instrument", "timeframe", "basis", "feed", "provider", "observed_at", *PACKED_COLUMNS)
 _STAGED_COLUMNS = ("part", "instrument", "observed_at", *PACKED_COLUMNS)
@@ -81,6 +86,101 @@ _COVERAGE = """
         WHERE x.instrument = s.instrument AND x.dataset = 'bars' AND x.timeframe = 'TIMEFRAME' AND x.basis = $2 AND x.feed = $3
             AND o.observed_at > s.observed_at AND o.at_from <= s.at AND o.at_to > s.at
     )"""
+
+
+@dataclass(frozen=True, slots=True)
+class LockedBars:
+    """Bars of a series that is locked. `first`: nothing of the series is stored. `newest`: no observation of it is newer."""
+
+    observed: Observed
+    instrument: int
+    series: int
+    first: bool
+    newest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableSlice:
+    """An event's rows in one table."""
+
+    known: LockedBars
+    event: PriceBars
+    table: str
+    bars: BarValues
+
+
+def write_order(bars: Sequence[LockedBars]) -> list[list[LockedBars]]:
+    """The events in rounds: those of one series whose ranges overlap one after the other, all others together."""
+    in_turn: list[list[LockedBars]] = []
+    taken: dict[int, list[tuple[datetime, datetime, int]]] = defaultdict(list)
+    for known in bars:
+        low, high = known.observed.at_from, known.observed.at_to
+        earlier = [turn for first, last, turn in taken[known.series] if first < high and low < last]
+        turn = max(earlier) + 1 if earlier else 0
+        taken[known.series].append((low, high, turn))
+        if turn == len(in_turn):
+            in_turn.append([])
+        in_turn[turn].append(known)
+    return in_turn
+
+
+def slices(known: LockedBars) -> list[TableSlice]:
+    """The event's rows, table by table."""
+    event, bars = known.observed.event, known.observed.bars
+    assert isinstance(event, PriceBars)
+    assert bars is not None
+    if event.timeframe not in KEPT_BY_MONTH:
+        return [TableSlice(known, event, f"bars_{event.timeframe}", bars)]
+    starts = list(months(event))
+    rows = [bisect_left(event.at, start) for start in starts] + [len(event.at)]
+    return [
+        TableSlice(known, event, month_table(event.timeframe, start), bars.between(first, last))
+        for start, first, last in zip(starts, rows[:-1], rows[1:], strict=True)
+        if first < last
+    ]
+
+
+def months(event: PriceBars) -> Iterator[datetime]:
+    """The first instant of each month that the event's bars may be in."""
+    if event.at:
+        month = event.at[0].astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        while month <= event.at[-1]:
+            yield month
+            month = (month + timedelta(days=32)).replace(day=1)
+
+
+def month_table(timeframe: str, month: datetime) -> str:
+    """The table of this month's bars."""
+    return f"bars_{timeframe}_{month:%Y%m}"
+
+
+def stored_bars(row: Mapping[str, Any]) -> BarValues:
+    """The stored bars that the query for them gave as one row of binary arrays."""
+    at = read_microseconds(row["at"])
+    values = tuple(read_column(column, row[column.name], len(at)) for column in BAR_COLUMNS)
+    return BarValues(at, values, read_booleans(row["final"]))
+
+
+def changed_rows(bars: BarValues, stored: BarValues) -> list[int]:
+    """The rows of `bars` that are not stored just so, an optional column left out that is null throughout: it says nothing."""
+    told = [
+        number
+        for number, (column, values) in enumerate(zip(BAR_COLUMNS, bars.values, strict=True))
+        if not column.optional or values.count(None) < len(values)
+    ]
+    ours, theirs = _columns(bars, told), _columns(stored, told)
+    if bars.at == stored.at and ours == theirs:
+        return []
+    held: Callable[[int], object] = dict(zip(stored.at, _rows(theirs), strict=True)).get
+    return [row for row, (at, values) in enumerate(zip(bars.at, _rows(ours), strict=True)) if held(at) != values]
+
+
+def _columns(bars: BarValues, numbers: Iterable[int]) -> list[Sequence[Any]]:
+    return [*(bars.values[number] for number in numbers), bars.final]
+
+
+def _rows(columns: Sequence[Sequence[Any]]) -> "zip[tuple[Any, ...]]":
+    return zip(*columns, strict=True)
 
 
 @dataclass(slots=True)

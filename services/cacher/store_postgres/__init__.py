@@ -1,0 +1,1 @@
+"""Postgres writers: prices, bars, runs and symbol health."""
