@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from prometheus_client import Gauge
 
 from services.gateway.errors import Problem, field_problem
-from services.gateway.live import follow_events, price_pattern
+from services.gateway.event_stream import follow_events, price_pattern
 from services.gateway.request import parse_query
 from services.gateway.routing import Gateway, Route
 from services.runtime.follow import Batch, MissedRange
