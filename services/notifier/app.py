@@ -8,9 +8,9 @@ import structlog
 from faststream import FastStream
 
 from contracts import subjects
-from services.notifier.by_apprise import ByApprise
 from services.notifier.on_run_events import Notifications, Sender
-from services.notifier.webhook import Webhook, key_of, open_session
+from services.notifier.send_apprise import ByApprise
+from services.notifier.send_webhook import Webhook, key_of, open_session
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.jetstream.provision import wait_until_provisioned

@@ -12,8 +12,8 @@ from typing_extensions import override
 from contracts import subjects
 from contracts.message import decode
 from contracts.run_events import RunFinished, RunMissed
-from services.notifier.notice import Notice, notice_of
-from services.notifier.webhook import SendError
+from services.notifier.message import Notice, notice_of
+from services.notifier.send_webhook import SendError
 from services.runtime.bus import Bus
 from services.runtime.consumer import Batch, Consumer, ConsumerOptions, FailurePolicy, Handler
 from services.runtime.dead_letters import DeadLetters

@@ -16,10 +16,10 @@ from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import DeadLetter, RunFinished, RunMissed
 from services.notifier import on_run_events
-from services.notifier.by_apprise import ByApprise
-from services.notifier.notice import notice_of
+from services.notifier.message import notice_of
 from services.notifier.on_run_events import Notifications
-from services.notifier.webhook import SendError
+from services.notifier.send_apprise import ByApprise
+from services.notifier.send_webhook import SendError
 from services.runtime.bus import Bus, connect
 from services.runtime.jetstream.provision import drift, provision
 from services.runtime.jetstream.topology import topology

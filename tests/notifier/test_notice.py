@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from contracts.run_events import RunFinished, RunMissed
-from services.notifier.notice import notice_of
+from services.notifier.message import notice_of
 
 SLOT = datetime(2024, 3, 4, 21, tzinfo=UTC)
 

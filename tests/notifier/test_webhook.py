@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from services.notifier import webhook
-from services.notifier.notice import Notice
-from services.notifier.webhook import TRIES, SendError, Webhook, key_of, open_session, signature
+from services.notifier import send_webhook as webhook
+from services.notifier.message import Notice
+from services.notifier.send_webhook import TRIES, SendError, Webhook, key_of, open_session, signature
 from services.runtime.settings import InvalidSettingsError, NotifySettings, Secret
 from services.runtime.settings.build import build_settings
 from tests.played_webhook import SECRET, PlayedWebhook

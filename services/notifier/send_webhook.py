@@ -1,28 +1,40 @@
-"""The webhook: JSON, signed, in the manner of Standard Webhooks.
-
-Headers: `webhook-id` (the same for every try: receivers drop what they know), `webhook-timestamp` (of this try, seconds since
-1970) and `webhook-signature` (`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`; several with spaces between).
-
-Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
-"""
+"""Webhook sender: signs and posts a notification, to public addresses only."""
 
 import binascii
 import hmac
+import socket
 import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import stamina
 
-from services.notifier.notice import Notice
-from services.notifier.public_address import public_socket
+from services.notifier.message import Notice
+from services.runtime.addresses import is_public
 from services.runtime.settings import NotifySettings
 
 TRIES = 3
 TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 _PREFIX = "whsec_"
+
+
+class PrivateAddressError(OSError):
+    """The address is this machine's, this network's, or nobody's."""
+
+
+def public_socket(where: tuple[Any, ...]) -> socket.socket:
+    """A socket for one address that a name was resolved to.
+
+    Raises:
+        PrivateAddressError: the address is not public.
+    """
+    family, kind, protocol, _, address = where
+    if not is_public(str(address[0])):
+        raise PrivateAddressError(f"{address[0]} is no public address: set allow_private if that is meant")
+    return socket.socket(family, kind, protocol)
 
 
 class SendError(Exception):

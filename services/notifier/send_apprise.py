@@ -4,8 +4,8 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
-from services.notifier.notice import Notice
-from services.notifier.webhook import SendError
+from services.notifier.message import Notice
+from services.notifier.send_webhook import SendError
 from services.runtime.service import StartRefusedError
 from services.runtime.settings import NotifySettings
 
