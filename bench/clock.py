@@ -22,7 +22,7 @@ from contracts.job import Job
 from contracts.message import decode, encode
 from contracts.refresh_request import RefreshRequest
 from quotebus.embedded import NatsServer
-from quotebus.supervisor import Service
+from quotebus.stack.supervisor import Service
 from services.runtime.bus import Bus, connect
 from services.runtime.jetstream.provision import provision
 from services.runtime.jetstream.topology import topology

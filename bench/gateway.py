@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from bench.report import Figure
 from contracts.price_events import BAR_COLUMNS
 from quotebus.embedded import free_port
-from quotebus.supervisor import Service
+from quotebus.stack.supervisor import Service
 from services.runtime.prices.document import BarsDocument, as_of_text, bars_key, encode_document
 from services.runtime.settings import RedisSettings
 from tests.connected.deployment import Deployment, deployed

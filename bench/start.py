@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import asyncpg
 
 from bench.report import Figure
-from quotebus.endpoints import FILE_NAME
+from quotebus.stack.endpoints import FILE_NAME
 
 PROGRAM = Path(sys.executable).parent / "quotebus"
 

@@ -1,4 +1,4 @@
-"""What `quotebus doctor` looks at, each a line that says how it is and what to do."""
+"""Checks of `quotebus doctor`: servers, streams, sessions, universes, logins."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from quotebus.cli.connections import nats_of, postgres_of, reason_of
+from quotebus.cli.context import nats_of, postgres_of, reason_of
 from quotebus.cli.errors import CommandError
 
 if TYPE_CHECKING:
+    from quotebus.cli.local_settings import Here
     from quotebus.client import Client
-    from quotebus.settings_here import Here
+    from services.fetcher.auth.tokens import Tokens
+    from services.runtime.schedules.sessions import Calendar
 
 _MUCH_BACKLOG = 1000
 _MANY_ASLEEP = 50
 _DAY = timedelta(days=1)
+
+
+_FEW_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -83,9 +88,7 @@ async def _nats(here: "Here", qb: "Client") -> AsyncIterator[Check]:
             yield Check("fail", "streams", reason_of(error), "run `quotebus migrate`")
     async for behind in _backlog(here, qb):
         yield behind
-    from quotebus.cli.login_checks import login_checks
-    from quotebus.cli.session_checks import session_checks
-    from quotebus.cli.universe_checks import universe_checks
+    from quotebus.cli.checks import login_checks, session_checks, universe_checks
 
     for further in (login_checks(here, qb), session_checks(qb), universe_checks(here, qb)):
         async for line in further:
@@ -192,3 +195,99 @@ async def _redis(here: "Here") -> Check:
         origin = here.origin("redis", "url")
         return Check("warn", "redis", f"{error} (url: {origin})", "start it, or leave QUOTEBUS_REDIS__URL empty to do without")
     return Check("ok", "redis", "answers")
+
+
+async def login_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
+    """How long the logins last that a person has to renew."""
+    from nats.js.errors import NotFoundError
+
+    from services.fetcher.accounts import accounts
+    from services.fetcher.auth.login_monitor import token_stores, with_logins
+    from services.fetcher.auth.tokens import decode_tokens
+    from services.fetcher.provider import ProviderError
+
+    known = accounts(here.settings)
+    try:
+        stores = await token_stores(qb.js, known)
+    except NotFoundError:
+        return  # its own line says that the bucket is missing
+    for (name, key), lasts in with_logins(known).items():
+        try:
+            tokens = decode_tokens((await stores[name, key].read()).value)
+        except ProviderError as error:
+            yield Check("warn", "login", error.message)
+        else:
+            yield _login(name, key, tokens, lasts)
+
+
+def _login(provider: str, key: str, tokens: "Tokens | None", lasts: timedelta) -> Check:
+    from services.fetcher.accounts import variable_of
+    from services.fetcher.auth.tokens import login_state
+    from services.runtime.settings import FIRST_KEY
+
+    name = provider if key == FIRST_KEY else f"{provider} {key}"
+
+    if tokens is None:
+        return Check("warn", "login", f"{name}: not used yet", f"prove it: `quotebus refresh SYMBOL` of {name}")
+    state, ends = login_state(tokens, lasts, datetime.now(UTC))
+    how = f"log in again and set {variable_of(provider, key, 'refresh_token')}, then restart the fetchers"
+    if state == "ended":
+        return Check("fail", "login", tokens.revoked_reason or f"{name}: ended {ends:%Y-%m-%d %H:%M}Z", how)
+    left = f"{name}: lasts until {ends:%Y-%m-%d %H:%M}Z at the latest"
+    return Check("warn", "login", left, how) if state == "ends_soon" else Check("ok", "login", left)
+
+
+async def session_checks(qb: "Client") -> AsyncIterator[Check]:
+    """A line for each exchange that a job names; none if none does."""
+    from nats.js.errors import NotFoundError
+
+    from services.runtime.jobs.store import JobError, open_job_bucket
+
+    try:
+        bucket = await open_job_bucket(qb.nc)
+        jobs = [job for job in await bucket.all() if job.calendar is not None]
+        calendars = await bucket.calendars(jobs)
+    except (JobError, NotFoundError):
+        return  # its own line says that the bucket is missing
+    for code in sorted({job.calendar for job in jobs if job.calendar is not None}):
+        waiting = [job.id for job in jobs if job.calendar == code]
+        yield _known(calendars[code]) if code in calendars else _missing(code, waiting)
+
+
+def _missing(code: str, jobs: list[str]) -> Check:
+    do = "run `quotebus migrate`; a running scheduler does so by itself, and its log says why it could not"
+    return Check("fail", "sessions", f"{code}: not known, so {', '.join(jobs)} wait", do)
+
+
+def _known(calendar: "Calendar") -> Check:
+    left = calendar.ahead(datetime.now(UTC).date())
+    if left > _FEW_DAYS:
+        return Check("ok", "sessions", f"{calendar.code}: known until {calendar.last}")
+    state = f"end in {left} days" if left >= 0 else f"ended {-left} days ago: every weekday counts, and jobs of `session` wait"
+    do = "run `quotebus migrate`; if that changes nothing, update exchange_calendars, which does not know more"
+    return Check("warn", "sessions", f"{calendar.code}: known until {calendar.last}, they {state}", do)
+
+
+async def universe_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
+    """A line for each universe that an enabled job names; none if none does, or if the database does not answer."""
+    from nats.js.errors import NotFoundError
+
+    from services.fetcher.planning.universe import Universe, UniverseRefusedError, UniverseUnavailableError
+    from services.runtime.jobs.store import JobError, open_job_bucket
+
+    try:
+        jobs = [job for job in await (await open_job_bucket(qb.nc)).all() if job.enabled and job.universe is not None]
+    except (JobError, NotFoundError):
+        return  # its own line says that the bucket is missing
+    universe = Universe(here.settings.postgres.dsn.get_secret_value(), here.settings.universes)
+    for name in sorted({job.universe for job in jobs if job.universe is not None}):
+        asking = ", ".join(job.id for job in jobs if job.universe == name)
+        try:
+            count = len(await universe.of(name))
+        except UniverseRefusedError as error:
+            yield Check("fail", "universe", str(error), f"jobs that ask for it: {asking}")
+        except UniverseUnavailableError as error:
+            yield Check("warn", "universe", str(error), "its requests wait until it can be")
+        else:
+            do = f"fill it for {asking}: `quotebus symbols import FILE.csv --table watchlist`, or see [universes]"
+            yield Check("ok", "universe", f"{name}: {count} symbols") if count else Check("warn", "universe", f"{name}: empty", do)

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.connections import Place, place_options, without_password
+from quotebus.cli.context import Place, place_options, without_password
 from quotebus.cli.output import Row, output_option, write
 
 if TYPE_CHECKING:
-    from quotebus.settings_here import Here
+    from quotebus.cli.local_settings import Here
     from services.runtime.settings import Section
 
 HIDDEN = "***"

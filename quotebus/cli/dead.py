@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.connections import Place, nats_of, place_options, run_async
+from quotebus.cli.context import Place, nats_of, place_options, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 from quotebus.cli.progress import steps

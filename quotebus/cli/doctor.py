@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.connections import Place, place_options, run_async
+from quotebus.cli.context import Place, place_options, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import output_option, text_of, write
 

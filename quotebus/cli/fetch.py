@@ -12,11 +12,11 @@ import click
 from contracts.datasets import DATASET_NAMES, DATASETS
 from contracts.message import TIMEFRAMES, Dataset, Timeframe
 from contracts.subjects import symbol_token
-from quotebus.cli.connections import Place, place_options
+from quotebus.cli.context import Place, place_options
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Output, output_option
-from quotebus.cli.price_records import records_of
 from quotebus.cli.progress import steps
+from quotebus.cli.records import records_of
 from services.fetcher.provider import Answer, Credentials, FetchCall, Provider, ProviderError, Verdict, providers, refuse_unoffered
 
 if TYPE_CHECKING:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import click
 
 from contracts.message import TIMEFRAMES
-from quotebus.cli.connections import Place, place_options, postgres_of, run_async
+from quotebus.cli.context import Place, place_options, postgres_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import FORMATS, Output, output_option
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from quotebus.read_postgres import SeriesWanted
-    from quotebus.settings_here import Here
+    from quotebus.cli.local_settings import Here
+    from quotebus.cli.queries import SeriesWanted
 
 _DAY = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
 
@@ -54,7 +54,7 @@ def history(place: Place, symbol: str, *, output: str, **wanted: str | datetime 
 
 
 async def _print_bars(here: "Here", symbol: str, wanted: dict[str, str | datetime | None], output: str) -> int:
-    from quotebus.read_postgres import bars
+    from quotebus.cli.queries import bars
 
     async with postgres_of(here) as connection:
         series = await _chosen(connection, symbol, wanted)
@@ -73,7 +73,7 @@ async def _print_bars(here: "Here", symbol: str, wanted: dict[str, str | datetim
 async def _chosen(
     connection: "asyncpg.Connection[asyncpg.Record]", symbol: str, wanted: dict[str, str | datetime | None]
 ) -> "SeriesWanted":
-    from quotebus.read_postgres import SeriesWanted, series_of
+    from quotebus.cli.queries import SeriesWanted, series_of
     from services.runtime.prices.read_postgres import read_bars
 
     timeframe, basis, feed = str(wanted["timeframe"]), wanted["basis"], wanted["feed"]

@@ -1,23 +1,184 @@
-"""`quotebus jobs`: list, add, change, pause and run jobs."""
+"""Command `jobs`: list, add, change, pause and run jobs."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import functools
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from quotebus.cli.connections import Place, nats_of, place_options, run_async
+from contracts.datasets import DATASET_NAMES
+from contracts.message import LANES, TIMEFRAMES
+from quotebus.cli.context import Place, nats_of, place_options, run_async
 from quotebus.cli.errors import CommandError
-from quotebus.cli.job_options import CLEARABLE, defaults, job_options
-from quotebus.cli.job_rows import job_fields, job_row
-from quotebus.cli.output import output_option, write
+from quotebus.cli.output import Row, output_option, write
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 if TYPE_CHECKING:
     from contracts.job import Job
     from quotebus.client import Client
     from services.runtime.jobs.store import JobBucket
+    from services.runtime.schedules.sessions import Calendars
+
+_NAMES_SHOWN = 6
+_SHOWN_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+
 
 T = TypeVar("T")
+
+
+class Span(click.ParamType[float]):
+    """A length of time: seconds, or a number with s, m, h or d."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The length in seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value)
+        if found is None:
+            self.fail(f"{value!r} is no length of time; give seconds, or 5m, 2h, 1d", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+_OPTIONS = {
+    "every_s": click.option("--every", "every_s", type=Span(), help="Every so long: 5, 30s, 5m, 1h; at whole multiples of it."),
+    "cron": click.option("--cron", help="minute, hour, day of month, month, day of week: '30 17 * * 1-5'."),
+    "at": click.option("--at", multiple=True, help="Time of day, HH:MM; as often as you like."),
+    "session": click.option(
+        "--session", help="Within sessions: open+5m, close-10m, 'every 15m', 'every 15m from open+5m to close'."
+    ),
+    "after": click.option("--after", help="When a run of this job is over."),
+    "at_least_every_s": click.option("--at-least-every", "at_least_every_s", type=Span(), help="With --after: that often anyway."),
+    "days": click.option("--days", multiple=True, help="mon-fri, sat, 1, 15, last, last-of-week; as often as you like."),
+    "calendar": click.option("--calendar", help="Only on days with a session: XNYS, XLON, …"),
+    "timezone": click.option("--timezone", help="Of --cron, --at and --days, such as America/New_York. Default: UTC."),
+    "dst_gap": click.option(
+        "--dst-gap", type=click.Choice(["next", "skip"]), help="A time that the clocks skip: after it, or not."
+    ),
+    "dst_fold": click.option("--dst-fold", type=click.Choice(["first", "both"]), help="A time that they repeat: once, or twice."),
+    "jitter_s": click.option("--jitter", "jitter_s", type=Span(), help="Each slot up to so much later, by a hash."),
+    "dataset": click.option("--dataset", type=click.Choice(DATASET_NAMES), help="Default: bars."),
+    "timeframe": click.option("--timeframe", type=click.Choice(TIMEFRAMES), help="Of bars."),
+    "universe": click.option("--universe", help="watchlist, active, or one of [universes], instead of symbols."),
+    "max_symbols": click.option("--max-symbols", type=click.IntRange(min=1), help="Only the first so many in a run."),
+    "lookback_days": click.option("--lookback-days", type=click.IntRange(min=1), help="So many days instead of the latest."),
+    "provider": click.option("--provider", help="Ask this one; else the planner chooses."),
+    "lane": click.option("--lane", type=click.Choice(LANES), help="Default: live."),
+    "max_age_s": click.option("--max-age", "max_age_s", type=Span(), help="Leave alone what is fresher."),
+    "expires_after_s": click.option("--expires-after", "expires_after_s", type=Span(), help="Its worth ends then. Default: 1h."),
+    "catch_up": click.option("--catch-up", type=click.Choice(["latest", "all", "none"]), help="After an outage. Default: latest."),
+    "catch_up_window_s": click.option("--catch-up-window", "catch_up_window_s", type=Span(), help="Age of a missed slot at most."),
+}
+# What a job can do without.
+CLEARABLE = (
+    "at-least-every", "days", "calendar", "dst-gap", "dst-fold", "jitter", "max-symbols", "lookback-days", "timeframe", "universe",
+    "provider", "max-age",
+)  # fmt: skip
+
+
+def defaults(options: Iterable[str]) -> dict[str, object]:
+    """The fields of these options as a job has them that does not name them."""
+    import msgspec
+
+    from contracts.job import Job
+
+    fields = {field.name.removesuffix("_s"): field for field in msgspec.structs.fields(Job)}
+    found = {}
+    for option in options:
+        field = fields[option.replace("-", "_")]
+        found[field.name] = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    return found
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options; those that were given reach the command together, as its argument `fields`."""
+
+    @functools.wraps(command)
+    def with_fields(*args: Any, **given: Any) -> Any:
+        values = {name: given.pop(name) for name in _OPTIONS}
+        fields = {name: value for name, value in values.items() if value not in (None, ())}
+        return command(*args, fields=fields, **given)
+
+    return functools.reduce(lambda inner, option: option(inner), reversed(_OPTIONS.values()), with_fields)
+
+
+def job_fields(job: "Job") -> Row:
+    """Every field, as the contract has it."""
+    import msgspec
+
+    return msgspec.structs.asdict(job)
+
+
+def job_row(job: "Job", calendars: "Calendars", now: datetime) -> Row:
+    """When it runs, what it asks for, and when next."""
+    return {
+        "job": job.id,
+        "when": when(job),
+        "next": following(job, calendars, now),
+        "what": _what(job),
+        "symbols": _symbols(job),
+        "provider": job.provider or "any",
+        "lane": job.lane,
+        "state": "on" if job.enabled else f"paused: {job.paused_reason or 'no reason given'}",
+        "from": job.origin,
+    }
+
+
+def when(job: "Job") -> str:
+    """Its schedule in words."""
+    if job.every_s is not None:
+        parts = [f"every {_span(job.every_s)}"]
+    elif job.session is not None:
+        parts = [job.session]
+    elif job.after is not None:
+        parts = [f"after {job.after}"]
+    else:
+        parts = [job.cron or f"at {', '.join(job.at)}"]
+    if job.at_least_every_s is not None:
+        parts.append(f"at least every {_span(job.at_least_every_s)}")
+    if job.days:
+        parts.append(f"on {' '.join(job.days)}")
+    if job.calendar is not None:
+        parts.append(job.calendar)
+    if job.timezone != "UTC":
+        parts.append(job.timezone)
+    if job.jitter_s:
+        parts.append(f"up to {_span(job.jitter_s)} later")
+    return ", ".join(parts)
+
+
+def following(job: "Job", calendars: "Calendars", now: datetime) -> datetime | str | None:
+    """Its next slot; of one that follows another none is known."""
+    from services.runtime.schedules.build import schedule_of
+
+    if not job.enabled or job.after is not None:
+        return None
+    try:
+        return schedule_of(job, calendars).following(now).replace(microsecond=0)
+    except ValueError as error:
+        return f"never: {error}"
+
+
+def _what(job: "Job") -> str:
+    past = f" {job.lookback_days} days" if job.lookback_days else ""
+    return f"{job.dataset} {job.timeframe or ''}".strip() + past
+
+
+def _symbols(job: "Job") -> str:
+    most = f" (at most {job.max_symbols})" if job.max_symbols else ""
+    if job.universe:
+        return job.universe + most
+    more = len(job.symbols) - _NAMES_SHOWN
+    return " ".join(job.symbols[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "") + most
+
+
+def _span(seconds: float) -> str:
+    size, unit = next(((size, unit) for size, unit in _SHOWN_UNITS if seconds >= size and seconds % size == 0), (1, "s"))
+    return f"{seconds / size:g} {unit}"
 
 
 @click.group(invoke_without_command=True)

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.connections import Place, nats_of, place_options, postgres_of, run_async
+from quotebus.cli.context import Place, nats_of, place_options, postgres_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 from quotebus.cli.progress import waiting
 
 if TYPE_CHECKING:
+    from quotebus.cli.local_settings import Here
     from quotebus.client import Client
-    from quotebus.settings_here import Here
 
 
 @click.command()
@@ -31,7 +31,7 @@ def migrate(place: Place, *, check: bool, output: str) -> int:
 
 
 async def _applied(here: "Here") -> list[Row]:
-    from quotebus.prepare import prepare
+    from quotebus.provision import prepare
     from services.cacher.migrate import MigrationError
 
     # Both are looked for first: the services' own connection would wait for them for ever.
@@ -59,7 +59,7 @@ async def _pending(here: "Here") -> list[Row]:
 async def _missing_sessions(here: "Here", qb: "Client") -> list[str]:
     from nats.js.errors import NotFoundError
 
-    from quotebus.prepare import calendars_of
+    from quotebus.provision import calendars_of
     from services.runtime.jobs.store import JobError
     from services.runtime.schedules.calendar_store import read_sessions
 

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from quotebus.cli.connections import Place, nats_of, place_options, run_async
+from quotebus.cli.context import Place, nats_of, place_options, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 
 if TYPE_CHECKING:
     from contracts.job import Job
     from contracts.plan_ask import CostPlan
-    from quotebus.settings_here import Here
+    from quotebus.cli.local_settings import Here
 
 
 @click.command()

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from contracts.message import TIMEFRAMES, Timeframe
-from quotebus.cli.connections import Place, place_options, postgres_of, run_async
+from quotebus.cli.context import Place, place_options, postgres_of, run_async
 from quotebus.cli.output import Row, age_of, output_option, write
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from quotebus.settings_here import Here
+    from quotebus.cli.local_settings import Here
     from services.runtime.prices.document import BarsDocument, QuoteDocument
 
 

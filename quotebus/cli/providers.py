@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.connections import Place, nats_of, place_options, run_async
+from quotebus.cli.context import Place, nats_of, place_options, run_async
 from quotebus.cli.output import Row, output_option, write
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
     from nats.js.kv import KeyValue
 
-    from quotebus.settings_here import Here
+    from quotebus.cli.local_settings import Here
     from services.fetcher.circuit.key_state import KeyState
     from services.runtime.quota import QuotaWindow
 

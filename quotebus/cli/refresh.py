@@ -10,7 +10,7 @@ import click
 
 from contracts.datasets import DATASET_NAMES
 from contracts.message import TIMEFRAMES
-from quotebus.cli.connections import Place, nats_of, place_options, run_async
+from quotebus.cli.context import Place, nats_of, place_options, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 from quotebus.cli.progress import counting, waiting

@@ -1,20 +1,36 @@
-"""`quotebus runs`: show what ran, and what became of it."""
+"""Command `runs`: run history, progress bars and retries."""
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from quotebus.cli.connections import Place, nats_of, place_options, postgres_of, run_async
+from contracts.run_events import RunFinished, RunPlanned, RunResult
+from quotebus.cli.context import Place, nats_of, place_options, postgres_of, run_async
 from quotebus.cli.errors import CommandError
-from quotebus.cli.output import Row, output_option, text_of, write
+from quotebus.cli.output import Output, Row, output_option, text_of, write
 
 if TYPE_CHECKING:
-    from quotebus.settings_here import Here
+    from rich.progress import TaskID
+
+    from contracts.run_events import RunMissed
+    from quotebus.cli.local_settings import Here
+
+    Event = RunPlanned | RunResult | RunFinished | RunMissed
 
 # A person reads them in the details of a run.
 _NOT_IN_TABLE = ("slot_at", "reason", "reasons", "missed_slots")
+
+
+_BETWEEN_LINES_S = 1.0
+_COLUMNS = ("run_id", "job", "planned", "done", "outcomes", "reasons", "calls", "late_s", "took_s", "missed_slots", "reason")
 
 
 @click.command()
@@ -37,7 +53,7 @@ def runs(place: Place, words: tuple[str, ...], *, follow: bool, run_id: str | No
     if run_id:
         return _details(here, run_id, output)
     if follow:
-        from quotebus.cli.runs_follow import follow_runs
+        from quotebus.cli.runs import follow_runs
 
         try:
             run_async(follow_runs(here, job, output))
@@ -64,7 +80,7 @@ def _meant(words: tuple[str, ...], run_id: str | None) -> tuple[str | None, str 
 
 
 async def _newest(here: "Here", job: str | None, limit: int) -> list[Row]:
-    from quotebus.read_postgres_runs import slots
+    from quotebus.cli.queries import slots
 
     async with postgres_of(here) as connection:
         return [_row(found) for found in await slots(connection, job, limit)]
@@ -83,7 +99,7 @@ def _details(here: "Here", run_id: str, output: str) -> int:
 
 def _retry(here: "Here", run_id: str, output: str) -> int:
     found, results = run_async(_read(here, run_id))
-    from quotebus.read_postgres_runs import FAILED
+    from quotebus.cli.queries import FAILED
 
     symbols = [str(result["symbol"]) for result in results if result["outcome"] in FAILED]
     if not symbols and found["reason"]:
@@ -98,7 +114,7 @@ def _retry(here: "Here", run_id: str, output: str) -> int:
 
 
 async def _read(here: "Here", run_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    from quotebus import read_postgres_runs
+    from quotebus.cli import queries as read_postgres_runs
 
     async with postgres_of(here) as connection:
         found = await read_postgres_runs.run(connection, run_id)
@@ -151,3 +167,194 @@ def _for_a_table(row: Row) -> Row:
     elif row["reason"]:
         shown["state"] = "refused"
     return shown
+
+
+class RunBars:
+    """A bar for each run that goes on, and a line above them for each that is over."""
+
+    def __enter__(self) -> Self:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, TextColumn("{task.fields[outcomes]}", markup=False))
+        self._bars: dict[str, TaskID] = {}
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def going(self, run: "RunGoing") -> None:
+        """Draw how far it is."""
+        bar = self._bars.get(run.run_id)
+        if bar is None:
+            bar = self._bars[run.run_id] = self._progress.add_task(text_of(f"{run.job or 'by hand'} {run.run_id}"), outcomes="")
+        self._progress.update(bar, total=run.planned or None, completed=run.done, outcomes=text_of(run.counts))
+
+    def over(self, run: "RunFinished", *, news: bool) -> None:
+        """Take its bar away; a line if its end is news."""
+        if (bar := self._bars.pop(run.run_id, None)) is not None:
+            self._progress.remove_task(bar)
+        if news:
+            counts = ", ".join(f"{count} {outcome}" for outcome, count in run.counts.items())
+            calls = ", ".join(f"{count} {provider}" for provider, count in run.calls.items()) or "none"
+            who = f"run {run.run_id}  {run.job or 'by hand'}"
+            took_s = (run.finished_at - run.started_at).total_seconds()
+            end = f"refused: {text_of(run.refused)}" if run.refused else counts or "nothing"
+            click.echo(f"{run.finished_at:%H:%M:%S}Z  {who}: {end}; calls: {calls}; {took_s:.1f} s")
+
+    def missed(self, event: "RunMissed") -> None:
+        """A line for slots that had no run."""
+        click.echo(f"{event.at:%H:%M:%S}Z  {event.job}: slots missed: {event.missed} ({text_of(event.reason)})")
+
+
+class RunLines:
+    """A line when a run begins, at most one a second while it goes on, and one when it is over; all with the same keys."""
+
+    def __init__(self, form: str) -> None:
+        self._output = Output(form)
+        self._said_at: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._output.end()
+
+    def going(self, run: "RunGoing") -> None:
+        """Say how far it is, if that was not just said."""
+        said_at = self._said_at.get(run.run_id)
+        if said_at is None or monotonic() - said_at >= _BETWEEN_LINES_S:
+            self._said_at[run.run_id] = monotonic()
+            self._say("going", run_id=run.run_id, job=run.job, planned=run.planned, done=run.done, outcomes=run.counts)
+
+    def over(self, run: "RunFinished", *, news: bool) -> None:
+        """Say how it ended, if that is news."""
+        self._said_at.pop(run.run_id, None)
+        if news:
+            what = {
+                "run_id": run.run_id,
+                "job": run.job,
+                "planned": run.planned,
+                "done": run.planned,
+                "missed_slots": run.missed_slots,
+                "reason": run.refused,
+            }
+            late_s = (run.started_at - run.slot_at).total_seconds() if run.slot_at else None
+            took_s = (run.finished_at - run.started_at).total_seconds()
+            self._say("over", **what, outcomes=run.counts, reasons=run.reasons, calls=run.calls, late_s=late_s, took_s=took_s)
+
+    def missed(self, event: "RunMissed") -> None:
+        """Say which slots had no run."""
+        self._say("missed", job=event.job, missed_slots=event.missed, reason=event.reason)
+
+    def _say(self, state: str, **known: object) -> None:
+        row: Row = {"state": state, **{column: known.get(column) for column in _COLUMNS}}
+        self._output.add(row)
+        # Whoever reads our lines waits for this one.
+        sys.stdout.flush()
+
+
+async def follow_runs(here: "Here", job: str | None, output: str) -> None:
+    """Show the runs of a job, or all runs, until interrupted; of those that go on already what has become of them so far."""
+    from contracts.run_events import RunFinished, RunMissed
+    from quotebus.cli.runs import RunsGoing
+
+    going, begun = RunsGoing(), datetime.now(UTC)
+    async with aclosing(_events(here, job)) as events:
+        with _shown(output) as shown:
+            async for event, stored_at in events:
+                if isinstance(event, RunMissed):
+                    if stored_at >= begun:
+                        shown.missed(event)
+                    continue
+                run = going.take(event)
+                if run is not None:
+                    shown.going(run)
+                elif isinstance(event, RunFinished):
+                    shown.over(event, news=stored_at >= begun)
+
+
+async def _events(here: "Here", job: str | None) -> AsyncGenerator[tuple["Event", datetime], None]:
+    import msgspec
+    from nats.js.api import DeliverPolicy
+
+    from contracts import subjects
+    from contracts.message import decode
+    from contracts.run_events import RunFinished, RunMissed, RunPlanned, RunResult
+    from services.runtime.follow import follow_stream
+
+    kinds: dict[str, type[Event]] = {"planned": RunPlanned, "result": RunResult, "finished": RunFinished, "missed": RunMissed}
+    start = await _oldest_going(here) or DeliverPolicy.NEW
+    async with nats_of(here) as qb, aclosing(follow_stream(qb.nc, subjects.RUNS, subjects.run("*", job or "*"), start)) as batches:
+        async for message in (message async for batch in batches for message in batch.messages):
+            kind = kinds.get(message.subject.split(".")[1])
+            try:
+                if kind is not None:
+                    yield decode(message.data, kind), message.metadata.timestamp
+            except msgspec.MsgspecError:
+                # The cacher makes a dead letter of it.
+                continue
+
+
+async def _oldest_going(here: "Here") -> datetime | None:
+    from quotebus.cli.queries import oldest_going
+
+    try:
+        async with postgres_of(here) as connection:
+            return await oldest_going(connection)
+    except CommandError:
+        # The bus alone knows what comes.
+        return None
+
+
+def _shown(output: str) -> RunBars | RunLines:
+    if output == "table" and sys.stdout.isatty():
+        return RunBars()
+    return RunLines("csv" if output == "csv" else "ndjson")
+
+
+@dataclass(eq=False)
+class RunGoing:
+    """A run under way. `outcomes`: the last known of each symbol; a merged one is not done before its twin's call."""
+
+    run_id: str
+    job: str | None
+    planned: int = 0
+    outcomes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """Symbols that have their outcome."""
+        return len(self.outcomes)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Symbols by outcome, so far."""
+        counts: dict[str, int] = {}
+        for outcome in self.outcomes.values():
+            counts[outcome] = counts.get(outcome, 0) + 1
+        return counts
+
+
+class RunsGoing:
+    """The runs that are under way, as the events tell them: in any order, and any of them twice."""
+
+    def __init__(self) -> None:
+        self.runs: dict[tuple[str, str], RunGoing] = {}
+        self._over: set[tuple[str, str]] = set()
+
+    def take(self, event: RunPlanned | RunResult | RunFinished) -> RunGoing | None:
+        """Take an event in; give the run if it is one that goes on."""
+        key = (event.run_id, event.request_id)
+        if isinstance(event, RunFinished):
+            self._over.add(key)
+            self.runs.pop(key, None)
+        if key in self._over:
+            return None
+        run = self.runs.setdefault(key, RunGoing(event.run_id, event.job))
+        if isinstance(event, RunPlanned):
+            run.planned = event.planned
+        elif isinstance(event, RunResult) and (event.outcome != "merged" or event.called_at is not None):
+            run.outcomes[event.symbol] = event.outcome
+        return run

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.connections import Place, nats_of, place_options, run_async
+from quotebus.cli.context import Place, nats_of, place_options, run_async
 from quotebus.cli.output import Row, age_of, output_option, text_of, write
 
 if TYPE_CHECKING:
+    from quotebus.cli.local_settings import Here
     from quotebus.client import Client
-    from quotebus.settings_here import Here
 
 _SERVICES = ("scheduler", "fetcher", "cacher")
 _ANSWER_S = 1.0

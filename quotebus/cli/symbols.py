@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO, get_args
 import click
 
 from contracts.symbol_health import SymbolState
-from quotebus.cli.connections import Place, nats_of, place_options, postgres_of, run_async
+from quotebus.cli.context import Place, nats_of, place_options, postgres_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 
@@ -71,7 +71,7 @@ def import_rows(place: Place, *, file: TextIO, table: str) -> int:
 
     A row whose symbol, or id, is there already takes its place. One bad row, and none is taken.
     """
-    from quotebus.store_postgres_import import BadRowsError, rows_of, store_rows
+    from quotebus.cli.import_csv import BadRowsError, rows_of, store_rows
 
     try:
         given = rows_of(table, file)

@@ -14,8 +14,8 @@ import click
 from quotebus.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from quotebus.endpoints import Endpoints
     from quotebus.stack import StackOptions
+    from quotebus.stack.endpoints import Endpoints
 
 _PORT = click.IntRange(0, 65535)
 _MADE_UP = """\
@@ -60,11 +60,11 @@ def up(data: Path, http_port: int | None, nats_port: int | None, postgres_port: 
 
 
 def _run(options: "StackOptions") -> None:
-    from quotebus.demo import demo_environment, first_requests
-    from quotebus.live_prices import ask_for, show_prices
-    from quotebus.prepare import prepare
+    from quotebus.provision import prepare
     from quotebus.stack import NOTIFIER
     from quotebus.stack import up as run_stack
+    from quotebus.stack.demo import demo_environment, first_requests
+    from quotebus.stack.live_prices import ask_for, show_prices
     from services.fetcher.provider import providers
     from services.runtime.settings import load_settings
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.connections import Place, nats_of, place_options, run_async
+from quotebus.cli.context import Place, nats_of, place_options, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, age_of, text_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from quotebus.cli.local_settings import Here
     from quotebus.client import AnyPrice
-    from quotebus.settings_here import Here
 
 _TURN_S = 0.25
 
@@ -30,7 +30,7 @@ def watch(place: Place, pattern: str, *, as_json: bool, count: int | None) -> No
 
     PATTERN is a subject without its first word, such as 'quote.*', 'bars.1d.*' or 'bars.*.AAPL', or a symbol. Ctrl-C ends it.
     """
-    from quotebus.price_stream import price_subject
+    from quotebus.client import price_subject
 
     try:
         price_subject(pattern)

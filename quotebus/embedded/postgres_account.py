@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from quotebus.embedded.birth import Account
+from quotebus.embedded.child_setup import Account
 from quotebus.embedded.process import ServerError
 
 _USER = "quotebus-postgres"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from quotebus.embedded.birth import Account, capability_to_pass_closed_folders, plain_environment, tied_to_parent
+from quotebus.embedded.child_setup import Account, capability_to_pass_closed_folders, plain_environment, tied_to_parent
 from quotebus.embedded.ports import LOOPBACK
 from quotebus.embedded.postgres_account import account_for, is_known, may_pass
 from quotebus.embedded.process import ServerError

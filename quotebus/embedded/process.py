@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from quotebus.embedded.birth import tied_to_parent
+from quotebus.embedded.child_setup import tied_to_parent
 
 _LOG_KEPT_BYTES = 16 * 2**20
 _SAID_BYTES = 4096

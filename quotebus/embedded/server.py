@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from quotebus.embedded.birth import plain_environment
+from quotebus.embedded.child_setup import plain_environment
 from quotebus.embedded.folder_lock import FolderLock
 from quotebus.embedded.ports import free_port, is_free, port_or_free
 from quotebus.embedded.process import ChildProcess, ServerError

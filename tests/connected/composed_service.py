@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from quotebus.embedded import free_port
-from quotebus.embedded.birth import Account, capability_to_pass_closed_folders, tied_to_parent
+from quotebus.embedded.child_setup import Account, capability_to_pass_closed_folders, tied_to_parent
 from quotebus.embedded.postgres_account import may_pass
 from tests.composed import ROOT, command, compose_file, health_command, image_environment
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import asyncpg
 
 from quotebus.embedded import NatsServer, PostgresServer, RedisServer
-from quotebus.supervisor import Service
+from quotebus.stack.supervisor import Service
 from services.cacher.migrate import migrate
 from services.fetcher.accounts import quotas
 from services.runtime.bus import Bus, connect

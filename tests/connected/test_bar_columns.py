@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, BarColumn
-from quotebus.cli.price_records import records_of
-from quotebus.read_postgres import SeriesWanted, bars
+from quotebus.cli.queries import SeriesWanted, bars
+from quotebus.cli.records import records_of
 from services.cacher.migrate import migrate
 from services.cacher.store_postgres.prices import SESSION, PostgresStore
 from services.gateway.read_postgres import EVER, BarsWanted, Store

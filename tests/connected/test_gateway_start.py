@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quotebus.embedded import ServerError, free_port
-from quotebus.supervisor import Service
+from quotebus.stack.supervisor import Service
 from tests.connected.asked_gateway import Http, with_gateways
 
 # One that has everything it needs a second before it listens.

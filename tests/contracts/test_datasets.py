@@ -13,9 +13,9 @@ from contracts import subjects
 from contracts.datasets import DATASET_NAMES, DATASETS, DOCUMENT_TTL_S, DatasetDescriptor, dataset_of
 from contracts.message import TIMEFRAMES, encode
 from contracts.price_events import PriceBars, PriceEvent
-from quotebus.cli.price_records import RECORDS, records_of
+from quotebus.cli.records import RECORDS, records_of
 from quotebus.cli.watch import row_of
-from quotebus.price_stream import event_of, price_subject
+from quotebus.client import event_of, price_subject
 from services.cacher.decode_event import CHECKS, EventReader, Observed
 from services.cacher.store_postgres.prices import WRITERS
 from services.fetcher.calls.publish import EMPTY

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from quotebus.cli import run
+from quotebus.cli.local_settings import known_providers, settings_here
 from quotebus.embedded import free_port
-from quotebus.settings_here import known_providers, settings_here
 from services.fetcher.provider import providers
 
 DSN = "postgresql://quotebus:hunter2@up:2/quotebus"

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.message import encode
-from quotebus.demo import demo_environment, first_requests
+from quotebus.stack.demo import demo_environment, first_requests
 from services.runtime.settings import ProviderSettings, Settings, load_settings, read_settings
 from services.runtime.settings.load import DEMO_PROVIDER
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from contracts.price_events import PriceActions, PriceBars, PriceQuote
 from contracts.run_events import RunFinished
-from quotebus.live_prices import LatestPrices, price_line, run_line
+from quotebus.stack.live_prices import LatestPrices, price_line, run_line
 
 NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 FROM = {

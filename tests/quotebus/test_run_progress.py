@@ -5,7 +5,7 @@ from itertools import permutations
 from typing import Any
 
 from contracts.run_events import RunFinished, RunPlanned, RunResult
-from quotebus.run_progress import RunsGoing
+from quotebus.cli.runs import RunsGoing
 
 AT = datetime(2024, 3, 4, 21, tzinfo=UTC)
 PLANNED = RunPlanned(

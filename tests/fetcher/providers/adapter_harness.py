@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from quotebus.cli.price_records import records_of
+from quotebus.cli.records import records_of
 from services.fetcher.provider import Answer, Credentials, FetchCall, Provider, providers
 from services.fetcher.providers._template import Template
 

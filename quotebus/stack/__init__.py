@@ -21,8 +21,8 @@ from quotebus.embedded import (
     is_free,
 )
 from quotebus.embedded.ports import port_or_free
-from quotebus.endpoints import FILE_NAME, Endpoints
-from quotebus.supervisor import HttpService, Say, Service, keep_running
+from quotebus.stack.endpoints import FILE_NAME, Endpoints
+from quotebus.stack.supervisor import HttpService, Say, Service, keep_running
 
 STOP_WITHIN_S = 4.5
 # One key press may come twice: from the terminal, and from a program that started us and passes it on.

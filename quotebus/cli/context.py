@@ -16,8 +16,8 @@ from quotebus.cli.errors import CommandError
 if TYPE_CHECKING:
     import asyncpg
 
+    from quotebus.cli.local_settings import Here
     from quotebus.client import Client
-    from quotebus.settings_here import Here
 
 T = TypeVar("T")
 _START = "start everything with `quotebus up`, or set"
@@ -32,7 +32,7 @@ class Place:
 
     def here(self) -> "Here":
         """The settings as they hold in this place."""
-        from quotebus.settings_here import settings_here
+        from quotebus.cli.local_settings import settings_here
         from services.runtime.settings import SettingsError
 
         try:

@@ -12,7 +12,7 @@ from contracts.price_events import PriceBars, PriceQuote
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunFinished
 from quotebus import client
-from quotebus.price_stream import AnyPrice, event_of
+from quotebus.client import AnyPrice, event_of
 from services.runtime.follow import follow_stream
 
 Shown = PriceBars | PriceQuote

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from quotebus.endpoints import FILE_NAME
+from quotebus.stack.endpoints import FILE_NAME
 from services.fetcher import providers
 from services.runtime.settings import Loaded, Secret, Settings, read_settings
 
