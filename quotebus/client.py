@@ -21,7 +21,8 @@ from contracts import subjects
 from contracts.datasets import DATASETS
 from contracts.message import Dataset, Timeframe, decode, encode
 from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceIv, PriceQuarantined, PriceQuote
-from contracts.refresh_request import RefreshAnswer, RefreshAsk, RefreshRequest
+from contracts.refresh_ask import RefreshAnswer, RefreshAsk
+from contracts.refresh_request import RefreshRequest
 from services.runtime.follow import follow_stream
 
 AnyPrice = PriceBars | PriceQuote | PriceChain | PriceActions | PriceIv | PriceCorrected | PriceQuarantined

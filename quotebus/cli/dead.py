@@ -15,7 +15,7 @@ from quotebus.cli.progress import steps
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
-    from contracts.run_events import DeadLetter
+    from contracts.dead_letter import DeadLetter
     from quotebus.client import Client
 
 _CUT_BYTES = 64 * 1024
@@ -162,8 +162,8 @@ async def _read(place: Place, reason: str | None) -> list[tuple[int, "DeadLetter
 def _letter(message: "Msg") -> "DeadLetter":
     import msgspec
 
+    from contracts.dead_letter import DeadLetter
     from contracts.message import decode
-    from contracts.run_events import DeadLetter
 
     try:
         return decode(message.data, DeadLetter)

@@ -18,7 +18,7 @@ from quotebus.cli.progress import counting, waiting
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
-    from contracts.refresh_request import RefreshAnswer
+    from contracts.refresh_ask import RefreshAnswer
 
 GOOD = frozenset({"refreshed", "empty", "skipped", "merged"})
 _DAY = click.DateTime(["%Y-%m-%d"])
@@ -66,7 +66,7 @@ async def _publish(place: Place, symbols: Sequence[str], wish: dict[str, object]
 
 
 async def _ask(place: Place, symbols: Sequence[str], wish: dict[str, object]) -> list[Row]:
-    from contracts.refresh_request import RefreshAsk
+    from contracts.refresh_ask import RefreshAsk
 
     ask = _made(RefreshAsk, symbols, wish)
     async with nats_of(place.here()) as qb:
@@ -77,7 +77,7 @@ async def _ask_and_count(place: Place, symbols: Sequence[str], wish: dict[str, o
     """The same, with a bar of the symbols whose results are on the bus."""
     from contracts import subjects
     from contracts.message import decode
-    from contracts.refresh_request import RefreshAsk
+    from contracts.refresh_ask import RefreshAsk
     from contracts.run_events import RunResult
 
     ask = _made(RefreshAsk, symbols, {**wish, "request_id": f"ask-{uuid.uuid4().hex}"})

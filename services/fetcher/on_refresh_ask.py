@@ -11,7 +11,8 @@ from nats.aio.msg import Msg
 
 from contracts import subjects
 from contracts.message import decode
-from contracts.refresh_request import RefreshAnswer, RefreshAsk, RefreshRequest, SymbolOutcome
+from contracts.refresh_ask import RefreshAnswer, RefreshAsk, SymbolOutcome
+from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunResult
 from services.runtime.bus import Bus
 

@@ -9,8 +9,8 @@ from nats.aio.msg import Msg
 from prometheus_client import Counter
 
 from contracts import subjects
+from contracts.dead_letter import DeadLetter
 from contracts.fetch_task import FetchTask
-from contracts.run_events import DeadLetter
 from services.runtime.bus import Bus
 from services.runtime.faults import describe
 

@@ -11,9 +11,10 @@ import pytest
 from nats.aio.msg import Msg
 
 from contracts import subjects
+from contracts.dead_letter import DeadLetter
 from contracts.message import Message, decode, encode
 from contracts.price_events import PriceCorrected
-from contracts.run_events import DeadLetter, RunFinished
+from contracts.run_events import RunFinished
 from quotebus.embedded import NatsServer, PostgresServer
 from services.cacher.app import run_consumers
 from services.cacher.migrate import migrate

@@ -12,7 +12,8 @@ from nats.js.api import StreamConfig
 from contracts import subjects
 from contracts.message import decode, encode
 from contracts.price_events import PriceBars, PriceQuote
-from contracts.refresh_request import RefreshAnswer, RefreshAsk, RefreshRequest, SymbolOutcome
+from contracts.refresh_ask import RefreshAnswer, RefreshAsk, SymbolOutcome
+from contracts.refresh_request import RefreshRequest
 from quotebus import client
 from quotebus.client import AnyPrice, Client, ClientError
 from quotebus.embedded import NatsServer, free_port

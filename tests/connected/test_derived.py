@@ -13,7 +13,8 @@ from contracts import subjects
 from contracts.job import Job
 from contracts.message import decode
 from contracts.price_events import PriceBars, PriceIv
-from contracts.refresh_request import RefreshAsk, RefreshRequest
+from contracts.refresh_ask import RefreshAsk
+from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunFinished
 from services.runtime.jetstream.topology import CACHER
 from tests.cacher.events import chain, subject, volatility

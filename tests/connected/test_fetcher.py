@@ -11,11 +11,13 @@ from aiohttp import web
 from nats.js.errors import KeyNotFoundError
 
 from contracts import subjects
+from contracts.dead_letter import DeadLetter
 from contracts.fetch_task import FetchTask
 from contracts.message import decode
 from contracts.price_events import PriceBars
-from contracts.refresh_request import RefreshAsk, RefreshRequest
-from contracts.run_events import DeadLetter, RunResult
+from contracts.refresh_ask import RefreshAsk
+from contracts.refresh_request import RefreshRequest
+from contracts.run_events import RunResult
 from services.fetcher.accounts import accounts, quotas
 from services.fetcher.app import working
 from services.fetcher.http.client import open_session

@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from contracts import subjects
+from contracts.dead_letter import DeadLetter
 from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
-from contracts.run_events import DeadLetter, RunFinished, RunMissed
+from contracts.run_events import RunFinished, RunMissed
 from services.notifier import on_run_events
 from services.notifier.message import notice_of
 from services.notifier.on_run_events import Notifications

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from contracts import subjects
+from contracts.dead_letter import DeadLetter
 from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
-from contracts.run_events import DeadLetter, RunPlanned
+from contracts.run_events import RunPlanned
 from services.cacher.migrate import migrate
 from services.fetcher.planning.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus, connect

@@ -13,11 +13,13 @@ import pytest
 from nats.aio.msg import Msg
 
 from contracts import subjects
+from contracts.dead_letter import DeadLetter
 from contracts.fetch_task import FetchTask
 from contracts.message import decode, encode
 from contracts.price_events import PriceQuote
-from contracts.refresh_request import RefreshAnswer, RefreshAsk, RefreshRequest, SymbolOutcome
-from contracts.run_events import DeadLetter, RunFinished
+from contracts.refresh_ask import RefreshAnswer, RefreshAsk, SymbolOutcome
+from contracts.refresh_request import RefreshRequest
+from contracts.run_events import RunFinished
 from quotebus.client import Client
 
 NOW = datetime(2024, 3, 4, 15, 30, tzinfo=UTC)

@@ -9,8 +9,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from contracts import subjects
+from contracts.dead_letter import DeadLetter
 from contracts.message import encode
-from contracts.run_events import DeadLetter
 from quotebus.client import Client
 from services.fetcher.auth.token_store import EncryptedTokenStore
 from services.fetcher.auth.tokens import Tokens

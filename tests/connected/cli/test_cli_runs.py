@@ -17,7 +17,8 @@ import pytest
 
 from contracts import subjects
 from contracts.message import decode, encode
-from contracts.refresh_request import RefreshAnswer, RefreshAsk, RefreshRequest, SymbolOutcome
+from contracts.refresh_ask import RefreshAnswer, RefreshAsk, SymbolOutcome
+from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunFinished, RunMissed, RunPlanned, RunResult
 from quotebus.client import Client
 from services.cacher.store_postgres.prices import SESSION

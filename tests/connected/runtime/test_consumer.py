@@ -10,8 +10,8 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
 from contracts import subjects
+from contracts.dead_letter import DeadLetter
 from contracts.message import decode
-from contracts.run_events import DeadLetter
 from services.runtime.bus import Bus, connect
 from services.runtime.consumer import Batch, Consumer, ConsumerOptions, FailurePolicy, Handler
 from services.runtime.dead_letters import DeadLetters

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from contracts import subjects
+from contracts.dead_letter import DeadLetter
 from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
-from contracts.run_events import DeadLetter
 from tests.connected.deployment import Deployment, deployed, until
 from tests.connected.played_yahoo import PlayedYahoo
 
