@@ -28,7 +28,6 @@ _HOUR_S = 3600.0
 
 DAYS = 7
 _HOURS = DAYS * 24
-_HOUR_S = 3600.0
 _DAYS_A_MONTH = 30
 # The symbols of each job, or why nobody knows them.
 SymbolsOf = Mapping[str, Sequence[str] | str]
