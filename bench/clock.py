@@ -22,7 +22,7 @@ from contracts.job import Job
 from contracts.message import decode, encode
 from contracts.refresh_request import RefreshRequest
 from quotebus.embedded import NatsServer
-from quotebus.stack.supervisor import Service
+from quotebus.stack.supervisor import ServiceProcess
 from services.runtime.bus import Bus, connect
 from services.runtime.jetstream.provision import provision
 from services.runtime.jetstream.topology import topology
@@ -64,10 +64,10 @@ async def figures() -> list[Figure]:
 
 
 @asynccontextmanager
-async def _scheduler(folder: Path, url: str) -> AsyncIterator[tuple[psutil.Process, Service]]:
+async def _scheduler(folder: Path, url: str) -> AsyncIterator[tuple[psutil.Process, ServiceProcess]]:
     (folder / "quotebus.toml").touch()
     environment = {"QUOTEBUS_CONFIG": str(folder / "quotebus.toml"), "QUOTEBUS_NATS__URL": url, "QUOTEBUS_LOG__LEVEL": "warning"}
-    service = Service("scheduler", (sys.executable, "-m", _PROGRAM), folder / "scheduler.log", environment)
+    service = ServiceProcess("scheduler", (sys.executable, "-m", _PROGRAM), folder / "scheduler.log", environment)
     await service.start()
     try:
         [child] = [each for each in psutil.Process(os.getpid()).children() if _PROGRAM in each.cmdline()]
@@ -87,7 +87,7 @@ def _job(number: int, times: dict[str, Any], enabled_at: datetime) -> Job:
     return Job(id=f"job-{number:05d}", symbols=[f"S{number:05d}", "AAPL"], enabled_at=enabled_at, **times)
 
 
-async def _all_read(service: Service) -> None:
+async def _all_read(service: ServiceProcess) -> None:
     async with aiohttp.ClientSession() as session, asyncio.timeout(120):
         while True:
             async with session.get(f"{service.url}/metrics") as answer:

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from bench.report import Figure
 from contracts.price_events import BAR_COLUMNS
 from quotebus.embedded import free_port
-from quotebus.stack.supervisor import Service
+from quotebus.stack.supervisor import ServiceProcess
 from services.runtime.prices.document import BarsDocument, as_of_text, bars_key, encode_document
 from services.runtime.settings import RedisSettings
 from tests.connected.deployment import Deployment, deployed
@@ -65,9 +65,9 @@ async def figures() -> list[Figure]:
     ]
 
 
-async def _start_keeping_nothing(deployment: Deployment, folder: Path, port: int) -> Service:
+async def _start_keeping_nothing(deployment: Deployment, folder: Path, port: int) -> ServiceProcess:
     environment = deployment.environment | {"QUOTEBUS_GATEWAY__PORT": str(port)}
-    service = Service("second", (sys.executable, "-c", KEEPING_NOTHING), folder / "second.log", environment)
+    service = ServiceProcess("second", (sys.executable, "-c", KEEPING_NOTHING), folder / "second.log", environment)
     deployment.services["second"] = service
     await service.start()
     return service

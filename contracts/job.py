@@ -14,9 +14,9 @@ from contracts.schedule import check_calendar, parse_days, parse_session
 
 TimeOfDay = Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?$")]
 # Of these a job has exactly one; a job that gets another loses it, and what belongs to it alone.
-WHEN = ("cron", "every_s", "at", "session", "after")
+SCHEDULE_FIELDS = ("cron", "every_s", "at", "session", "after")
 # All that decides when a job falls due: whoever changes one of them starts a new count of slots.
-TIMES = (*WHEN, "at_least_every_s", "days", "calendar", "timezone", "dst_gap", "dst_fold")
+TIMING_FIELDS = (*SCHEDULE_FIELDS, "at_least_every_s", "days", "calendar", "timezone", "dst_gap", "dst_fold")
 
 
 class Job(Message, frozen=True, kw_only=True, tag="job.v1", forbid_unknown_fields=True):
@@ -68,7 +68,7 @@ class Job(Message, frozen=True, kw_only=True, tag="job.v1", forbid_unknown_field
 
     def __post_init__(self) -> None:
         try:
-            fault = next(_faults(self), None)
+            fault = next(check_job(self), None)
         except ValueError as error:
             fault = str(error)
         if fault:
@@ -80,11 +80,11 @@ class Job(Message, frozen=True, kw_only=True, tag="job.v1", forbid_unknown_field
         return timedelta(seconds=self.catch_up_window_s)
 
 
-def _faults(job: Job) -> Iterator[str]:
+def check_job(job: Job) -> Iterator[str]:
     """What is wrong with the job, each in one line that begins with the field."""
-    if sum(1 for name in WHEN if getattr(job, name) not in (None, [])) != 1:
+    if sum(1 for name in SCHEDULE_FIELDS if getattr(job, name) not in (None, [])) != 1:
         yield "give exactly one of cron, every_s, at, session and after"
-    yield from _faults_of_times(job)
+    yield from _check_times(job)
     if not job.symbols and job.universe is None:
         yield "symbols: name at least one, or a universe"
     if job.timeframe is not None and not DATASETS[job.dataset].timeframed:
@@ -97,7 +97,7 @@ def _faults(job: Job) -> Iterator[str]:
         yield f"timezone: {job.timezone!r} is none of the IANA time zones"
 
 
-def _faults_of_times(job: Job) -> Iterator[str]:
+def _check_times(job: Job) -> Iterator[str]:
     days = parse_days(job.days)
     if job.calendar is not None:
         check_calendar(job.calendar)
@@ -109,10 +109,10 @@ def _faults_of_times(job: Job) -> Iterator[str]:
         yield "days: cron names its days itself, in its third and fifth field"
     if days.last_of_week and job.calendar is None:
         yield "days: last-of-week needs a calendar; without one say which weekday"
-    yield from _faults_of_the_rest(job)
+    yield from _check_dst_and_chaining(job)
 
 
-def _faults_of_the_rest(job: Job) -> Iterator[str]:
+def _check_dst_and_chaining(job: Job) -> Iterator[str]:
     for name in ("dst_gap", "dst_fold"):
         if getattr(job, name) is not None and not job.at and job.cron is None:
             yield f"{name}: only at and cron go by a clock on the wall"
@@ -124,7 +124,7 @@ def _faults_of_the_rest(job: Job) -> Iterator[str]:
         yield "jitter_s: a job that follows another has none"
 
 
-def chain_fault(job: str, after: Mapping[str, str | None]) -> str | None:
+def check_chain(job: str, after: Mapping[str, str | None]) -> str | None:
     """What is wrong with what this job follows, if anything. `after`: of every job that is known, which one it follows, if any."""
     seen = [job]
     while (following := after.get(seen[-1])) is not None:

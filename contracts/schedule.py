@@ -8,9 +8,9 @@ from typing import Literal
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _MOST_S = 24 * 3600
-_EDGE = r"(open|close)(?:([+-])(\d{1,5})([smh]))?"
-_SPELT = re.compile(rf"{_EDGE}|every (\d{{1,5}})([smh])(?: from {_EDGE})?(?: to {_EDGE})?")
-_RIGHT = "give open+5m, close-10m, every 15m, or every 15m from open+5m to close-10m"
+_ANCHOR = r"(open|close)(?:([+-])(\d{1,5})([smh]))?"
+_SPELLINGS = re.compile(rf"{_ANCHOR}|every (\d{{1,5}})([smh])(?: from {_ANCHOR})?(?: to {_ANCHOR})?")
+_EXAMPLES = "give open+5m, close-10m, every 15m, or every 15m from open+5m to close-10m"
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LAST, LAST_OF_WEEK = "last", "last-of-week"
@@ -28,7 +28,7 @@ CALENDARS = frozenset(_CODES.split())
 
 
 @dataclass(frozen=True)
-class Edge:
+class SessionAnchor:
     """So many seconds after the open or the close; before it if negative."""
 
     side: Literal["open", "close"]
@@ -39,8 +39,8 @@ class Edge:
 class SessionTimes:
     """The instant `start` of each session; with `every_s`, that and so on until `end`, which is included."""
 
-    start: Edge
-    end: Edge
+    start: SessionAnchor
+    end: SessionAnchor
     every_s: int | None = None
 
 
@@ -50,30 +50,30 @@ def parse_session(text: str) -> SessionTimes:
     Raises:
         ValueError: it is none; the text names the field.
     """
-    found = _SPELT.fullmatch(text)
+    found = _SPELLINGS.fullmatch(text)
     if found is None:
-        raise ValueError(f"session: {text!r} is no time of a session; {_RIGHT}")
+        raise ValueError(f"session: {text!r} is no time of a session; {_EXAMPLES}")
     if found[5] is None:
-        start = end = _edge(found.groups()[:4])
+        start = end = _anchor(found.groups()[:4])
         return SessionTimes(start, end)
     every_s = int(found[5]) * _UNITS[found[6]]
     if not 0 < every_s <= _MOST_S:
         raise ValueError(f"session: every {found[5]}{found[6]}: give 1s to 24h")
-    start = _edge(found.groups()[6:10]) if found[7] else Edge("open")
-    end = _edge(found.groups()[10:14]) if found[11] else Edge("close")
+    start = _anchor(found.groups()[6:10]) if found[7] else SessionAnchor("open")
+    end = _anchor(found.groups()[10:14]) if found[11] else SessionAnchor("close")
     return SessionTimes(start, end, every_s)
 
 
-def _edge(parts: tuple[str | None, ...]) -> Edge:
+def _anchor(parts: tuple[str | None, ...]) -> SessionAnchor:
     side, sign, number, unit = parts
     offset_s = int(number) * _UNITS[unit] if number and unit else 0
     if offset_s > _MOST_S:
-        raise ValueError(f"session: {side}{sign}{number}{unit} is more than a day off; {_RIGHT}")
-    return Edge("open" if side == "open" else "close", -offset_s if sign == "-" else offset_s)
+        raise ValueError(f"session: {side}{sign}{number}{unit} is more than a day off; {_EXAMPLES}")
+    return SessionAnchor("open" if side == "open" else "close", -offset_s if sign == "-" else offset_s)
 
 
 @dataclass(frozen=True)
-class Days:
+class DaySelector:
     """The days that any of the words names. `weekdays`: 0 is Monday. `last`, `last_of_week`: the last one of a month or week."""
 
     weekdays: frozenset[int] = frozenset()
@@ -82,7 +82,7 @@ class Days:
     last_of_week: bool = False
 
 
-def parse_days(words: Iterable[str]) -> Days:
+def parse_days(words: Iterable[str]) -> DaySelector:
     """The days of these words: mon to sun, ranges such as mon-fri or fri-mon, 1 to 31, last, last-of-week.
 
     Raises:
@@ -99,7 +99,7 @@ def parse_days(words: Iterable[str]) -> Days:
             month_days.add(int(word))
         else:
             raise ValueError(f"days: {word!r} is no day; give mon to sun, mon-fri, 1 to 31, last, or last-of-week")
-    return Days(frozenset(weekdays), frozenset(month_days), LAST in names, LAST_OF_WEEK in names)
+    return DaySelector(frozenset(weekdays), frozenset(month_days), LAST in names, LAST_OF_WEEK in names)
 
 
 def check_calendar(code: str) -> None:

@@ -52,7 +52,7 @@ def symbol_token(symbol: str) -> str:
     return "_".join(parts)
 
 
-def symbol_of(token: str) -> str:
+def symbol_from_token(token: str) -> str:
     """The symbol that `symbol_token` made this token of.
 
     Raises:
@@ -159,7 +159,7 @@ def parse_symbol_health(subject: str) -> SymbolSubject:
     """What the health on this subject is of, as it came; of a token that no symbol gives, the token."""
     _, _, provider, dataset, timeframe, token = subject.split(".")
     try:
-        symbol = symbol_of(token)
+        symbol = symbol_from_token(token)
     except ValueError:
         symbol = token
     return SymbolSubject(provider, cast("Dataset", dataset), None if timeframe == "-" else cast("Timeframe", timeframe), symbol)

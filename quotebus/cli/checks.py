@@ -11,7 +11,7 @@ from quotebus.cli.context import nats_of, postgres_of, reason_of
 from quotebus.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
     from quotebus.client import Client
     from services.fetcher.auth.tokens import Tokens
     from services.runtime.schedules.sessions import Calendar
@@ -34,7 +34,7 @@ class Check:
     do: str | None = None
 
 
-async def checks(here: "Here") -> AsyncIterator[Check]:
+async def checks(here: "LocalSettings") -> AsyncIterator[Check]:
     """Everything there is to check, what others stand on first."""
     async for check in _providers(here):
         yield check
@@ -53,7 +53,7 @@ async def checks(here: "Here") -> AsyncIterator[Check]:
     yield await _redis(here)
 
 
-async def _providers(here: "Here") -> AsyncIterator[Check]:
+async def _providers(here: "LocalSettings") -> AsyncIterator[Check]:
     from services.fetcher.accounts import accounts, incomplete_keys
     from services.runtime.settings import FIRST_KEY
 
@@ -70,7 +70,7 @@ async def _providers(here: "Here") -> AsyncIterator[Check]:
         yield Check("warn", "providers", "none can be asked", "name one in quotebus.toml: [providers.synthetic] needs no key")
 
 
-async def _nats(here: "Here", qb: "Client") -> AsyncIterator[Check]:
+async def _nats(here: "LocalSettings", qb: "Client") -> AsyncIterator[Check]:
     import nats.errors
 
     version = qb.nc.connected_server_version
@@ -95,7 +95,7 @@ async def _nats(here: "Here", qb: "Client") -> AsyncIterator[Check]:
             yield line
 
 
-async def _streams(here: "Here", qb: "Client") -> Check:
+async def _streams(here: "LocalSettings", qb: "Client") -> Check:
     from services.fetcher.accounts import quotas
     from services.runtime.jetstream.provision import drift
     from services.runtime.jetstream.topology import topology
@@ -108,14 +108,14 @@ async def _streams(here: "Here", qb: "Client") -> Check:
 
 
 async def _skew(qb: "Client") -> Check:
-    from services.runtime.bus import MOST, Bus, clock_skew
+    from services.runtime.bus import MAX_CLOCK_SKEW, Bus, clock_skew
 
     try:
         skew = await clock_skew(Bus(qb.nc, qb.js))
     except KeyError:
         return Check("warn", "clock", "cannot be compared without the stream REFRESH", "run `quotebus migrate`")
     found = f"this clock is {skew.total_seconds():+.3f} s off the NATS server's"
-    if abs(skew) > MOST:
+    if abs(skew) > MAX_CLOCK_SKEW:
         return Check("fail", "clock", found, "synchronise both: chrony or another NTP client")
     return Check("ok", "clock", found)
 
@@ -147,7 +147,7 @@ async def _symbols(qb: "Client") -> Check:
     )
 
 
-async def _backlog(here: "Here", qb: "Client") -> AsyncIterator[Check]:
+async def _backlog(here: "LocalSettings", qb: "Client") -> AsyncIterator[Check]:
     backlog = await backlogs(here, qb)
     for consumer, waiting in backlog.items():
         if waiting > _MUCH_BACKLOG:
@@ -156,7 +156,7 @@ async def _backlog(here: "Here", qb: "Client") -> AsyncIterator[Check]:
         yield Check("ok", "backlog", f"{sum(backlog.values())} messages wait for {len(backlog)} consumers")
 
 
-async def backlogs(here: "Here", qb: "Client") -> dict[str, int]:
+async def backlogs(here: "LocalSettings", qb: "Client") -> dict[str, int]:
     """Messages that each durable consumer has still to work off, those that are being worked on included."""
     import nats.errors
 
@@ -174,7 +174,7 @@ async def backlogs(here: "Here", qb: "Client") -> dict[str, int]:
     return found
 
 
-async def _migrations(here: "Here") -> Check:
+async def _migrations(here: "LocalSettings") -> Check:
     from quotebus.cli.migrate import pending_migrations
 
     pending = await pending_migrations(here)
@@ -183,13 +183,13 @@ async def _migrations(here: "Here") -> Check:
     return Check("ok", "migrations", "none is pending")
 
 
-async def _redis(here: "Here") -> Check:
-    from services.runtime.prices.read_redis import RedisUnreadableError, answers
+async def _redis(here: "LocalSettings") -> Check:
+    from services.runtime.prices.read_redis import RedisUnreadableError, ping
 
     if here.settings.redis.url is None:
         return Check("ok", "redis", "none is configured: prices are read from PostgreSQL")
     try:
-        await answers(here.settings.redis)
+        await ping(here.settings.redis)
     except RedisUnreadableError as error:
         # Nothing is lost without it, only slower.
         origin = here.origin("redis", "url")
@@ -197,7 +197,7 @@ async def _redis(here: "Here") -> Check:
     return Check("ok", "redis", "answers")
 
 
-async def login_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
+async def login_checks(here: "LocalSettings", qb: "Client") -> AsyncIterator[Check]:
     """How long the logins last that a person has to renew."""
     from nats.js.errors import NotFoundError
 
@@ -268,7 +268,7 @@ def _known(calendar: "Calendar") -> Check:
     return Check("warn", "sessions", f"{calendar.code}: known until {calendar.last}, they {state}", do)
 
 
-async def universe_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
+async def universe_checks(here: "LocalSettings", qb: "Client") -> AsyncIterator[Check]:
     """A line for each universe that an enabled job names; none if none does, or if the database does not answer."""
     from nats.js.errors import NotFoundError
 
@@ -283,7 +283,7 @@ async def universe_checks(here: "Here", qb: "Client") -> AsyncIterator[Check]:
     for name in sorted({job.universe for job in jobs if job.universe is not None}):
         asking = ", ".join(job.id for job in jobs if job.universe == name)
         try:
-            count = len(await universe.of(name))
+            count = len(await universe.named(name))
         except UniverseRefusedError as error:
             yield Check("fail", "universe", str(error), f"jobs that ask for it: {asking}")
         except UniverseUnavailableError as error:

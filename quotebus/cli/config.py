@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.context import Place, place_options, without_password
+from quotebus.cli.context import CommandContext, config_options, without_password
 from quotebus.cli.output import Row, output_option, write
 
 if TYPE_CHECKING:
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
     from services.runtime.settings import Section
 
 HIDDEN = "***"
@@ -23,14 +23,14 @@ def config() -> None:
 @config.command()
 @click.option("--origin", is_flag=True, help="Also where each value comes from: default, a file, or a variable.")
 @output_option()
-@place_options
-def show(place: Place, *, origin: bool, output: str) -> None:
+@config_options
+def show(place: CommandContext, *, origin: bool, output: str) -> None:
     """Print every setting with its value; of secrets only that they are set."""
     here = place.here()
     write(_rows(here, origin=origin), output)
 
 
-def _rows(here: "Here", *, origin: bool) -> Iterator[Row]:
+def _rows(here: "LocalSettings", *, origin: bool) -> Iterator[Row]:
     for key, value in _leaves(here.settings, ()):
         row = {"setting": ".".join(key), "value": shown(value)}
         yield {**row, "origin": here.origin(*key)} if origin else row

@@ -16,7 +16,7 @@ from quotebus.cli.errors import CommandError
 if TYPE_CHECKING:
     import asyncpg
 
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
     from quotebus.client import Client
 
 T = TypeVar("T")
@@ -24,24 +24,24 @@ _START = "start everything with `quotebus up`, or set"
 
 
 @dataclass(frozen=True)
-class Place:
+class CommandContext:
     """Where the command was told to look for settings and for a running `quotebus up`."""
 
     config: Path | None
     data: Path
 
-    def here(self) -> "Here":
+    def here(self) -> "LocalSettings":
         """The settings as they hold in this place."""
-        from quotebus.cli.local_settings import settings_here
+        from quotebus.cli.local_settings import local_settings
         from services.runtime.settings import SettingsError
 
         try:
-            return settings_here(self.config, self.data)
+            return local_settings(self.config, self.data)
         except SettingsError as error:
             raise CommandError("bad_settings", str(error)) from None
 
 
-def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options `--config` and `--data`; the command gets them as a `Place`, its first argument."""
 
     @click.option("--config", type=click.Path(path_type=Path), help="Settings file, if not ./quotebus.toml.")
@@ -55,7 +55,7 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(command)
     def with_place(*args: Any, config: Path | None, data: Path, **options: Any) -> Any:
-        return command(Place(config, data), *args, **options)
+        return command(CommandContext(config, data), *args, **options)
 
     return with_place
 
@@ -80,7 +80,7 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 @asynccontextmanager
-async def nats_of(here: "Here") -> AsyncIterator["Client"]:
+async def nats_of(here: "LocalSettings") -> AsyncIterator["Client"]:
     """A client of the settings' NATS."""
     from quotebus import client
     from services.runtime.bus import connection_options
@@ -98,7 +98,7 @@ async def nats_of(here: "Here") -> AsyncIterator["Client"]:
 
 
 @asynccontextmanager
-async def postgres_of(here: "Here") -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+async def postgres_of(here: "LocalSettings") -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     """A connection to the settings' PostgreSQL."""
     import asyncpg
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.context import Place, nats_of, place_options, run_async
+from quotebus.cli.context import CommandContext, config_options, nats_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 from quotebus.cli.progress import steps
@@ -34,8 +34,8 @@ def dead() -> None:
 @_reason
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest so many.")
 @output_option()
-@place_options
-def ls(place: Place, *, reason: str | None, limit: int, output: str) -> None:
+@config_options
+def ls(place: CommandContext, *, reason: str | None, limit: int, output: str) -> None:
     """List dead letters, the newest last."""
     letters = run_async(_read(place, reason))
     rows: list[Row] = [
@@ -51,8 +51,8 @@ def ls(place: Place, *, reason: str | None, limit: int, output: str) -> None:
 @dead.command()
 @click.argument("letter", type=click.IntRange(min=1))
 @output_option("json", ("json", "ndjson"))
-@place_options
-def show(place: Place, letter: int, *, output: str) -> None:
+@config_options
+def show(place: CommandContext, letter: int, *, output: str) -> None:
     """Show one dead letter whole."""
     import msgspec
 
@@ -65,8 +65,8 @@ def show(place: Place, letter: int, *, output: str) -> None:
 @_all
 @_reason
 @output_option()
-@place_options
-def retry(place: Place, letters: Sequence[int], *, everything: bool, reason: str | None, output: str) -> int:
+@config_options
+def retry(place: CommandContext, letters: Sequence[int], *, everything: bool, reason: str | None, output: str) -> int:
     """Publish what the letters held again, where it was, and delete them. A task gets an hour more."""
     return _settle(place, _wanted(letters, everything), reason, output, again=True)
 
@@ -76,8 +76,8 @@ def retry(place: Place, letters: Sequence[int], *, everything: bool, reason: str
 @_all
 @_reason
 @output_option()
-@place_options
-def drop(place: Place, letters: Sequence[int], *, everything: bool, reason: str | None, output: str) -> int:
+@config_options
+def drop(place: CommandContext, letters: Sequence[int], *, everything: bool, reason: str | None, output: str) -> int:
     """Delete dead letters for good."""
     return _settle(place, _wanted(letters, everything), reason, output, again=False)
 
@@ -88,14 +88,14 @@ def _wanted(letters: Sequence[int], everything: bool) -> Sequence[int]:
     return letters
 
 
-def _settle(place: Place, wanted: Sequence[int], reason: str | None, output: str, *, again: bool) -> int:
+def _settle(place: CommandContext, wanted: Sequence[int], reason: str | None, output: str, *, again: bool) -> int:
     rows = run_async(_settled(place, wanted, reason, again=again))
     write(rows, output, "there are no dead letters")
     good = sum(row["error"] is None for row in rows)
     return 0 if good == len(rows) else 1 if good else 2
 
 
-async def _settled(place: Place, wanted: Sequence[int], reason: str | None, *, again: bool) -> list[Row]:
+async def _settled(place: CommandContext, wanted: Sequence[int], reason: str | None, *, again: bool) -> list[Row]:
     import nats.errors
 
     from contracts.subjects import DEAD
@@ -141,7 +141,7 @@ def _with_more_time(letter: "DeadLetter") -> bytes:
     return encode(msgspec.structs.replace(task, expires_at=max(task.expires_at, datetime.now(UTC) + _MORE_TIME), tried=[]))
 
 
-async def _chosen(place: Place, wanted: Sequence[int], reason: str | None) -> list[tuple[int, "DeadLetter"]]:
+async def _chosen(place: CommandContext, wanted: Sequence[int], reason: str | None) -> list[tuple[int, "DeadLetter"]]:
     letters = await _read(place, reason)
     if not wanted:
         return letters
@@ -151,7 +151,7 @@ async def _chosen(place: Place, wanted: Sequence[int], reason: str | None) -> li
     return [(number, by_number[number]) for number in wanted]
 
 
-async def _read(place: Place, reason: str | None) -> list[tuple[int, "DeadLetter"]]:
+async def _read(place: CommandContext, reason: str | None) -> list[tuple[int, "DeadLetter"]]:
     from contracts import subjects
     from services.runtime.follow import read_stream
 

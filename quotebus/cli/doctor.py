@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.context import Place, place_options, run_async
+from quotebus.cli.context import CommandContext, config_options, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import output_option, text_of, write
 
@@ -19,8 +19,8 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 @click.command()
 @output_option()
-@place_options
-def doctor(place: Place, *, output: str) -> int:
+@config_options
+def doctor(place: CommandContext, *, output: str) -> int:
     """Check settings, servers, streams, clocks, keys, backlog and dead letters; say what to do. Exit 1 if something fails."""
     found = run_async(_collected(place, aloud=output == "table"))
     if output != "table":
@@ -28,7 +28,7 @@ def doctor(place: Place, *, output: str) -> int:
     return 1 if any(check.state == "fail" for check in found) else 0
 
 
-async def _collected(place: Place, *, aloud: bool) -> list["Check"]:
+async def _collected(place: CommandContext, *, aloud: bool) -> list["Check"]:
     found = []
     async for check in _all_checks(place):
         found.append(check)
@@ -39,7 +39,7 @@ async def _collected(place: Place, *, aloud: bool) -> list["Check"]:
     return found
 
 
-async def _all_checks(place: Place) -> AsyncIterator["Check"]:
+async def _all_checks(place: CommandContext) -> AsyncIterator["Check"]:
     from quotebus.cli.checks import Check, checks
 
     try:

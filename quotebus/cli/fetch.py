@@ -12,7 +12,7 @@ import click
 from contracts.datasets import DATASET_NAMES, DATASETS
 from contracts.message import TIMEFRAMES, Dataset, Timeframe
 from contracts.subjects import symbol_token
-from quotebus.cli.context import Place, place_options
+from quotebus.cli.context import CommandContext, config_options
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Output, output_option
 from quotebus.cli.progress import steps
@@ -36,9 +36,9 @@ _HOUR_S = 3600.0
 @click.option("--start", type=_DAY, metavar="DAY", help="First day, UTC; without it the newest data.")
 @click.option("--end", type=_DAY, metavar="DAY", help="The day after the last; tomorrow if nothing is said.")
 @output_option()
-@place_options
+@config_options
 def fetch(
-    place: Place,
+    place: CommandContext,
     provider: str,
     dataset: Dataset,
     symbols: tuple[str, ...],
@@ -92,7 +92,7 @@ def _call(
     return FetchCall(dataset, tuple(dict.fromkeys(symbols)), frame, first, after if first else None)
 
 
-def _settings(place: Place, name: str) -> "ProviderSettings":
+def _settings(place: CommandContext, name: str) -> "ProviderSettings":
     from services.runtime.settings import ProviderSettings
 
     known = providers()
@@ -120,7 +120,7 @@ def _adapter(name: str, settings: "ProviderSettings") -> Provider:
 
 async def _ask(adapter: Provider, settings: "ProviderSettings", call: FetchCall, printed: Output) -> dict[str, ProviderError]:
     """Print what the provider has, a batch of symbols a call; give the symbols of which it has nothing, and why."""
-    from services.fetcher.calls.provider_call import ask_provider
+    from services.fetcher.calls.provider_call import safe_fetch
     from services.fetcher.http.client import MeteredHttp, no_permit_needed, open_session
     from services.fetcher.http.egress_policy import policy_for
     from services.fetcher.retry_policy import RETRY_POLICIES, Scope
@@ -148,7 +148,7 @@ async def _ask(adapter: Provider, settings: "ProviderSettings", call: FetchCall,
                 failed |= dict.fromkeys(symbols, stop)
                 continue
             try:
-                answer = await ask_provider(adapter, replace(call, symbols=symbols), http, datetime.now(UTC), policy.redact)
+                answer = await safe_fetch(adapter, replace(call, symbols=symbols), http, datetime.now(UTC), policy.redact)
             except ProviderError as error:
                 failed |= dict.fromkeys(symbols, error)
             else:

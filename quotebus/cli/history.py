@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from contracts.message import TIMEFRAMES
-from quotebus.cli.context import Place, place_options, postgres_of, run_async
+from quotebus.cli.context import CommandContext, config_options, postgres_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import FORMATS, Output, output_option
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
     from quotebus.cli.queries import SeriesWanted
 
 _DAY = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
@@ -32,8 +32,8 @@ _DAY = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
 @click.option("--basis", type=click.Choice(["raw", "split", "split_dividend"]), help="What the prices are adjusted for.")
 @click.option("--feed", help="Class of source, such as eod, sip or synthetic.")
 @output_option("table", [*FORMATS, "parquet"])
-@place_options
-def history(place: Place, symbol: str, *, output: str, **wanted: str | datetime | None) -> int:
+@config_options
+def history(place: CommandContext, symbol: str, *, output: str, **wanted: str | datetime | None) -> int:
     """Print the stored bars of a symbol, oldest first.
 
     Where there are several series of it, real ones come before made-up ones and fresh before old; --basis and --feed choose.
@@ -53,7 +53,7 @@ def history(place: Place, symbol: str, *, output: str, **wanted: str | datetime 
     return 0 if count else 2
 
 
-async def _print_bars(here: "Here", symbol: str, wanted: dict[str, str | datetime | None], output: str) -> int:
+async def _print_bars(here: "LocalSettings", symbol: str, wanted: dict[str, str | datetime | None], output: str) -> int:
     from quotebus.cli.queries import bars
 
     async with postgres_of(here) as connection:

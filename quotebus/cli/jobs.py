@@ -10,7 +10,7 @@ import click
 
 from contracts.datasets import DATASET_NAMES
 from contracts.message import LANES, TIMEFRAMES
-from quotebus.cli.context import Place, nats_of, place_options, run_async
+from quotebus.cli.context import CommandContext, config_options, nats_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 
@@ -29,7 +29,7 @@ _SHOWN_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 T = TypeVar("T")
 
 
-class Span(click.ParamType[float]):
+class Duration(click.ParamType[float]):
     """A length of time: seconds, or a number with s, m, h or d."""
 
     name = "time"
@@ -45,14 +45,16 @@ class Span(click.ParamType[float]):
 
 
 _OPTIONS = {
-    "every_s": click.option("--every", "every_s", type=Span(), help="Every so long: 5, 30s, 5m, 1h; at whole multiples of it."),
+    "every_s": click.option("--every", "every_s", type=Duration(), help="Every so long: 5, 30s, 5m, 1h; at whole multiples of it."),
     "cron": click.option("--cron", help="minute, hour, day of month, month, day of week: '30 17 * * 1-5'."),
     "at": click.option("--at", multiple=True, help="Time of day, HH:MM; as often as you like."),
     "session": click.option(
         "--session", help="Within sessions: open+5m, close-10m, 'every 15m', 'every 15m from open+5m to close'."
     ),
     "after": click.option("--after", help="When a run of this job is over."),
-    "at_least_every_s": click.option("--at-least-every", "at_least_every_s", type=Span(), help="With --after: that often anyway."),
+    "at_least_every_s": click.option(
+        "--at-least-every", "at_least_every_s", type=Duration(), help="With --after: that often anyway."
+    ),
     "days": click.option("--days", multiple=True, help="mon-fri, sat, 1, 15, last, last-of-week; as often as you like."),
     "calendar": click.option("--calendar", help="Only on days with a session: XNYS, XLON, …"),
     "timezone": click.option("--timezone", help="Of --cron, --at and --days, such as America/New_York. Default: UTC."),
@@ -60,7 +62,7 @@ _OPTIONS = {
         "--dst-gap", type=click.Choice(["next", "skip"]), help="A time that the clocks skip: after it, or not."
     ),
     "dst_fold": click.option("--dst-fold", type=click.Choice(["first", "both"]), help="A time that they repeat: once, or twice."),
-    "jitter_s": click.option("--jitter", "jitter_s", type=Span(), help="Each slot up to so much later, by a hash."),
+    "jitter_s": click.option("--jitter", "jitter_s", type=Duration(), help="Each slot up to so much later, by a hash."),
     "dataset": click.option("--dataset", type=click.Choice(DATASET_NAMES), help="Default: bars."),
     "timeframe": click.option("--timeframe", type=click.Choice(TIMEFRAMES), help="Of bars."),
     "universe": click.option("--universe", help="watchlist, active, or one of [universes], instead of symbols."),
@@ -68,10 +70,14 @@ _OPTIONS = {
     "lookback_days": click.option("--lookback-days", type=click.IntRange(min=1), help="So many days instead of the latest."),
     "provider": click.option("--provider", help="Ask this one; else the planner chooses."),
     "lane": click.option("--lane", type=click.Choice(LANES), help="Default: live."),
-    "max_age_s": click.option("--max-age", "max_age_s", type=Span(), help="Leave alone what is fresher."),
-    "expires_after_s": click.option("--expires-after", "expires_after_s", type=Span(), help="Its worth ends then. Default: 1h."),
+    "max_age_s": click.option("--max-age", "max_age_s", type=Duration(), help="Leave alone what is fresher."),
+    "expires_after_s": click.option(
+        "--expires-after", "expires_after_s", type=Duration(), help="Its worth ends then. Default: 1h."
+    ),
     "catch_up": click.option("--catch-up", type=click.Choice(["latest", "all", "none"]), help="After an outage. Default: latest."),
-    "catch_up_window_s": click.option("--catch-up-window", "catch_up_window_s", type=Span(), help="Age of a missed slot at most."),
+    "catch_up_window_s": click.option(
+        "--catch-up-window", "catch_up_window_s", type=Duration(), help="Age of a missed slot at most."
+    ),
 }
 # What a job can do without.
 CLEARABLE = (
@@ -158,7 +164,7 @@ def following(job: "Job", calendars: "Calendars", now: datetime) -> datetime | s
     if not job.enabled or job.after is not None:
         return None
     try:
-        return schedule_of(job, calendars).following(now).replace(microsecond=0)
+        return schedule_of(job, calendars).next_after(now).replace(microsecond=0)
     except ValueError as error:
         return f"never: {error}"
 
@@ -191,8 +197,8 @@ def jobs(ctx: click.Context) -> None:
 
 @jobs.command("list")
 @output_option()
-@place_options
-def list_jobs(place: Place, *, output: str) -> None:
+@config_options
+def list_jobs(place: CommandContext, *, output: str) -> None:
     """List every job: when it runs, what it asks for, and when next."""
     found = run_async(_with_bucket(place, lambda bucket: bucket.all()))
     _print(place, found, output, "there are no jobs: add one with `quotebus jobs add`, or in quotebus.toml")
@@ -203,8 +209,8 @@ def list_jobs(place: Place, *, output: str) -> None:
 @click.argument("symbols", nargs=-1, metavar="[SYMBOL]...")
 @job_options
 @output_option()
-@place_options
-def add(place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str, object], output: str) -> None:
+@config_options
+def add(place: CommandContext, job_id: str, symbols: Sequence[str], *, fields: dict[str, object], output: str) -> None:
     """Add a job; one of --every, --cron, --at, --session and --after says when it runs."""
     _check_universe(place, fields)
     wanted = {"id": job_id, "symbols": list(symbols), **fields}
@@ -219,9 +225,9 @@ def add(place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str, 
 @job_options
 @click.option("--clear", multiple=True, type=click.Choice(CLEARABLE), help="Take this away from it; as often as you like.")
 @output_option()
-@place_options
+@config_options
 def edit(
-    place: Place, job_id: str, symbols: Sequence[str], *, fields: dict[str, object], clear: Sequence[str], output: str
+    place: CommandContext, job_id: str, symbols: Sequence[str], *, fields: dict[str, object], clear: Sequence[str], output: str
 ) -> None:
     """Change what is given of a job and leave the rest. SYMBOLs replace those it has."""
     cleared = defaults(clear) if clear else {}
@@ -238,8 +244,8 @@ def edit(
 @click.argument("job_id", metavar="ID")
 @click.option("--reason", required=True, help="Why; whoever looks at the jobs reads it.")
 @output_option()
-@place_options
-def pause(place: Place, job_id: str, *, reason: str, output: str) -> None:
+@config_options
+def pause(place: CommandContext, job_id: str, *, reason: str, output: str) -> None:
     """Let a job ask for nothing until it is resumed."""
     _print(place, [run_async(_with_bucket(place, lambda bucket: bucket.pause(job_id, reason)))], output)
 
@@ -247,16 +253,16 @@ def pause(place: Place, job_id: str, *, reason: str, output: str) -> None:
 @jobs.command()
 @click.argument("job_id", metavar="ID")
 @output_option()
-@place_options
-def resume(place: Place, job_id: str, *, output: str) -> None:
+@config_options
+def resume(place: CommandContext, job_id: str, *, output: str) -> None:
     """Let a paused job go on; slots that passed meanwhile are not made up for."""
     _print(place, [run_async(_with_bucket(place, lambda bucket: bucket.resume(job_id)))], output)
 
 
 @jobs.command()
 @click.argument("job_id", metavar="ID")
-@place_options
-def rm(place: Place, job_id: str) -> None:
+@config_options
+def rm(place: CommandContext, job_id: str) -> None:
     """Remove a job."""
     run_async(_with_bucket(place, lambda bucket: bucket.remove(job_id)))
     click.echo(f"removed {job_id}", err=True)
@@ -265,14 +271,14 @@ def rm(place: Place, job_id: str) -> None:
 @jobs.command()
 @click.argument("job_id", metavar="ID")
 @output_option()
-@place_options
-def run(place: Place, job_id: str, *, output: str) -> None:
+@config_options
+def run(place: CommandContext, job_id: str, *, output: str) -> None:
     """Run a job now, paused or not, before everything that is not asked by hand."""
     request_id = run_async(_run(place, job_id))
     write([{"job": job_id, "request_id": request_id}], output)
 
 
-def _say_costs(place: Place, job: "Job") -> None:
+def _say_costs(place: CommandContext, job: "Job") -> None:
     from quotebus.cli.plan import costs_of
 
     if job.enabled:
@@ -280,14 +286,14 @@ def _say_costs(place: Place, job: "Job") -> None:
             click.echo(line, err=True)
 
 
-def _check_universe(place: Place, fields: Mapping[str, object]) -> None:
+def _check_universe(place: CommandContext, fields: Mapping[str, object]) -> None:
     from services.runtime.settings import unknown_universe
 
     if fault := unknown_universe(fields.get("universe"), place.here().settings.universes):
         raise CommandError("bad_request", fault)
 
 
-async def _with_bucket(place: Place, work: Callable[["JobBucket"], Awaitable[T]]) -> T:
+async def _with_bucket(place: CommandContext, work: Callable[["JobBucket"], Awaitable[T]]) -> T:
     async with nats_of(place.here()) as client:
         return await _in_bucket(client, work)
 
@@ -301,15 +307,15 @@ async def _in_bucket(client: "Client", work: Callable[["JobBucket"], Awaitable[T
         raise CommandError(error.kind, str(error)) from None
 
 
-async def _run(place: Place, job_id: str) -> str:
-    from services.runtime.jobs.store import wish_by_hand
+async def _run(place: CommandContext, job_id: str) -> str:
+    from services.runtime.jobs.store import manual_request
 
     async with nats_of(place.here()) as client:
         job = await _in_bucket(client, lambda bucket: bucket.get(job_id))
-        return await client.request_refresh(wish_by_hand(job))
+        return await client.request_refresh(manual_request(job))
 
 
-def _print(place: Place, jobs: "Sequence[Job]", output: str, nothing: str = "") -> None:
+def _print(place: CommandContext, jobs: "Sequence[Job]", output: str, nothing: str = "") -> None:
     if output != "table":
         write([job_fields(job) for job in jobs], output, nothing)
         return

@@ -17,7 +17,7 @@ _STANDS_FOR = {"nats": ("nats", "url"), "postgres": ("postgres", "dsn"), "redis"
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalSettings:
     """Settings for a command that somebody types in this folder. `file`: the endpoints of a running `quotebus up`, if one runs."""
 
     settings: Settings
@@ -30,7 +30,7 @@ class Here:
         return f"file {self.file}" if key in self._from_file else self._loaded.origin(*key)
 
 
-def settings_here(config: Path | None = None, data: Path = DEFAULT_DATA) -> Here:
+def local_settings(config: Path | None = None, data: Path = DEFAULT_DATA) -> LocalSettings:
     """The settings; servers that are not set explicitly are those of the `quotebus up` whose data folder is `data`.
 
     Raises:
@@ -42,11 +42,11 @@ def settings_here(config: Path | None = None, data: Path = DEFAULT_DATA) -> Here
     except (OSError, ValueError):
         # It is there only while `quotebus up` runs, and being replaced it may vanish under our eyes.
         loaded = read_settings(config, known_providers())
-        return Here(loaded.settings, None, loaded, frozenset())
+        return LocalSettings(loaded.settings, None, loaded, frozenset())
     # What runs here shows the made-up market where nothing is configured.
     loaded = read_settings(config, known_providers(), demo=True)
     used = {key: running[name] for name, key in _STANDS_FOR.items() if running.get(name) and loaded.origin(*key) == "default"}
-    return Here(_with(loaded.settings, used), file, loaded, frozenset(used))
+    return LocalSettings(_with(loaded.settings, used), file, loaded, frozenset(used))
 
 
 def known_providers() -> frozenset[str]:

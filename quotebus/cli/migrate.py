@@ -4,21 +4,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.context import Place, nats_of, place_options, postgres_of, run_async
+from quotebus.cli.context import CommandContext, config_options, nats_of, postgres_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 from quotebus.cli.progress import waiting
 
 if TYPE_CHECKING:
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
     from quotebus.client import Client
 
 
 @click.command()
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 if something is pending.")
 @output_option()
-@place_options
-def migrate(place: Place, *, check: bool, output: str) -> int:
+@config_options
+def migrate(place: CommandContext, *, check: bool, output: str) -> int:
     """Apply pending migrations to PostgreSQL, and make streams, consumers and buckets on NATS as they ought to be.
 
     Any number of times, by any number of processes: what is done already is left alone.
@@ -30,7 +30,7 @@ def migrate(place: Place, *, check: bool, output: str) -> int:
     return 1 if check and rows else 0
 
 
-async def _applied(here: "Here") -> list[Row]:
+async def _applied(here: "LocalSettings") -> list[Row]:
     from quotebus.provision import prepare
     from services.cacher.migrate import MigrationError
 
@@ -43,7 +43,7 @@ async def _applied(here: "Here") -> list[Row]:
         raise CommandError("migration_failed", str(error)) from None
 
 
-async def _pending(here: "Here") -> list[Row]:
+async def _pending(here: "LocalSettings") -> list[Row]:
     async with postgres_of(here):
         rows = await pending_migrations(here)
     async with nats_of(here) as qb:
@@ -56,7 +56,7 @@ async def _pending(here: "Here") -> list[Row]:
     return [*({"pending": f"migration {name}"} for name in rows), *({"pending": line} for line in found)]
 
 
-async def _missing_sessions(here: "Here", qb: "Client") -> list[str]:
+async def _missing_sessions(here: "LocalSettings", qb: "Client") -> list[str]:
     from nats.js.errors import NotFoundError
 
     from quotebus.provision import calendars_of
@@ -71,7 +71,7 @@ async def _missing_sessions(here: "Here", qb: "Client") -> list[str]:
     return [f"sessions of {code}: missing" for code in sorted(wanted - there.keys())]
 
 
-async def pending_migrations(here: "Here") -> list[str]:
+async def pending_migrations(here: "LocalSettings") -> list[str]:
     """The names of the migrations that the settings' database has not seen."""
     from services.cacher.migrate import pending
 

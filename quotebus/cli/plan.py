@@ -5,20 +5,20 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from quotebus.cli.context import Place, nats_of, place_options, run_async
+from quotebus.cli.context import CommandContext, config_options, nats_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 
 if TYPE_CHECKING:
     from contracts.job import Job
     from contracts.plan_ask import CostPlan
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
 
 
 @click.command()
 @output_option()
-@place_options
-def plan(place: Place, *, output: str) -> int:
+@config_options
+def plan(place: CommandContext, *, output: str) -> int:
     """Show the calls that the enabled jobs will make, job by job, and whether every provider's limits have room for them.
 
     A job's numbers are those of its fullest day of the next seven; a limit's, those of its fullest window. Merged are calls that
@@ -37,7 +37,7 @@ def plan(place: Place, *, output: str) -> int:
     return 0 if found.fits else 1
 
 
-async def costs_of(here: "Here", job: "Job") -> list[str]:
+async def costs_of(here: "LocalSettings", job: "Job") -> list[str]:
     """What adding or changing this job costs, a line each; nothing where it cannot be told."""
     found = await _costs_here(here, job)
     mine = next((cost for cost in found.jobs if cost.job == job.id), None)
@@ -63,7 +63,7 @@ def _rows(found: "CostPlan") -> tuple[list[Row], list[Row]]:
     return [msgspec.structs.asdict(job) for job in found.jobs], [msgspec.structs.asdict(limit) for limit in found.limits]
 
 
-async def _costs_here(here: "Here", draft: "Job | None" = None) -> "CostPlan":
+async def _costs_here(here: "LocalSettings", draft: "Job | None" = None) -> "CostPlan":
     from services.fetcher.accounts import accounts
     from services.fetcher.on_plan_ask import costs
     from services.runtime.jobs.store import JobError

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from contracts.message import TIMEFRAMES, Timeframe
-from quotebus.cli.context import Place, place_options, postgres_of, run_async
+from quotebus.cli.context import CommandContext, config_options, postgres_of, run_async
 from quotebus.cli.output import Row, age_of, output_option, write
 
 if TYPE_CHECKING:
     import asyncpg
 
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
     from services.runtime.prices.document import BarsDocument, QuoteDocument
 
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
 @click.option("--timeframe", type=click.Choice(TIMEFRAMES), help="The newest bar of this; else the quote, or the newest 1d bar.")
 @output_option()
-@place_options
-def price(place: Place, symbols: Sequence[str], *, timeframe: Timeframe | None, output: str) -> int:
+@config_options
+def price(place: CommandContext, symbols: Sequence[str], *, timeframe: Timeframe | None, output: str) -> int:
     """Show the stored price of a symbol: from Redis if it is there, else from PostgreSQL; it says which, and how old it is."""
     rows = run_async(_newest(place.here(), symbols, timeframe))
     shown = [{**row, "as_of": age} for row, age in rows] if output == "table" else [row for row, _ in rows]
@@ -34,7 +34,7 @@ def price(place: Place, symbols: Sequence[str], *, timeframe: Timeframe | None, 
     return 0 if not missing else 1 if rows else 2
 
 
-async def _newest(here: "Here", symbols: Sequence[str], timeframe: Timeframe | None) -> list[tuple[Row, str]]:
+async def _newest(here: "LocalSettings", symbols: Sequence[str], timeframe: Timeframe | None) -> list[tuple[Row, str]]:
     found = []
     async with AsyncExitStack() as stack:
         connection: asyncpg.Connection[asyncpg.Record] | None = None
@@ -52,7 +52,7 @@ async def _newest(here: "Here", symbols: Sequence[str], timeframe: Timeframe | N
     return found
 
 
-async def _from_redis(here: "Here", symbol: str, timeframe: str | None) -> tuple[Row, str] | None:
+async def _from_redis(here: "LocalSettings", symbol: str, timeframe: str | None) -> tuple[Row, str] | None:
     from services.runtime.prices.read_redis import RedisUnreadableError, read_price
 
     try:

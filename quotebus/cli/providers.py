@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.context import Place, nats_of, place_options, run_async
+from quotebus.cli.context import CommandContext, config_options, nats_of, run_async
 from quotebus.cli.output import Row, output_option, write
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
     from nats.js.kv import KeyValue
 
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
     from services.fetcher.circuit.key_state import KeyState
     from services.runtime.quota import QuotaWindow
 
 
 @click.command()
 @output_option()
-@place_options
-def providers(place: Place, *, output: str) -> int:
+@config_options
+def providers(place: CommandContext, *, output: str) -> int:
     """Show what each provider's keys may still ask for, whether they rest, and what is missing of those that do not work.
 
     A line for each limit: what is used of it, and in how many seconds it resets (of a sliding one, its oldest call leaves it).
@@ -32,7 +32,7 @@ def providers(place: Place, *, output: str) -> int:
     return 0
 
 
-async def _collected(here: "Here") -> list[Row]:
+async def _collected(here: "LocalSettings") -> list[Row]:
     from contracts import subjects
     from services.fetcher.accounts import account_of, incomplete_keys
     from services.fetcher.derived.provider import PROFILE
@@ -94,11 +94,11 @@ async def _use(js: "JetStreamContext", window: "QuotaWindow", now: datetime) -> 
     """How much of a window is used, and when it resets."""
     from nats.js.errors import NotFoundError
 
-    from services.fetcher.quota.ledger import used_permits
+    from services.fetcher.quota.ledger import permits_used
     from services.runtime.quota import SYMBOLS
 
     try:
-        used, _ = await used_permits(js, window)
+        used, _ = await permits_used(js, window)
         resets = window.resets_at(now)
         if resets is None and used:
             oldest = await js.get_msg(window.stream, seq=1, subject=window.subject(now), next=True)

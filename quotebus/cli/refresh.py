@@ -10,7 +10,7 @@ import click
 
 from contracts.datasets import DATASET_NAMES
 from contracts.message import TIMEFRAMES
-from quotebus.cli.context import Place, nats_of, place_options, run_async
+from quotebus.cli.context import CommandContext, config_options, nats_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 from quotebus.cli.progress import counting, waiting
@@ -35,8 +35,8 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--wait/--no-wait", default=False, help="Wait for what becomes of each symbol; else only leave the wish.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 600), default=30.0, show_default=True, help="Seconds to wait.")
 @output_option()
-@place_options
-def refresh(place: Place, symbols: Sequence[str], *, wait: bool, output: str, timeout_s: float, **wish: object) -> int:
+@config_options
+def refresh(place: CommandContext, symbols: Sequence[str], *, wait: bool, output: str, timeout_s: float, **wish: object) -> int:
     """Have symbols refreshed, and say what became of each.
 
     Without --wait the wish is put on the bus and its id printed. With --wait there is one line a symbol, and the exit code
@@ -57,7 +57,7 @@ def refresh(place: Place, symbols: Sequence[str], *, wait: bool, output: str, ti
     return 0 if good == len(rows) else 1 if good else 2
 
 
-async def _publish(place: Place, symbols: Sequence[str], wish: dict[str, object]) -> str:
+async def _publish(place: CommandContext, symbols: Sequence[str], wish: dict[str, object]) -> str:
     from contracts.refresh_request import RefreshRequest
 
     request = _made(RefreshRequest, symbols, wish)
@@ -65,7 +65,7 @@ async def _publish(place: Place, symbols: Sequence[str], wish: dict[str, object]
         return await qb.request_refresh(request)
 
 
-async def _ask(place: Place, symbols: Sequence[str], wish: dict[str, object]) -> list[Row]:
+async def _ask(place: CommandContext, symbols: Sequence[str], wish: dict[str, object]) -> list[Row]:
     from contracts.refresh_ask import RefreshAsk
 
     ask = _made(RefreshAsk, symbols, wish)
@@ -73,7 +73,7 @@ async def _ask(place: Place, symbols: Sequence[str], wish: dict[str, object]) ->
         return _rows(await qb.refresh(ask))
 
 
-async def _ask_and_count(place: Place, symbols: Sequence[str], wish: dict[str, object]) -> list[Row]:
+async def _ask_and_count(place: CommandContext, symbols: Sequence[str], wish: dict[str, object]) -> list[Row]:
     """The same, with a bar of the symbols whose results are on the bus."""
     from contracts import subjects
     from contracts.message import decode

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from contracts.run_events import RunFinished, RunPlanned, RunResult
-from quotebus.cli.context import Place, nats_of, place_options, postgres_of, run_async
+from quotebus.cli.context import CommandContext, config_options, nats_of, postgres_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Output, Row, output_option, text_of, write
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from contracts.run_events import RunMissed
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
 
     Event = RunPlanned | RunResult | RunFinished | RunMissed
 
@@ -39,8 +39,8 @@ _COLUMNS = ("run_id", "job", "planned", "done", "outcomes", "reasons", "calls", 
 @click.option("--run", "run_id", help="The same as RUN.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
 @output_option()
-@place_options
-def runs(place: Place, words: tuple[str, ...], *, follow: bool, run_id: str | None, limit: int, output: str) -> int:
+@config_options
+def runs(place: CommandContext, words: tuple[str, ...], *, follow: bool, run_id: str | None, limit: int, output: str) -> int:
     """Show what ran and which slots had no run, the newest first: of JOB, or of all jobs and requests by hand.
 
     RUN, a number, shows what became of each symbol of that run. `retry RUN` asks again for the symbols that failed or expired.
@@ -79,14 +79,14 @@ def _meant(words: tuple[str, ...], run_id: str | None) -> tuple[str | None, str 
             raise CommandError("usage", "name one job, one run, or `retry` and a run (see `quotebus runs --help`)")
 
 
-async def _newest(here: "Here", job: str | None, limit: int) -> list[Row]:
+async def _newest(here: "LocalSettings", job: str | None, limit: int) -> list[Row]:
     from quotebus.cli.queries import slots
 
     async with postgres_of(here) as connection:
         return [_row(found) for found in await slots(connection, job, limit)]
 
 
-def _details(here: "Here", run_id: str, output: str) -> int:
+def _details(here: "LocalSettings", run_id: str, output: str) -> int:
     found, results = run_async(_read(here, run_id))
     if output == "table":
         for name, value in _row(found).items():
@@ -97,7 +97,7 @@ def _details(here: "Here", run_id: str, output: str) -> int:
     return 0
 
 
-def _retry(here: "Here", run_id: str, output: str) -> int:
+def _retry(here: "LocalSettings", run_id: str, output: str) -> int:
     found, results = run_async(_read(here, run_id))
     from quotebus.cli.queries import FAILED
 
@@ -113,7 +113,7 @@ def _retry(here: "Here", run_id: str, output: str) -> int:
     return 0
 
 
-async def _read(here: "Here", run_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+async def _read(here: "LocalSettings", run_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from quotebus.cli import queries as read_postgres_runs
 
     async with postgres_of(here) as connection:
@@ -123,7 +123,7 @@ async def _read(here: "Here", run_id: str) -> tuple[dict[str, Any], list[dict[st
         return found, await read_postgres_runs.results(connection, run_id, found["request_id"])
 
 
-async def _ask_again(here: "Here", found: dict[str, Any], symbols: list[str]) -> str:
+async def _ask_again(here: "LocalSettings", found: dict[str, Any], symbols: list[str]) -> str:
     from contracts.refresh_request import RefreshRequest
 
     # By hand, and not under the job's name: the clock knows by its newest request which slot the job is at.
@@ -169,7 +169,7 @@ def _for_a_table(row: Row) -> Row:
     return shown
 
 
-class RunBars:
+class RunProgressBars:
     """A bar for each run that goes on, and a line above them for each that is over."""
 
     def __enter__(self) -> Self:
@@ -184,14 +184,14 @@ class RunBars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def going(self, run: "RunGoing") -> None:
+    def on_progress(self, run: "RunProgress") -> None:
         """Draw how far it is."""
         bar = self._bars.get(run.run_id)
         if bar is None:
             bar = self._bars[run.run_id] = self._progress.add_task(text_of(f"{run.job or 'by hand'} {run.run_id}"), outcomes="")
         self._progress.update(bar, total=run.planned or None, completed=run.done, outcomes=text_of(run.counts))
 
-    def over(self, run: "RunFinished", *, news: bool) -> None:
+    def on_finished(self, run: "RunFinished", *, news: bool) -> None:
         """Take its bar away; a line if its end is news."""
         if (bar := self._bars.pop(run.run_id, None)) is not None:
             self._progress.remove_task(bar)
@@ -203,12 +203,12 @@ class RunBars:
             end = f"refused: {text_of(run.refused)}" if run.refused else counts or "nothing"
             click.echo(f"{run.finished_at:%H:%M:%S}Z  {who}: {end}; calls: {calls}; {took_s:.1f} s")
 
-    def missed(self, event: "RunMissed") -> None:
+    def on_missed(self, event: "RunMissed") -> None:
         """A line for slots that had no run."""
         click.echo(f"{event.at:%H:%M:%S}Z  {event.job}: slots missed: {event.missed} ({text_of(event.reason)})")
 
 
-class RunLines:
+class RunProgressLines:
     """A line when a run begins, at most one a second while it goes on, and one when it is over; all with the same keys."""
 
     def __init__(self, form: str) -> None:
@@ -221,14 +221,14 @@ class RunLines:
     def __exit__(self, *_: object) -> None:
         self._output.end()
 
-    def going(self, run: "RunGoing") -> None:
+    def on_progress(self, run: "RunProgress") -> None:
         """Say how far it is, if that was not just said."""
         said_at = self._said_at.get(run.run_id)
         if said_at is None or monotonic() - said_at >= _BETWEEN_LINES_S:
             self._said_at[run.run_id] = monotonic()
             self._say("going", run_id=run.run_id, job=run.job, planned=run.planned, done=run.done, outcomes=run.counts)
 
-    def over(self, run: "RunFinished", *, news: bool) -> None:
+    def on_finished(self, run: "RunFinished", *, news: bool) -> None:
         """Say how it ended, if that is news."""
         self._said_at.pop(run.run_id, None)
         if news:
@@ -244,7 +244,7 @@ class RunLines:
             took_s = (run.finished_at - run.started_at).total_seconds()
             self._say("over", **what, outcomes=run.counts, reasons=run.reasons, calls=run.calls, late_s=late_s, took_s=took_s)
 
-    def missed(self, event: "RunMissed") -> None:
+    def on_missed(self, event: "RunMissed") -> None:
         """Say which slots had no run."""
         self._say("missed", job=event.job, missed_slots=event.missed, reason=event.reason)
 
@@ -255,27 +255,27 @@ class RunLines:
         sys.stdout.flush()
 
 
-async def follow_runs(here: "Here", job: str | None, output: str) -> None:
+async def follow_runs(here: "LocalSettings", job: str | None, output: str) -> None:
     """Show the runs of a job, or all runs, until interrupted; of those that go on already what has become of them so far."""
     from contracts.run_events import RunFinished, RunMissed
-    from quotebus.cli.runs import RunsGoing
+    from quotebus.cli.runs import RunTracker
 
-    going, begun = RunsGoing(), datetime.now(UTC)
+    going, begun = RunTracker(), datetime.now(UTC)
     async with aclosing(_events(here, job)) as events:
         with _shown(output) as shown:
             async for event, stored_at in events:
                 if isinstance(event, RunMissed):
                     if stored_at >= begun:
-                        shown.missed(event)
+                        shown.on_missed(event)
                     continue
-                run = going.take(event)
+                run = going.apply(event)
                 if run is not None:
-                    shown.going(run)
+                    shown.on_progress(run)
                 elif isinstance(event, RunFinished):
-                    shown.over(event, news=stored_at >= begun)
+                    shown.on_finished(event, news=stored_at >= begun)
 
 
-async def _events(here: "Here", job: str | None) -> AsyncGenerator[tuple["Event", datetime], None]:
+async def _events(here: "LocalSettings", job: str | None) -> AsyncGenerator[tuple["Event", datetime], None]:
     import msgspec
     from nats.js.api import DeliverPolicy
 
@@ -297,7 +297,7 @@ async def _events(here: "Here", job: str | None) -> AsyncGenerator[tuple["Event"
                 continue
 
 
-async def _oldest_going(here: "Here") -> datetime | None:
+async def _oldest_going(here: "LocalSettings") -> datetime | None:
     from quotebus.cli.queries import oldest_going
 
     try:
@@ -308,14 +308,14 @@ async def _oldest_going(here: "Here") -> datetime | None:
         return None
 
 
-def _shown(output: str) -> RunBars | RunLines:
+def _shown(output: str) -> RunProgressBars | RunProgressLines:
     if output == "table" and sys.stdout.isatty():
-        return RunBars()
-    return RunLines("csv" if output == "csv" else "ndjson")
+        return RunProgressBars()
+    return RunProgressLines("csv" if output == "csv" else "ndjson")
 
 
 @dataclass(eq=False)
-class RunGoing:
+class RunProgress:
     """A run under way. `outcomes`: the last known of each symbol; a merged one is not done before its twin's call."""
 
     run_id: str
@@ -337,14 +337,14 @@ class RunGoing:
         return counts
 
 
-class RunsGoing:
+class RunTracker:
     """The runs that are under way, as the events tell them: in any order, and any of them twice."""
 
     def __init__(self) -> None:
-        self.runs: dict[tuple[str, str], RunGoing] = {}
+        self.runs: dict[tuple[str, str], RunProgress] = {}
         self._over: set[tuple[str, str]] = set()
 
-    def take(self, event: RunPlanned | RunResult | RunFinished) -> RunGoing | None:
+    def apply(self, event: RunPlanned | RunResult | RunFinished) -> RunProgress | None:
         """Take an event in; give the run if it is one that goes on."""
         key = (event.run_id, event.request_id)
         if isinstance(event, RunFinished):
@@ -352,7 +352,7 @@ class RunsGoing:
             self.runs.pop(key, None)
         if key in self._over:
             return None
-        run = self.runs.setdefault(key, RunGoing(event.run_id, event.job))
+        run = self.runs.setdefault(key, RunProgress(event.run_id, event.job))
         if isinstance(event, RunPlanned):
             run.planned = event.planned
         elif isinstance(event, RunResult) and (event.outcome != "merged" or event.called_at is not None):

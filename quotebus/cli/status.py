@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.context import Place, nats_of, place_options, run_async
+from quotebus.cli.context import CommandContext, config_options, nats_of, run_async
 from quotebus.cli.output import Row, age_of, output_option, text_of, write
 
 if TYPE_CHECKING:
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
     from quotebus.client import Client
 
 _SERVICES = ("scheduler", "fetcher", "cacher")
@@ -19,15 +19,15 @@ _ANSWER_S = 1.0
 
 @click.command()
 @output_option()
-@place_options
-def status(place: Place, *, output: str) -> int:
+@config_options
+def status(place: CommandContext, *, output: str) -> int:
     """Show in short which services run, what waits, what ran last, how new the prices are. Exit 1 if a service is not ready."""
     rows, ready = run_async(_status(place.here()))
     write(rows, output)
     return 0 if ready else 1
 
 
-async def _status(here: "Here") -> tuple[list[Row], bool]:
+async def _status(here: "LocalSettings") -> tuple[list[Row], bool]:
     from quotebus.cli.checks import backlogs
 
     async with nats_of(here) as qb:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO, get_args
 import click
 
 from contracts.symbol_health import SymbolState
-from quotebus.cli.context import Place, nats_of, place_options, postgres_of, run_async
+from quotebus.cli.context import CommandContext, config_options, nats_of, postgres_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, output_option, write
 
@@ -29,9 +29,9 @@ _provider = click.option("--provider", help="Only with this provider.")
 @click.option("--state", type=click.Choice(get_args(SymbolState)), help="Only those in this state; else all that are not active.")
 @_provider
 @output_option()
-@place_options
+@config_options
 @click.pass_context
-def symbols(ctx: click.Context, place: Place, *, state: str | None, provider: str | None, output: str) -> None:
+def symbols(ctx: click.Context, place: CommandContext, *, state: str | None, provider: str | None, output: str) -> None:
     """List symbols that a provider does not have, or not in our plan: a probe now and then is all they cost."""
     if ctx.invoked_subcommand is not None:
         return
@@ -45,8 +45,8 @@ def symbols(ctx: click.Context, place: Place, *, state: str | None, provider: st
 @click.option("--all", "everything", is_flag=True, help="All that are not active.")
 @_provider
 @output_option()
-@place_options
-def reset(place: Place, names: Sequence[str], *, everything: bool, provider: str | None, output: str) -> int:
+@config_options
+def reset(place: CommandContext, names: Sequence[str], *, everything: bool, provider: str | None, output: str) -> int:
     """Take symbols for active again, so that the next run asks for them. Exit 1 if some were active already, 2 if all were."""
     if bool(names) == everything:
         raise CommandError("usage", "name symbols, or give --all: `quotebus symbols` lists those that are not active")
@@ -59,8 +59,8 @@ def reset(place: Place, names: Sequence[str], *, everything: bool, provider: str
 @symbols.command("import")
 @click.argument("file", type=click.File("r", encoding="utf-8-sig"), metavar="FILE.csv")
 @click.option("--table", type=click.Choice(TABLES), default="tickers", show_default=True, help="Where they go.")
-@place_options
-def import_rows(place: Place, *, file: TextIO, table: str) -> int:
+@config_options
+def import_rows(place: CommandContext, *, file: TextIO, table: str) -> int:
     """Put the rows of a CSV file ("-": standard input) into a table that universes are made of; its header names the columns.
 
     \b
@@ -82,7 +82,7 @@ def import_rows(place: Place, *, file: TextIO, table: str) -> int:
     return 0
 
 
-async def _stored(place: Place, store: "Callable[[Connection], Awaitable[None]]") -> None:
+async def _stored(place: CommandContext, store: "Callable[[Connection], Awaitable[None]]") -> None:
     async with postgres_of(place.here()) as connection:
         await store(connection)
 
@@ -102,7 +102,7 @@ def _row(health: "SymbolHealth") -> Row:
     }
 
 
-async def _found(place: Place, provider: str | None) -> list["SymbolHealth"]:
+async def _found(place: CommandContext, provider: str | None) -> list["SymbolHealth"]:
     async with nats_of(place.here()) as qb:
         return [health for health in await symbol_health(qb) if provider in (None, health.provider)]
 
@@ -128,7 +128,7 @@ async def symbol_health(qb: "Client") -> list["SymbolHealth"]:
     return sorted(found, key=lambda health: (health.symbol, health.provider, health.dataset, health.timeframe or ""))
 
 
-async def _reset(place: Place, names: Sequence[str], provider: str | None) -> list[Row]:
+async def _reset(place: CommandContext, names: Sequence[str], provider: str | None) -> list[Row]:
     async with nats_of(place.here()) as qb:
         asleep = [h for h in await symbol_health(qb) if h.state != "active" and provider in (None, h.provider)]
         wanted = [health for health in asleep if not names or health.symbol in names]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quotebus.cli.context import Place, nats_of, place_options, run_async
+from quotebus.cli.context import CommandContext, config_options, nats_of, run_async
 from quotebus.cli.errors import CommandError
 from quotebus.cli.output import Row, age_of, text_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from quotebus.cli.local_settings import Here
+    from quotebus.cli.local_settings import LocalSettings
     from quotebus.client import AnyPrice
 
 _TURN_S = 0.25
@@ -24,8 +24,8 @@ _TURN_S = 0.25
 @click.argument("pattern", default="quote.*")
 @click.option("--json", "as_json", is_flag=True, help="One event a line, as on the bus; the default where stdout is no terminal.")
 @click.option("-n", "--count", type=click.IntRange(min=1), help="End after so many events.")
-@place_options
-def watch(place: Place, pattern: str, *, as_json: bool, count: int | None) -> None:
+@config_options
+def watch(place: CommandContext, pattern: str, *, as_json: bool, count: int | None) -> None:
     """Show prices as they come, the last known of each series first.
 
     PATTERN is a subject without its first word, such as 'quote.*', 'bars.1d.*' or 'bars.*.AAPL', or a symbol. Ctrl-C ends it.
@@ -45,7 +45,7 @@ def watch(place: Place, pattern: str, *, as_json: bool, count: int | None) -> No
         return
 
 
-async def _print_events(here: "Here", pattern: str, count: int | None) -> None:
+async def _print_events(here: "LocalSettings", pattern: str, count: int | None) -> None:
     from contracts.message import encode
 
     async with nats_of(here) as qb, aclosing(qb.prices(pattern)) as events:
@@ -58,7 +58,7 @@ async def _print_events(here: "Here", pattern: str, count: int | None) -> None:
                 return
 
 
-async def _show_table(here: "Here", pattern: str, count: int | None) -> None:
+async def _show_table(here: "LocalSettings", pattern: str, count: int | None) -> None:
     import asyncio
 
     from rich.live import Live

@@ -21,13 +21,13 @@ _READ_ANY_FILE, _OVERRIDE_FILE_MODES = 2, 1  # CAP_DAC_READ_SEARCH, CAP_DAC_OVER
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-class Account(NamedTuple):
+class OsUser(NamedTuple):
     uid: int
     gid: int
 
 
-def tied_to_parent(
-    death_signal: signal.Signals, account: Account | None = None, capability: int | None = None
+def die_with_parent(
+    death_signal: signal.Signals, account: OsUser | None = None, capability: int | None = None
 ) -> Callable[[], None]:
     """A `preexec_fn` after which the child gets `death_signal` when the thread that forked it ends, kill -9 included.
 
@@ -63,7 +63,7 @@ def plain_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
 
 
-def _become(account: Account, capability: int | None) -> None:
+def _become(account: OsUser, capability: int | None) -> None:
     if capability is not None and _LIBC is not None:
         _LIBC.prctl(_SET_KEEP_CAPABILITIES, 1, 0, 0, 0)
     os.setgroups([])

@@ -8,14 +8,14 @@ import subprocess
 import time
 from pathlib import Path
 
-from quotebus.embedded.child_setup import Account
+from quotebus.embedded.child_setup import OsUser
 from quotebus.embedded.process import ServerError
 
 _USER = "quotebus-postgres"
 _LOCKS = Path("/run")
 
 
-def account_for(folder: Path) -> Account | None:
+def account_for(folder: Path) -> OsUser | None:
     """Whose process the server of this folder must be; none means ours.
 
     Root's server belongs to the folder's owner, and a new folder to a system user that is made for it here.
@@ -29,11 +29,11 @@ def account_for(folder: Path) -> Account | None:
             raise ServerError(f"{folder} belongs to {_name(owner.st_uid)}: run as that user or root, or give another --data")
         return None
     if owner is not None and owner.st_uid != 0:
-        return Account(owner.st_uid, owner.st_gid)
+        return OsUser(owner.st_uid, owner.st_gid)
     return system_user()
 
 
-def may_pass(account: Account, path: Path) -> bool:
+def may_pass(account: OsUser, path: Path) -> bool:
     """Whether a user of no further groups may pass all folders on the way to `path`, and enter or run what is there."""
 
     def allowed(step: Path) -> bool:
@@ -45,7 +45,7 @@ def may_pass(account: Account, path: Path) -> bool:
     return all(allowed(step) for step in (path, *path.parents))
 
 
-def is_known(account: Account) -> bool:
+def is_known(account: OsUser) -> bool:
     """Tell whether the system has a name for this user: initdb serves no other."""
     try:
         pwd.getpwuid(account.uid)
@@ -54,7 +54,7 @@ def is_known(account: Account) -> bool:
     return True
 
 
-def system_user(name: str = _USER) -> Account:
+def system_user(name: str = _USER) -> OsUser:
     """System user of this name, made if there is none yet, and the same for all processes that ask at once.
 
     Raises:
@@ -63,7 +63,7 @@ def system_user(name: str = _USER) -> Account:
     return _find_user(name) or _make_user_alone(name)
 
 
-def _make_user_alone(name: str) -> Account:
+def _make_user_alone(name: str) -> OsUser:
     try:
         # In a folder where root alone writes: nobody else can put a link of this name there.
         lock = os.open(_LOCKS / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -78,7 +78,7 @@ def _make_user_alone(name: str) -> Account:
         os.close(lock)
 
 
-def _make_user(name: str) -> Account:
+def _make_user(name: str) -> OsUser:
     failure = ""
     for attempt in range(20):
         # Another program, such as apt, may hold the password file's own lock at this moment.
@@ -89,12 +89,12 @@ def _make_user(name: str) -> Account:
     raise _cannot_make(name, failure or "useradd reported success, but the system does not know it")
 
 
-def _find_user(name: str) -> Account | None:
+def _find_user(name: str) -> OsUser | None:
     try:
         user = pwd.getpwnam(name)
     except KeyError:
         return None
-    return Account(user.pw_uid, user.pw_gid)
+    return OsUser(user.pw_uid, user.pw_gid)
 
 
 def _add_user(name: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from quotebus.embedded.child_setup import Account, capability_to_pass_closed_folders, plain_environment, tied_to_parent
+from quotebus.embedded.child_setup import OsUser, capability_to_pass_closed_folders, die_with_parent, plain_environment
 from quotebus.embedded.ports import LOOPBACK
 from quotebus.embedded.postgres_account import account_for, is_known, may_pass
 from quotebus.embedded.process import ServerError
@@ -60,7 +60,7 @@ class PostgresServer(EmbeddedServer):
         self.fast = fast
         self._cluster = self.data / "cluster"
         self._programs = Path()
-        self._account: Account | None = None
+        self._account: OsUser | None = None
         self._capability: int | None = None
         self._password_file = self.folder / "postgres.password"
 
@@ -78,7 +78,7 @@ class PostgresServer(EmbeddedServer):
         if not self._cluster.exists():
             await self._initialise()
 
-    def _make_reachable(self, account: Account) -> None:
+    def _make_reachable(self, account: OsUser) -> None:
         if self.data.stat().st_uid == 0:
             os.chown(self.data, *account)
         if may_pass(account, self._programs / "postgres") and may_pass(account, self.folder):
@@ -140,7 +140,7 @@ class PostgresServer(EmbeddedServer):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         if process.returncode:
-            raise ServerError(f"{Path(command[0]).name} failed: {self.last_words()} (all of it: {self.log})")
+            raise ServerError(f"{Path(command[0]).name} failed: {self.log_tail()} (all of it: {self.log})")
 
     def _command(self) -> list[str]:
         settings = {**_SETTINGS, **(_FAST_SETTINGS if self.fast else {}), "port": str(self.port)}
@@ -148,7 +148,7 @@ class PostgresServer(EmbeddedServer):
         return [self._program("postgres"), "-D", str(self._cluster), *assignments]
 
     def _birth(self) -> Callable[[], None]:
-        return tied_to_parent(self.orphan_signal, self._account, self._capability)
+        return die_with_parent(self.orphan_signal, self._account, self._capability)
 
     async def _answers(self) -> bool:
         # The server keeps its pid in the first line of this file and its state in the last.

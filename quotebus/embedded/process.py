@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from quotebus.embedded.child_setup import tied_to_parent
+from quotebus.embedded.child_setup import die_with_parent
 
 _LOG_KEPT_BYTES = 16 * 2**20
 _SAID_BYTES = 4096
@@ -79,7 +79,7 @@ class ChildProcess(ABC):
         """Wait until the process is gone; its exit status, or less than 0 for the signal that killed it."""
         return await self._process.wait() if self._process is not None else 0
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The last line it wrote."""
         if not self.log.exists():
             return "it said nothing"
@@ -105,7 +105,7 @@ class ChildProcess(ABC):
             )
 
     def _birth(self) -> Callable[[], None]:
-        return tied_to_parent(self.orphan_signal)
+        return die_with_parent(self.orphan_signal)
 
     async def _answered(self, timeout_s: float) -> bool:
         """Wait until it answers; false when the time is up, or it died first."""

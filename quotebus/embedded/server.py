@@ -85,7 +85,7 @@ class EmbeddedServer(ChildProcess):
                 return
         if not is_free(self.port):
             raise ServerError(f"port {self.port} is taken: stop what listens there, or give {self.name} another port or 0")
-        raise ServerError(f"{self.name} did not start: {self.last_words()} (all of it: {self.log})")
+        raise ServerError(f"{self.name} did not start: {self.log_tail()} (all of it: {self.log})")
 
     async def _came_up(self) -> bool:
         await self._spawn(self._command(), plain_environment(), "/")

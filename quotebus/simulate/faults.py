@@ -33,7 +33,7 @@ class Faults:
         return self._lots.choice(list(Fault)) if self._lots.random() < self._rate else None
 
 
-async def suffer(fault: Fault, request: web.Request, reply: Reply) -> web.StreamResponse:
+async def inject(fault: Fault, request: web.Request, reply: Reply) -> web.StreamResponse:
     """Answer so instead."""
     if fault is Fault.HANG:
         await asyncio.sleep(HANG_S)

@@ -45,7 +45,7 @@ class Bar(NamedTuple):
 
 
 @dataclass
-class Market:
+class SimulatedMarket:
     """The market as it is known at an instant. `asked`: the symbols that were looked at."""
 
     now: datetime

@@ -11,10 +11,10 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from quotebus.simulate.faults import Faults, suffer
-from quotebus.simulate.market import Market
+from quotebus.simulate.faults import Faults, inject
+from quotebus.simulate.market import SimulatedMarket
 from quotebus.simulate.quota import Quota, Violation
-from quotebus.simulate.vendor import SECRETS, Ask, Handler, RefusedError, Vendor, Why, reply
+from quotebus.simulate.vendor import SECRETS, Handler, Reason, RefusedError, Vendor, VendorRequest, reply
 from services.fetcher.provider import Limits, Reply
 
 CALLS_PATH = "/_quotebus/calls"
@@ -37,7 +37,7 @@ class Rules:
     clock: Callable[[], datetime] = now_utc
 
 
-class Call(msgspec.Struct):
+class SimulatedCall(msgspec.Struct):
     """One request, without its query, which may hold a key. `outcome`: `ok`, why it was refused, or the fault it met."""
 
     at: datetime
@@ -55,7 +55,7 @@ class Calls(msgspec.Struct):
     count: int
     outcomes: dict[str, int]
     violations: list[Violation]
-    calls: list[Call]
+    calls: list[SimulatedCall]
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Simulator:
     def __post_init__(self) -> None:
         self.quota = Quota(self.rules.limits)
         self._faults = Faults(self.rules.faults, self.rules.seed)
-        self._calls: deque[Call] = deque(maxlen=REMEMBERED)
+        self._calls: deque[SimulatedCall] = deque(maxlen=REMEMBERED)
         self._outcomes: Counter[str] = Counter()
         self._answering = asyncio.Lock()
 
@@ -95,7 +95,7 @@ class Simulator:
         finally:
             await runner.cleanup()
 
-    def told(self) -> Calls:
+    def report(self) -> Calls:
         """What it was asked so far."""
         count = sum(self._outcomes.values())
         return Calls(self.vendor.name, count, dict(self._outcomes), self.quota.violations, list(self._calls))
@@ -107,45 +107,47 @@ class Simulator:
         return {f"QUOTEBUS_PROVIDERS__{self.vendor.name}__{name}".upper(): value for name, value in settings.items()}
 
     async def _tell(self, _request: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(self.told()), content_type="application/json")
+        return web.Response(body=msgspec.json.encode(self.report()), content_type="application/json")
 
     async def _answer(self, route: str, handler: Handler, request: web.Request) -> web.StreamResponse:
         now = self.rules.clock()
         form = {name: str(value) for name, value in (await request.post()).items()}
         headers = {name.lower(): value for name, value in request.headers.items()}
-        ask = Ask(request.path, {**request.query, **form, **request.match_info}, headers, Market(now, self.rules.seed), now)
+        ask = VendorRequest(
+            request.path, {**request.query, **form, **request.match_info}, headers, SimulatedMarket(now, self.rules.seed), now
+        )
         weight = self.vendor.weight(ask)
         try:
             if route not in self.vendor.open_routes:
                 self._refuse_stranger(ask)
             if full := self.quota.take(weight, now):
-                raise RefusedError(Why.THROTTLED, *full)
+                raise RefusedError(Reason.THROTTLED, *full)
             async with self._answering:
                 # One at a time, and between two of them what has come in is counted: when it comes, not when it is answered.
                 await asyncio.sleep(0)
                 answer, outcome = _replied(handler(ask)), "ok"
         except (RefusedError, KeyError, ValueError) as error:
-            refused = error if isinstance(error, RefusedError) else RefusedError(Why.BAD_REQUEST, str(error))
+            refused = error if isinstance(error, RefusedError) else RefusedError(Reason.BAD_REQUEST, str(error))
             answer, outcome = self.vendor.refused(refused), str(refused.why)
-        fault = None if outcome in (Why.THROTTLED, Why.NO_KEY, Why.WRONG_KEY) else self._faults.draw()
+        fault = None if outcome in (Reason.THROTTLED, Reason.NO_KEY, Reason.WRONG_KEY) else self._faults.draw()
         self._outcomes[fault or outcome] += 1
-        self._calls.append(Call(now, request.method, request.path, ask.market.asked, weight, fault or outcome))
+        self._calls.append(SimulatedCall(now, request.method, request.path, ask.market.asked, weight, fault or outcome))
         await asyncio.sleep(self.rules.latency_s)
         if fault:
-            return await suffer(fault, request, answer)
+            return await inject(fault, request, answer)
         return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
 
-    def _refuse_stranger(self, ask: Ask) -> None:
+    def _refuse_stranger(self, ask: VendorRequest) -> None:
         if self.vendor.key_in is None:
             return
         key = self.vendor.key_in(ask)
         if key != self.vendor.key:
-            raise RefusedError(Why.WRONG_KEY if key else Why.NO_KEY)
+            raise RefusedError(Reason.WRONG_KEY if key else Reason.NO_KEY)
 
 
 def _replied(answer: object) -> Reply:
     return answer if isinstance(answer, Reply) else reply(answer)
 
 
-def _nothing_there(ask: Ask) -> object:
-    raise RefusedError(Why.NO_SUCH_PATH, ask.path)
+def _nothing_there(ask: VendorRequest) -> object:
+    raise RefusedError(Reason.NO_SUCH_PATH, ask.path)

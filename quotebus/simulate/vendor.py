@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from contracts.message import Timeframe
-from quotebus.simulate.market import Market
+from quotebus.simulate.market import SimulatedMarket
 from services.fetcher.adapter.fields import EPOCH
 from services.fetcher.provider import Profile, Reply, providers
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 SECRETS = {"api_key": "simulated-key", "api_secret": "simulated-secret", "refresh_token": "simulated-login"}
 
 
-class Why(StrEnum):
+class Reason(StrEnum):
     """Why a request brings no data."""
 
     UNKNOWN = "unknown"
@@ -37,7 +37,7 @@ class Why(StrEnum):
 class RefusedError(Exception):
     """A request that brings no data. `about`: the symbol, or the window that is full; `again_at`: when that has room, UTC."""
 
-    def __init__(self, why: Why, about: str = "", again_at: datetime | None = None) -> None:
+    def __init__(self, why: Reason, about: str = "", again_at: datetime | None = None) -> None:
         super().__init__(f"{why}: {about}")
         self.why = why
         self.about = about
@@ -45,13 +45,13 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True)
-class Ask:
+class VendorRequest:
     """One request. `fields`: those of its query and form, and the named parts of its path; header names in lower case."""
 
     path: str
     fields: Mapping[str, str]
     headers: Mapping[str, str]
-    market: Market
+    market: SimulatedMarket
     now: datetime
 
     def symbols(self, name: str) -> list[str]:
@@ -78,16 +78,16 @@ class Ask:
             RefusedError: it is unknown, or wants a larger plan.
         """
         if self.market.is_dead(symbol):
-            raise RefusedError(Why.UNKNOWN, symbol)
+            raise RefusedError(Reason.UNKNOWN, symbol)
         if self.market.is_paid(symbol):
-            raise RefusedError(Why.PAID, symbol)
+            raise RefusedError(Reason.PAID, symbol)
         return symbol
 
 
-Handler = Callable[[Ask], object]
+Handler = Callable[[VendorRequest], object]
 
 
-def one(_ask: Ask) -> int:
+def one(_ask: VendorRequest) -> int:
     """What a request weighs with most vendors."""
     return 1
 
@@ -103,10 +103,10 @@ class Vendor:
     name: str
     routes: Mapping[str, Handler]
     refused: Callable[[RefusedError], Reply]
-    key_in: Callable[[Ask], str] | None = None
+    key_in: Callable[[VendorRequest], str] | None = None
     key: str = SECRETS["api_key"]
     open_routes: frozenset[str] = frozenset()
-    weight: Callable[[Ask], int] = one
+    weight: Callable[[VendorRequest], int] = one
 
     @property
     def profile(self) -> Profile:
@@ -137,7 +137,7 @@ def page(rows: list[T], first: int, most: int) -> tuple[list[T], int | None]:
 def frame(words: Mapping[str, Timeframe], said: str) -> Timeframe:
     """The timeframe of a vendor's word for it."""
     if said not in words:
-        raise RefusedError(Why.BAD_REQUEST, said)
+        raise RefusedError(Reason.BAD_REQUEST, said)
     return words[said]
 
 

@@ -22,7 +22,7 @@ from quotebus.embedded import (
 )
 from quotebus.embedded.ports import port_or_free
 from quotebus.stack.endpoints import FILE_NAME, Endpoints
-from quotebus.stack.supervisor import HttpService, Say, Service, keep_running
+from quotebus.stack.supervisor import HttpServiceProcess, Say, ServiceProcess, keep_running
 
 STOP_WITHIN_S = 4.5
 # One key press may come twice: from the terminal, and from a program that started us and passes it on.
@@ -85,7 +85,7 @@ class _Stack:
         self._redis = RedisServer(self._data, port=options.redis_port)
         self._servers: tuple[EmbeddedServer, ...] = (self._nats, self._postgres, self._redis)
         self._commands = options.services
-        self._services: list[Service] = []
+        self._services: list[ServiceProcess] = []
         self._gateway_port = options.http_port
         self._hoped_for = 0 if options.http_port == 0 else options.usual_http_port
 
@@ -100,9 +100,9 @@ class _Stack:
         self._ready("schema", "streams and tables are as they should be", time.monotonic() - began)
         environment = self._endpoints().environment()
         for name, command in self._commands.items():
-            kind = HttpService if name == GATEWAY else Service
+            kind = HttpServiceProcess if name == GATEWAY else ServiceProcess
             service = kind(name, command, self._data / "log" / f"{name}.log", environment)
-            if isinstance(service, HttpService):
+            if isinstance(service, HttpServiceProcess):
                 service.http_port = self._gateway_port or port_or_free(self._hoped_for)
             self._services.append(service)
         # One that fails is tried again below: the others are of use without it.
@@ -144,13 +144,13 @@ class _Stack:
 
     def _endpoints(self) -> Endpoints:
         health = {service.name: service.url for service in self._services}
-        http = next((service.http_url for service in self._services if isinstance(service, HttpService)), None)
+        http = next((service.http_url for service in self._services if isinstance(service, HttpServiceProcess)), None)
         return Endpoints(self._nats.url, self._postgres.url, self._redis.url, http, health)
 
 
 def _where(part: ChildProcess) -> str:
     """Where people reach it, without a password."""
-    parts = urlsplit(part.http_url if isinstance(part, HttpService) else part.url)
+    parts = urlsplit(part.http_url if isinstance(part, HttpServiceProcess) else part.url)
     user = f"{parts.username}@" if parts.username else ""
     return parts._replace(netloc=f"{user}{parts.hostname}:{parts.port}").geturl()
 

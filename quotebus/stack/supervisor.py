@@ -18,7 +18,7 @@ _READY_QUESTION = b"GET /readyz HTTP/1.0\r\n\r\n"
 Say = Callable[[str], None]
 
 
-class Service(ChildProcess):
+class ServiceProcess(ChildProcess):
     """One service, told by its environment where the servers are and on which port it answers /readyz.
 
     It gets no secret that it does not use.
@@ -47,7 +47,7 @@ class Service(ChildProcess):
         await self._spawn(self._command, environment_for(self.name, variables), None)
         try:
             if not await self._answered(_READY_TIMEOUT_S) and not self.running:
-                raise ServerError(f"{self.name} {how_it_ended(await self.ended())}: {self.last_words()}")
+                raise ServerError(f"{self.name} {how_it_ended(await self.ended())}: {self.log_tail()}")
         except asyncio.CancelledError:
             await self.kill()
             raise
@@ -60,7 +60,7 @@ class Service(ChildProcess):
         return (await reply(self._port, _READY_QUESTION, 12)).endswith(b" 200")
 
 
-class HttpService(Service):
+class HttpServiceProcess(ServiceProcess):
     """The service that everybody else talks to, at an address that it keeps. Programs of this machine need no token there."""
 
     http_port = 0
@@ -83,7 +83,7 @@ async def keep_running(part: ChildProcess, say: Say, started: Callable[[ChildPro
         status = await part.ended()
         if time.monotonic() - began > STEADY_AFTER_S:
             wait_s = FIRST_WAIT_S
-        trouble = trouble or f"{part.name} {how_it_ended(status)}: {part.last_words()}"
+        trouble = trouble or f"{part.name} {how_it_ended(status)}: {part.log_tail()}"
         say(f"{trouble}; it starts again in {wait_s:g} s")
         await asyncio.sleep(wait_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)

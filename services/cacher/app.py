@@ -16,7 +16,7 @@ from services.cacher.migrate import MigrationError, pending
 from services.cacher.on_price_events import PriceEvents
 from services.cacher.on_run_events import RunEvents
 from services.cacher.on_symbol_health import SymbolEvents
-from services.cacher.store_postgres.prices import SESSION, PostgresStore
+from services.cacher.store_postgres.prices import SERVER_SETTINGS, PostgresStore
 from services.cacher.store_postgres.runs import HistoryStore, RunStore, sweep_history
 from services.cacher.store_postgres.symbol_health import SymbolStore
 from services.cacher.store_redis import RedisStore
@@ -27,10 +27,10 @@ from services.runtime.dead_letters import DeadLetters
 from services.runtime.health import Health
 from services.runtime.jetstream.provision import wait_until_provisioned
 from services.runtime.jetstream.topology import CACHER, CACHER_RUNS, CACHER_SYMBOLS
-from services.runtime.postgres import POSTGRES_TROUBLE, open_pool
+from services.runtime.postgres import POSTGRES_UNAVAILABLE, open_pool
 from services.runtime.prices.read_redis import open_redis
 from services.runtime.puller import Puller
-from services.runtime.service import Service, light_broker, until_stopped, watched
+from services.runtime.service import ServiceApp, request_reply_broker, supervise, until_stopped
 from services.runtime.settings import CacherSettings, Settings
 
 SERVICE = "cacher"
@@ -48,14 +48,14 @@ def build(settings: Settings) -> FastStream:
         async with (
             health.serve(settings.health),
             connect(settings.nats, SERVICE) as bus,
-            open_pool(settings.postgres, SESSION) as pool,
+            open_pool(settings.postgres, SERVER_SETTINGS) as pool,
             open_redis(settings.redis) as client,
         ):
             redis = RedisStore(client, pool, settings.redis) if client else None
             async with run_consumers(settings, bus, pool, redis, health):
                 yield
 
-    return Service(light_broker(settings, health), lifespan=lifespan, logger=None)
+    return ServiceApp(request_reply_broker(settings, health), lifespan=lifespan, logger=None)
 
 
 @asynccontextmanager
@@ -69,7 +69,7 @@ async def run_consumers(
     prices = PriceEvents(bus, store, redis, writer)
     runs = RunEvents(bus, RunStore(pool), history, writer)
     symbols = SymbolEvents(SymbolStore(pool), writer)
-    failures = FailurePolicy(DeadLetters(bus, SERVICE), settings.nats.max_deliveries, POSTGRES_TROUBLE, FAULTY_DATA)
+    failures = FailurePolicy(DeadLetters(bus, SERVICE), settings.nats.max_deliveries, POSTGRES_UNAVAILABLE, FAULTY_DATA)
     of_prices, of_runs, of_symbols = _options(settings.cacher)
 
     async def work() -> None:
@@ -88,7 +88,7 @@ async def run_consumers(
             for sweep in sweeps:
                 sweep.cancel()
 
-    async with watched(health, {"cacher": work()}, stop):
+    async with supervise(health, {"cacher": work()}, stop):
         yield
 
 
@@ -116,7 +116,7 @@ async def _migrated(settings: Settings, health: Health) -> None:
         try:
             missing = await pending(settings.postgres.dsn.get_secret_value())
             trouble = f"not migrated ({', '.join(missing)}): run `quotebus migrate`" if missing else ""
-        except (*POSTGRES_TROUBLE, MigrationError) as error:
+        except (*POSTGRES_UNAVAILABLE, MigrationError) as error:
             trouble = str(error) or type(error).__name__
         health.ready("postgres", not trouble, trouble)
         if not trouble:

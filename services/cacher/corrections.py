@@ -10,7 +10,7 @@ from nats.js.errors import APIError
 from contracts import subjects
 from services.cacher.store_postgres.prices import PostgresStore
 from services.runtime.bus import Bus
-from services.runtime.postgres import POSTGRES_TROUBLE
+from services.runtime.postgres import POSTGRES_UNAVAILABLE
 
 AT_ONCE = 64
 SWEEP_S = 30.0
@@ -51,6 +51,6 @@ async def sweep_corrections(bus: Bus, store: PostgresStore, every_s: float = SWE
             told = await publish_corrections(bus, store)
             if told:
                 log.info("corrections_swept", corrections=told)
-        except (nats.errors.Error, APIError, *POSTGRES_TROUBLE) as error:
+        except (nats.errors.Error, APIError, *POSTGRES_UNAVAILABLE) as error:
             log.debug("corrections_not_swept", error=str(error) or type(error).__name__)
         await asyncio.sleep(every_s)

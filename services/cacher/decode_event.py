@@ -54,7 +54,7 @@ class SeriesKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class DecodedEvent:
     """A valid event. It answers for `at_from <= at < at_to`."""
 
     event: PriceEvent
@@ -69,7 +69,7 @@ class MalformedEventError(ValueError):
     """The message is no event of its subject; the text names the field."""
 
 
-class EventReader:
+class EventDecoder:
     """Reads the messages of PRICES."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class EventReader:
         self._decoders = {kind: msgspec.json.Decoder(contract) for kind, contract in kinds.items()}
         self._instants = Instants()
 
-    def read(self, subject: str, body: bytes) -> Observed | PriceQuarantined | None:
+    def decode(self, subject: str, body: bytes) -> DecodedEvent | PriceQuarantined | None:
         """The event; none for what the cacher itself published.
 
         Raises:
@@ -99,7 +99,7 @@ class EventReader:
         except (msgspec.MsgspecError, ValueError, OverflowError) as error:
             raise MalformedEventError(str(error)) from error
 
-    def _observed(self, event: PriceEvent, rest: list[str]) -> Observed:
+    def _observed(self, event: PriceEvent, rest: list[str]) -> DecodedEvent:
         dataset = dataset_of(event)
         if isinstance(event, PriceBars) and event.timeframe != rest[0]:
             raise ValueError(f"timeframe: {event.timeframe} on a subject of {rest[0]}")
@@ -109,10 +109,10 @@ class EventReader:
         low = getattr(event, "asked_from", None) or event.observed_at
         high = getattr(event, "asked_to", None) or event.observed_at
         rows = 1 if dataset.index is None else dataset.rows(event)
-        return Observed(event, SeriesKey(event.symbol, dataset.name, "", "", event.feed), low, max(low, high), rows)
+        return DecodedEvent(event, SeriesKey(event.symbol, dataset.name, "", "", event.feed), low, max(low, high), rows)
 
 
-def _observed_bars(event: PriceBars, bars: BarValues) -> Observed:
+def _observed_bars(event: PriceBars, bars: BarValues) -> DecodedEvent:
     at_from = at_to = event.observed_at
     if event.at:
         at_from, at_to = event.at[0], event.at[-1] + _PERIOD[event.timeframe]
@@ -120,7 +120,7 @@ def _observed_bars(event: PriceBars, bars: BarValues) -> Observed:
         at_from = min(at_from, event.asked_from) if event.at else event.asked_from
         at_to = max(at_to, event.asked_to) if event.at else max(event.asked_from, event.asked_to)
     key = SeriesKey(event.symbol, "bars", event.timeframe, event.basis, event.feed)
-    return Observed(event, key, at_from, at_to, len(event.at), bars)
+    return DecodedEvent(event, key, at_from, at_to, len(event.at), bars)
 
 
 def _check_provenance(event: PriceEvent | PriceQuarantined, token: str) -> None:

@@ -9,8 +9,8 @@ from typing_extensions import override
 
 from contracts.price_events import PriceQuarantined
 from services.cacher.corrections import publish_corrections
-from services.cacher.decode_event import EventReader, Observed
-from services.cacher.store_postgres.prices import PostgresStore, Written
+from services.cacher.decode_event import DecodedEvent, EventDecoder
+from services.cacher.store_postgres.prices import PostgresStore, WriteResult
 from services.cacher.store_redis import RedisStore
 from services.cacher.write_batch import BatchWriter
 from services.runtime.bus import Bus
@@ -24,7 +24,7 @@ EVENTS = Counter("quotebus_cacher_events_total", "Price events stored.")
 BARS = Counter("quotebus_cacher_bars_changed_total", "Bars inserted or changed.")
 BATCH_S = Histogram("quotebus_cacher_batch_seconds", "From the first attempt to write a batch until it is stored.")
 
-Event = Observed | PriceQuarantined
+Event = DecodedEvent | PriceQuarantined
 
 
 def _is_history(msg: Msg) -> bool:
@@ -43,13 +43,13 @@ class PriceEvents(Handler[Event]):
         self._store = store
         self._redis = redis
         self._writer = writer
-        self._reader = EventReader()
+        self._reader = EventDecoder()
         self._writing = asyncio.Semaphore(WRITERS)
         self._finishing = asyncio.Lock()
 
     @override
     def decode(self, msg: Msg) -> Event | None:
-        return self._reader.read(msg.subject, msg.data)
+        return self._reader.decode(msg.subject, msg.data)
 
     @override
     async def handle(self, batch: Batch[Event]) -> None:
@@ -63,9 +63,9 @@ class PriceEvents(Handler[Event]):
             await self._finish(written)
         EVENTS.inc(len(events))
 
-    async def _finish(self, written: Written) -> None:
+    async def _finish(self, written: WriteResult) -> None:
         if written.corrections:
             await publish_corrections(self._bus, self._store, written.corrections)
         if self._redis is not None:
-            await self._redis.refresh(written.seen)
+            await self._redis.refresh(written.updates)
         BARS.inc(written.changed_bars)

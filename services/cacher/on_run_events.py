@@ -23,8 +23,8 @@ RESULT = Counter("quotebus_run_result_total", "Symbols of runs by what became of
 FINISHED = Counter("quotebus_run_finished_total", "Runs that ended.", ["state"])
 MISSED = Counter("quotebus_run_missed_total", "Slots that got no run of their own.", ["reason"])
 _SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
-LATE = Histogram("quotebus_run_late_seconds", "From a run's slot to its request.", buckets=_SECONDS)
-TOOK = Histogram("quotebus_run_took_seconds", "From a run's request to its end.", buckets=_SECONDS)
+DELAY = Histogram("quotebus_run_late_seconds", "From a run's slot to its request.", buckets=_SECONDS)
+DURATION = Histogram("quotebus_run_took_seconds", "From a run's request to its end.", buckets=_SECONDS)
 
 BATCH_EVENTS = 256
 # Results come one by one, and a transaction for each would cost more than the prices they tell of.
@@ -64,8 +64,8 @@ def record_finished(finished: RunFinished) -> None:
     late_s, took_s = _seconds(finished.slot_at, finished.started_at), _seconds(finished.started_at, finished.finished_at)
     FINISHED.labels(finished.state).inc()
     if late_s is not None:
-        LATE.observe(max(0.0, late_s))
-    TOOK.observe(max(0.0, took_s or 0.0))
+        DELAY.observe(max(0.0, late_s))
+    DURATION.observe(max(0.0, took_s or 0.0))
     (log.info if finished.state == "complete" else log.warning)(
         "run_finished", run_id=finished.run_id, job=finished.job, state=finished.state, planned=finished.planned,
         **finished.counts, reasons=finished.reasons, calls=finished.calls, refused=finished.refused, late_s=late_s, seconds=took_s,

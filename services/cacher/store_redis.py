@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.cacher.decode_event import SeriesKey
-from services.cacher.store_postgres.prices import Seen
-from services.runtime.circuit_breaker import Breaker
-from services.runtime.postgres import POSTGRES_TROUBLE
+from services.cacher.store_postgres.prices import SeriesUpdate
+from services.runtime.circuit_breaker import CircuitBreaker
+from services.runtime.postgres import POSTGRES_UNAVAILABLE
 from services.runtime.prices.document import (
     VERSION_SUFFIX_BYTES,
     Document,
@@ -23,7 +23,7 @@ from services.runtime.prices.document import (
     version_suffix,
 )
 from services.runtime.prices.read_postgres import DOCUMENT_READERS, read_bars
-from services.runtime.prices.read_redis import MANY_TIMEOUTS, SET_NEWER
+from services.runtime.prices.read_redis import BULK_TIMEOUTS, SET_NEWER
 from services.runtime.settings import RedisSettings
 
 DOCUMENTS_AT_ONCE = 16
@@ -43,22 +43,22 @@ class RedisStore:
         self._client = client
         self._pool = pool
         self._settings = settings
-        self.breaker = Breaker("redis", asyncio.get_running_loop().time)
+        self.breaker = CircuitBreaker("redis", asyncio.get_running_loop().time)
 
-    async def refresh(self, seen: Mapping[SeriesKey, Seen]) -> None:
+    async def refresh(self, seen: Mapping[SeriesKey, SeriesUpdate]) -> None:
         """Bring Redis up to date with Postgres for these series, as far as it lets itself be. Never raises for its failures."""
-        if not seen or not self.breaker.allows():
+        if not seen or not self.breaker.allow():
             return
         try:
             documents = await self._read(await self._confirm(seen))
             for first in range(0, len(documents), DOCUMENTS_AT_ONCE):
                 await self._set(documents[first : first + DOCUMENTS_AT_ONCE])
         except (RedisError, OSError, TimeoutError) as error:
-            self.breaker.failed(error)
+            self.breaker.record_failure(error)
         else:
-            self.breaker.succeeded()
+            self.breaker.record_success()
 
-    async def _confirm(self, seen: Mapping[SeriesKey, Seen]) -> list[SeriesKey]:
+    async def _confirm(self, seen: Mapping[SeriesKey, SeriesUpdate]) -> list[SeriesKey]:
         """Tell documents whose bars have not changed that they are newer now, and give the series that need more than that."""
         same = [(key, one) for key, one in seen.items() if key.dataset == "bars" and one.before is not None and not one.changed]
         calls: list[tuple[str, str, Sequence[bytes | int]]] = []
@@ -80,7 +80,7 @@ class RedisStore:
                 documents += await read_bars(connection, sorted(bars), self._settings.lookback) if bars else []
                 for dataset, symbols in others.items():
                     documents += await DOCUMENT_READERS[dataset](connection, symbols)
-        except POSTGRES_TROUBLE as error:
+        except POSTGRES_UNAVAILABLE as error:
             # Not Redis's fault; the rows are stored, and whoever misses a document builds it himself.
             log.info("documents_not_read", error=str(error) or type(error).__name__)
         return documents
@@ -97,7 +97,7 @@ class RedisStore:
         if not calls:
             return []
         async with (
-            asyncio.timeout(MANY_TIMEOUTS * self._settings.timeout_s),
+            asyncio.timeout(BULK_TIMEOUTS * self._settings.timeout_s),
             self._client.pipeline(transaction=False) as pipeline,
         ):
             for script, key, arguments in calls:

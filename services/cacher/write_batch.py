@@ -9,7 +9,7 @@ import structlog
 
 from services.runtime.consumer import ShutdownError
 from services.runtime.health import Health
-from services.runtime.postgres import POSTGRES_TROUBLE
+from services.runtime.postgres import POSTGRES_UNAVAILABLE
 from services.runtime.service import sleep_until_stopped
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
@@ -44,7 +44,7 @@ class BatchWriter:
                 written = await store(events)
             except FAULTY_DATA:
                 raise
-            except POSTGRES_TROUBLE as error:
+            except POSTGRES_UNAVAILABLE as error:
                 if not isinstance(error, _CONFLICTS):
                     self._unavailable(str(error) or type(error).__name__)
             else:

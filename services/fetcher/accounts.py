@@ -8,12 +8,12 @@ from contracts.message import Basis, Dataset, Timeframe
 from services.fetcher.derived.provider import PROFILE as DERIVED
 from services.fetcher.http.egress_policy import EgressPolicy, policy_for
 from services.fetcher.provider import Credentials, Profile, Provider, TokenStore, providers
-from services.runtime.quota import SYMBOLS, WINDOW_S, QuotaWindow, shares
+from services.runtime.quota import SYMBOLS, WINDOW_S, QuotaWindow, lane_reserves
 from services.runtime.settings import FIRST_KEY, KeySettings, ProviderSettings, Secret, Settings
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """One key of a provider: the adapter that asks with it, and its limits, the shortest window first."""
 
     name: str
@@ -27,12 +27,12 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Account:
+class ProviderAccount:
     """One provider as the settings have it, with every key that is complete."""
 
     profile: Profile
     settings: ProviderSettings
-    keys: tuple[Key, ...]
+    keys: tuple[ApiKey, ...]
 
     @property
     def name(self) -> str:
@@ -60,18 +60,18 @@ class Account:
         allowed = self.profile.symbols_per_call.get(dataset, 1)
         return min(allowed, self.settings.symbols_per_call or allowed)
 
-    def sharing(self, stores: Mapping[tuple[str, str], TokenStore]) -> "Account":
+    def with_token_store(self, stores: Mapping[tuple[str, str], TokenStore]) -> "ProviderAccount":
         """The same account, whose keys keep their tokens in these stores, found by provider and key."""
         return replace(self, keys=tuple(self._with_tokens(key, stores.get((self.name, key.name))) for key in self.keys))
 
-    def _with_tokens(self, key: Key, tokens: TokenStore | None) -> Key:
+    def _with_tokens(self, key: ApiKey, tokens: TokenStore | None) -> ApiKey:
         if tokens is None:
             return key
         given = all_keys(self.settings)[key.name]
-        return replace(key, provider=providers()[self.name](access(self.settings, given, tokens)))
+        return replace(key, provider=providers()[self.name](credentials(self.settings, given, tokens)))
 
 
-def accounts(settings: Settings) -> dict[str, Account]:
+def accounts(settings: Settings) -> dict[str, ProviderAccount]:
     """Every provider that works, by name: one that the settings name, do not disable, and give what keys it needs.
 
     What is derived is always there; whoever works with it has to give it a key.
@@ -82,10 +82,10 @@ def accounts(settings: Settings) -> dict[str, Account]:
         for name, given in settings.providers.items()
         if name in known and given.enabled is not False and complete_keys(name, given)
     }
-    return asked | {DERIVED.name: Account(DERIVED, ProviderSettings(), ())}
+    return asked | {DERIVED.name: ProviderAccount(DERIVED, ProviderSettings(), ())}
 
 
-def account_of(name: str, settings: ProviderSettings) -> Account:
+def account_of(name: str, settings: ProviderSettings) -> ProviderAccount:
     """The account of one provider; without its secrets it has no key.
 
     Raises:
@@ -95,10 +95,10 @@ def account_of(name: str, settings: ProviderSettings) -> Account:
     if settings.keys and not kind.profile.secrets:
         raise ValueError(f"{name} needs no key, so further keys would allow no further calls: remove providers.{name}.keys")
     keys = (
-        Key(key, kind(access(settings, given)), windows(kind.profile, settings, key))
+        ApiKey(key, kind(credentials(settings, given)), windows(kind.profile, settings, key))
         for key, given in complete_keys(name, settings).items()
     )
-    return Account(kind.profile, settings, tuple(keys))
+    return ProviderAccount(kind.profile, settings, tuple(keys))
 
 
 def complete_keys(name: str, settings: ProviderSettings) -> dict[str, KeySettings]:
@@ -140,11 +140,11 @@ def windows(profile: Profile, settings: ProviderSettings, key: str) -> tuple[Quo
     limits |= all_keys(settings)[key].windows or settings.windows
     limits[SYMBOLS] = _limit(profile, settings, key, "symbols_per_month")
     own = [QuotaWindow(profile.name, key, window, limit, zone) for window, limit in limits.items() if limit]
-    split = shares(own, settings.kept_for_manual, settings.kept_for_live)
+    split = lane_reserves(own, settings.kept_for_manual, settings.kept_for_live)
     return tuple(sorted([*own, *split], key=lambda window: window.length_s))
 
 
-def access(settings: ProviderSettings, key: KeySettings, tokens: TokenStore | None = None) -> Credentials:
+def credentials(settings: ProviderSettings, key: KeySettings, tokens: TokenStore | None = None) -> Credentials:
     """What an adapter is built with."""
     return Credentials(
         api_key=_plain(key.api_key),
@@ -161,7 +161,7 @@ def quotas(settings: Settings) -> Mapping[str, list[QuotaWindow]]:
     return {name: list(_windows(account)) for name, account in accounts(settings).items()}
 
 
-def _windows(account: Account) -> Iterator[QuotaWindow]:
+def _windows(account: ProviderAccount) -> Iterator[QuotaWindow]:
     for key in account.keys:
         yield from key.windows
 

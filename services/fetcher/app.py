@@ -14,33 +14,33 @@ from faststream.nats.annotations import NatsMessage
 
 from contracts import subjects
 from contracts.message import encode
-from services.fetcher.accounts import Account, Key, accounts
+from services.fetcher.accounts import ApiKey, ProviderAccount, accounts
 from services.fetcher.auth.login_monitor import TOKENS_STREAM, LoginWatch, token_stores, with_logins
-from services.fetcher.calls.provider_call import Clients, Permit
+from services.fetcher.calls.provider_call import AcquirePermit, HttpFactory
 from services.fetcher.circuit.key_state import KeyStateStore
 from services.fetcher.circuit.upgrade import resume_paused_consumers
 from services.fetcher.derived.provider import PROFILE as DERIVED
 from services.fetcher.derived.provider import Derived
 from services.fetcher.http.client import MeteredHttp, open_session
 from services.fetcher.http.egress_policy import check_base_url
-from services.fetcher.on_fetch_task import Shop, provider_circuit
-from services.fetcher.on_plan_ask import PlanDesk
-from services.fetcher.on_refresh_ask import AskDesk
+from services.fetcher.on_fetch_task import WorkerFactory, provider_circuit
+from services.fetcher.on_plan_ask import PlanAskHandler
+from services.fetcher.on_refresh_ask import RefreshAskHandler
 from services.fetcher.on_refresh_request import WAITS, Planner
 from services.fetcher.planning.universe import Universe
 from services.fetcher.provider import Http, LedgerError, Reply, providers
-from services.fetcher.routing.router import Chooser
-from services.fetcher.routing.symbol_health import ProbeRules, SymbolStates
+from services.fetcher.routing.router import Router
+from services.fetcher.routing.symbol_health import ProbePolicy, SymbolHealthStore
 from services.fetcher.tasks.coalesced import BATCH_TASKS, CoalescedTasks
 from services.fetcher.tasks.orphans import OrphanReaper
-from services.runtime.bus import Bus, connect, refuse_skewed_clock
+from services.runtime.bus import Bus, check_clock_skew, connect
 from services.runtime.consumer import Consumer, ConsumerOptions, FailurePolicy
 from services.runtime.dead_letters import DeadLetters
 from services.runtime.health import Health
 from services.runtime.jetstream.provision import wait_until_provisioned
 from services.runtime.jetstream.topology import COALESCER, PLANNER
 from services.runtime.puller import Puller
-from services.runtime.service import Service, StartRefusedError, light_broker, watched
+from services.runtime.service import ServiceApp, StartRefusedError, request_reply_broker, supervise
 from services.runtime.settings import FIRST_KEY, Settings
 
 ASKS_AT_ONCE = 64
@@ -54,9 +54,9 @@ def build(settings: Settings) -> FastStream:
     """The fetcher's application."""
     _refuse_unknown(settings)
     health = Health("fetcher")
-    broker = light_broker(settings, health)
-    desk, plans = AskDesk(), PlanDesk(settings)
-    _answer_asks(broker, desk, plans)
+    broker = request_reply_broker(settings, health)
+    desk, plans = RefreshAskHandler(), PlanAskHandler(settings)
+    _subscribe_asks(broker, desk, plans)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -65,7 +65,7 @@ def build(settings: Settings) -> FastStream:
             health.serve(settings.health),
             connect(settings.nats, "fetcher") as bus,
             open_session() as session,
-            working(settings, known, bus, session, health),
+            run_workers(settings, known, bus, session, health),
         ):
             desk.open(bus)
             plans.open(bus)
@@ -78,7 +78,7 @@ def build(settings: Settings) -> FastStream:
         await (await broker.connect()).flush()
         health.ready("asks", True)
 
-    service = Service(broker, lifespan=lifespan, logger=None)
+    service = ServiceApp(broker, lifespan=lifespan, logger=None)
     service.after_startup(listening)
     return service
 
@@ -100,7 +100,7 @@ def _refuse_unknown(settings: Settings) -> None:
             raise StartRefusedError(f"providers.{name}.{error}") from None
 
 
-def _answer_asks(broker: NatsBroker, desk: AskDesk, plans: PlanDesk) -> None:
+def _subscribe_asks(broker: NatsBroker, desk: RefreshAskHandler, plans: PlanAskHandler) -> None:
     @broker.subscriber(subjects.REFRESH_ASK, queue="ask", max_workers=ASKS_AT_ONCE)
     async def on_refresh_ask(msg: NatsMessage) -> bytes:
         return encode(await desk.on_refresh_ask(msg.body))
@@ -111,24 +111,24 @@ def _answer_asks(broker: NatsBroker, desk: AskDesk, plans: PlanDesk) -> None:
 
 
 @asynccontextmanager
-async def working(
-    settings: Settings, known: Mapping[str, Account], bus: Bus, session: aiohttp.ClientSession, health: Health
+async def run_workers(
+    settings: Settings, known: Mapping[str, ProviderAccount], bus: Bus, session: aiohttp.ClientSession, health: Health
 ) -> AsyncIterator[None]:
     """Plan and work while the block runs; afterwards finish or give back what is in hand."""
     await _until_ready(bus, known)
     bucket = await bus.js.key_value(subjects.STATE_BUCKET)
     stores = await token_stores(bus.js, known)
-    known = {name: account.sharing(stores) for name, account in known.items()}
-    known[DERIVED.name] = _deriving(settings, known[DERIVED.name], bus)
+    known = {name: account.with_token_store(stores) for name, account in known.items()}
+    known[DERIVED.name] = _derived_account(settings, known[DERIVED.name], bus)
     stop = asyncio.Event()
     terms = settings.fetcher
     keys = KeyStateStore(bus, bucket)
     circuits = {name: provider_circuit(keys, account, terms) for name, account in known.items()}
-    symbols = SymbolStates(bus, ProbeRules(terms.probe_after_s, terms.restricted_probe_after_s, terms.dead_after))
-    chooser = Chooser(bus, known, circuits, symbols)
+    symbols = SymbolHealthStore(bus, ProbePolicy(terms.probe_after_s, terms.restricted_probe_after_s, terms.dead_after))
+    chooser = Router(bus, known, circuits, symbols)
     dead_letters = DeadLetters(bus, "fetcher")
     failures = FailurePolicy(dead_letters, settings.nats.max_deliveries, (*WAITS, LedgerError))
-    shop = Shop(bus, keys, symbols, chooser, failures, terms)
+    shop = WorkerFactory(bus, keys, symbols, chooser, failures, terms)
     universe = Universe(settings.postgres.dsn.get_secret_value(), settings.universes)
     planner = Planner(bus, chooser, universe, dead_letters, terms.expires_after_s)
     workers = [each for name, a in known.items() for each in shop.workers(a, circuits[name], _http_of(session, a))]
@@ -141,26 +141,26 @@ async def working(
     if stores:
         tending["logins"] = LoginWatch(bucket, known, stores).run()
     names = [(name, key.name) for name, account in known.items() for key in account.keys]
-    async with keys.watch(names), watched(health, parts, stop), watched(health, tending, None):
+    async with keys.watch(names), supervise(health, parts, stop), supervise(health, tending, None):
         yield
 
 
-async def _until_ready(bus: Bus, known: Mapping[str, Account]) -> None:
+async def _until_ready(bus: Bus, known: Mapping[str, ProviderAccount]) -> None:
     await wait_until_provisioned(bus.js, [*STREAMS, TOKENS_STREAM] if with_logins(known) else STREAMS)
-    await refuse_skewed_clock(bus)
+    await check_clock_skew(bus)
     await resume_paused_consumers(bus.js, known)
 
 
-def _deriving(settings: Settings, account: Account, bus: Bus) -> Account:
+def _derived_account(settings: Settings, account: ProviderAccount, bus: Bus) -> ProviderAccount:
     """The account of what is derived; its one key opens nothing and has no limit."""
     provider = Derived(bus, settings.postgres.dsn.get_secret_value(), settings.fetcher.risk_free_rate)
-    return replace(account, keys=(Key(FIRST_KEY, provider, ()),))
+    return replace(account, keys=(ApiKey(FIRST_KEY, provider, ()),))
 
 
-def _http_of(session: aiohttp.ClientSession, account: Account) -> Clients:
+def _http_of(session: aiohttp.ClientSession, account: ProviderAccount) -> HttpFactory:
     given = account.settings
 
-    def client(permit: Permit, pace: Permit, heard: Callable[[Reply], None]) -> Http:
+    def client(permit: AcquirePermit, pace: AcquirePermit, heard: Callable[[Reply], None]) -> Http:
         return MeteredHttp(
             session,
             account.base_url,

@@ -12,11 +12,11 @@ from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Timeframe, UtcInstant
 from services.fetcher.adapter.fields import EPOCH
-from services.runtime.bus import MOST as MOST_SKEW
+from services.runtime.bus import MAX_CLOCK_SKEW as MOST_SKEW
 from services.runtime.bus import Bus
 
 
-class Served(msgspec.Struct, frozen=True):
+class LastEvent(msgspec.Struct, frozen=True):
     """The part of a price event that tells what it answers for."""
 
     provider: str
@@ -25,7 +25,7 @@ class Served(msgspec.Struct, frozen=True):
     asked_from: UtcInstant | None = None
     asked_to: UtcInstant | None = None
 
-    def answers(self, start: date | None, end: date | None) -> bool:
+    def covers(self, start: date | None, end: date | None) -> bool:
         """Whether it was an answer for just this range (none: the latest)."""
         return (self.asked_from, self.asked_to) == (midnight(start), midnight(end))
 
@@ -38,15 +38,15 @@ class Served(msgspec.Struct, frozen=True):
             return None
         return found if not isinstance(found, list) else found[-1] if found else None
 
-    def serves(self, task: FetchTask) -> bool:
+    def satisfies(self, task: FetchTask) -> bool:
         """Whether it is the task's provider's answer to the same question, from a call late enough."""
         new_enough = self.fetched_at >= task.wanted_at
-        return self.provider == task.provider and new_enough and self.answers(task.start, task.end)
+        return self.provider == task.provider and new_enough and self.covers(task.start, task.end)
 
 
-ASK_S = 5.0
+REQUEST_TIMEOUT_S = 5.0
 _DIRECT_GET = f"$JS.API.DIRECT.GET.{subjects.PRICES}"
-_decoder = msgspec.json.Decoder(Served)
+_decoder = msgspec.json.Decoder(LastEvent)
 
 
 def midnight(day: date | None) -> datetime | None:
@@ -54,42 +54,42 @@ def midnight(day: date | None) -> datetime | None:
     return datetime.combine(day, time(), UTC) if day else None
 
 
-async def last_served(bus: Bus, dataset: Dataset, timeframe: Timeframe | None, symbols: Sequence[str]) -> dict[str, Served]:
+async def last_events(bus: Bus, dataset: Dataset, timeframe: Timeframe | None, symbols: Sequence[str]) -> dict[str, LastEvent]:
     """The last event of each symbol that has one. One that cannot be read counts as none: rather a call too many."""
 
-    async def one(symbol: str) -> Served | None:
-        return await _direct(bus, {"last_by_subj": subjects.price(dataset, timeframe, symbol)})
+    async def one(symbol: str) -> LastEvent | None:
+        return await _direct_get(bus, {"last_by_subj": subjects.price(dataset, timeframe, symbol)})
 
     return await _by_symbol(symbols, one)
 
 
-async def serving(bus: Bus, tasks: Sequence[FetchTask]) -> dict[str, Served]:
+async def satisfying_events(bus: Bus, tasks: Sequence[FetchTask]) -> dict[str, LastEvent]:
     """The event that serves each of these tasks of one dataset and timeframe, by symbol, of those that have one."""
     of = {task.symbol: task for task in tasks}
 
-    async def one(symbol: str) -> Served | None:
+    async def one(symbol: str) -> LastEvent | None:
         task = of[symbol]
         subject = subjects.price(task.dataset, task.timeframe, symbol)
         # For the most part there is none so new, and the server says so without reading the one there is.
         since = {"next_by_subj": subject, "start_time": (max(task.wanted_at, EPOCH) - MOST_SKEW).isoformat()}
         for wish in (since, {"last_by_subj": subject}):
-            found = await _direct(bus, wish)
-            if found is None or found.serves(task):
+            found = await _direct_get(bus, wish)
+            if found is None or found.satisfies(task):
                 return found
         return None
 
     return await _by_symbol(list(of), one)
 
 
-async def _direct(bus: Bus, wish: Mapping[str, str]) -> Served | None:
+async def _direct_get(bus: Bus, wish: Mapping[str, str]) -> LastEvent | None:
     # The client's own way to ask knows no start_time.
     try:
-        reply = await bus.nc.request(_DIRECT_GET, json.dumps(wish).encode(), timeout=ASK_S)
+        reply = await bus.nc.request(_DIRECT_GET, json.dumps(wish).encode(), timeout=REQUEST_TIMEOUT_S)
         return None if reply.headers and "Status" in reply.headers else _decoder.decode(reply.data)
     except (nats.errors.Error, msgspec.MsgspecError, RecursionError):
         return None
 
 
-async def _by_symbol(symbols: Sequence[str], one: Callable[[str], Awaitable[Served | None]]) -> dict[str, Served]:
+async def _by_symbol(symbols: Sequence[str], one: Callable[[str], Awaitable[LastEvent | None]]) -> dict[str, LastEvent]:
     found = await asyncio.gather(*map(one, symbols))
     return {symbol: served for symbol, served in zip(symbols, found, strict=True) if served is not None}

@@ -9,19 +9,19 @@ import structlog
 from prometheus_client import Counter as Metric
 
 from contracts.message import LANES
-from services.fetcher.accounts import Account, Key
-from services.fetcher.calls.provider_call import Caller, Clients
+from services.fetcher.accounts import ApiKey, ProviderAccount
+from services.fetcher.calls.provider_call import HttpFactory, ProviderClient
 from services.fetcher.circuit.breaker import KeyCircuit, ProviderCircuit, QuotaSpentError
 from services.fetcher.circuit.key_state import KeyStateStore
-from services.fetcher.last_event import serving
+from services.fetcher.last_event import satisfying_events
 from services.fetcher.provider import FetchCall
-from services.fetcher.quota.ledger import Ledger
-from services.fetcher.quota.observed_limits import Learner
-from services.fetcher.quota.pacer import Pace
+from services.fetcher.quota.ledger import QuotaLedger
+from services.fetcher.quota.observed_limits import ObservedLimits
+from services.fetcher.quota.pacer import Pacer
 from services.fetcher.retry_policy import MAX_NAK_S
-from services.fetcher.routing.router import Chooser
-from services.fetcher.routing.symbol_health import SymbolStates, series_of
-from services.fetcher.tasks.key_assignment import Placed, SymbolDesk
+from services.fetcher.routing.router import Router
+from services.fetcher.routing.symbol_health import SymbolHealthStore, series_of
+from services.fetcher.tasks.key_assignment import KeyAssignment, SymbolQuota
 from services.fetcher.tasks.outcome import TaskOutcomes
 from services.fetcher.tasks.task_queue import PendingTask, TaskQueue, nak
 from services.runtime.bus import Bus
@@ -42,16 +42,16 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkerDeps:
     """What a worker works with. `circuit` and `symbols` are of all keys of the provider."""
 
     bus: Bus
-    account: Account
-    caller: Caller
+    account: ProviderAccount
+    caller: ProviderClient
     circuit: ProviderCircuit
-    symbols: SymbolDesk
-    chooser: Chooser
-    states: SymbolStates
+    symbols: SymbolQuota
+    chooser: Router
+    states: SymbolHealthStore
     failures: FailurePolicy
     ack_wait_s: float
     calls_at_once: int
@@ -60,7 +60,7 @@ class Work:
 class Worker:
     """Makes the calls with one key. Workers of a provider's other keys pull the same tasks; `others` are this process's, by key."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: WorkerDeps) -> None:
         self._work = work
         self._bus = work.bus
         self._name = work.account.name
@@ -75,7 +75,7 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; then finish the calls under way if they end soon, and give everything else back."""
-        await until_stopped(stop, self._work.caller.ledger.open())
+        await until_stopped(stop, self._work.caller.ledger.wait_ready())
         await self._work.caller.circuit.reset_on_start()
         alive = asyncio.create_task(self._tasks.keep_alive())
         try:
@@ -106,7 +106,7 @@ class Worker:
                 continue
             # The pace is kept before tasks are pulled: a task in hand is a task that no other replica can take.
             if not paced:
-                await until_stopped(stop, self._work.caller.turn())
+                await until_stopped(stop, self._work.caller.wait_for_pace())
                 paced = True
                 continue
             await until_stopped(stop, slots.acquire())
@@ -140,7 +140,7 @@ class Worker:
         """Serve tasks that share a call. Each is acknowledged, sent back or given up on by itself."""
         try:
             async with heartbeat([held.msg for held in chosen], self._work.ack_wait_s):
-                if wanted := await self._with_room(await self._still_wanted(chosen)):
+                if wanted := await self._assign_keys(await self._drop_served(chosen)):
                     await self._call(wanted)
         except asyncio.CancelledError:
             await nak(chosen, None)
@@ -154,12 +154,12 @@ class Worker:
             if probe:
                 await self._work.caller.circuit.release_probe()
 
-    async def _still_wanted(self, chosen: Sequence[PendingTask]) -> list[PendingTask]:
+    async def _drop_served(self, chosen: Sequence[PendingTask]) -> list[PendingTask]:
         """Those whose time is not up and that no call since `wanted_at` has answered; the others end here, at no call."""
         states = self._work.states
         # Before a probe all must be known that others know: they may have made it just now.
-        await states.refresh(0.0 if any(states.doubted(series_of(held.task)) for held in chosen) else STATES_AGE_S)
-        served = await serving(self._bus, [held.task for held in chosen])
+        await states.refresh(0.0 if any(states.is_probe(series_of(held.task)) for held in chosen) else STATES_AGE_S)
+        served = await satisfying_events(self._bus, [held.task for held in chosen])
         wanted = []
         for held in chosen:
             task, event = held.task, served.get(held.task.symbol)
@@ -167,26 +167,26 @@ class Worker:
                 await held.msg.ack()  # the cacher ends its run at the same deadline
             elif event:
                 await self._outcomes.finish(held, "merged", reason="served", called_at=event.fetched_at)
-            elif task.lane != "manual" and (health := states.asleep(series_of(task))):
+            elif task.lane != "manual" and (health := states.suspended(series_of(task))):
                 await self._outcomes.skip(held, health)
             else:
                 wanted.append(held)
         return wanted
 
-    async def _with_room(self, chosen: Sequence[PendingTask]) -> Sequence[PendingTask]:
+    async def _assign_keys(self, chosen: Sequence[PendingTask]) -> Sequence[PendingTask]:
         """Those whose symbol this key may ask for this month; the others go to another key, or end as the plan has it."""
         now = datetime.now(UTC)
         try:
-            placed = await self._work.symbols.place(self.key, chosen)
+            placed = await self._work.symbols.assign(self.key, chosen)
         except QuotaSpentError as error:
             await self._work.caller.circuit.record_failure(error, now)
-            placed = Placed(refused=[(held, error) for held in chosen])
+            placed = KeyAssignment(refused=[(held, error) for held in chosen])
         for key, held in placed.elsewhere:
-            self.others[key].adopt(held)
+            self.others[key].take_over(held)
         await asyncio.gather(*(self._outcomes.fail(held, error, now) for held, error in placed.refused))
         return placed.own
 
-    def adopt(self, held: PendingTask) -> None:
+    def take_over(self, held: PendingTask) -> None:
         """Serve a task that another key's worker has in hand."""
         self._tasks.enqueue(held)
 
@@ -209,43 +209,45 @@ class Worker:
         await asyncio.gather(*late, return_exceptions=True)
 
 
-def provider_circuit(keys: KeyStateStore, account: Account, settings: FetcherSettings) -> ProviderCircuit:
+def provider_circuit(keys: KeyStateStore, account: ProviderAccount, settings: FetcherSettings) -> ProviderCircuit:
     """Build the circuit of a provider over those of its API keys."""
     failures, pause_s = settings.breaker_failures, settings.breaker_pause_s
     return ProviderCircuit({key.name: KeyCircuit(keys, account.name, key.name, failures, pause_s) for key in account.keys})
 
 
 @dataclass(frozen=True)
-class Shop:
+class WorkerFactory:
     """What the workers of all providers share. `keys`: how each key is; `symbols`: how each symbol is."""
 
     bus: Bus
     keys: KeyStateStore
-    symbols: SymbolStates
-    chooser: Chooser
+    symbols: SymbolHealthStore
+    chooser: Router
     failures: FailurePolicy
     settings: FetcherSettings
 
-    def workers(self, account: Account, circuit: ProviderCircuit, http: Clients) -> list[Worker]:
+    def workers(self, account: ProviderAccount, circuit: ProviderCircuit, http: HttpFactory) -> list[Worker]:
         """One worker a key; each knows the others."""
-        symbols = SymbolDesk(self.bus, account.keys, circuit.keys)
+        symbols = SymbolQuota(self.bus, account.keys, circuit.keys)
         workers = {key.name: Worker(self._work(account, key, circuit, symbols, http)) for key in account.keys}
         for key, worker in workers.items():
             worker.others = {name: other for name, other in workers.items() if name != key}
         return list(workers.values())
 
-    def _work(self, account: Account, key: Key, circuit: ProviderCircuit, symbols: SymbolDesk, http: Clients) -> Work:
-        pace = Pace(key, account.settings.burst)
-        return Work(
+    def _work(
+        self, account: ProviderAccount, key: ApiKey, circuit: ProviderCircuit, symbols: SymbolQuota, http: HttpFactory
+    ) -> WorkerDeps:
+        pace = Pacer(key, account.settings.burst)
+        return WorkerDeps(
             bus=self.bus,
             account=account,
-            caller=Caller(
+            caller=ProviderClient(
                 account=account,
                 key=key,
-                ledger=Ledger(self.bus, key.windows, pace),
+                ledger=QuotaLedger(self.bus, key.windows, pace),
                 pace=pace,
                 circuit=circuit.keys[key.name],
-                learner=Learner(self.bus, self.keys, account.name, key),
+                learner=ObservedLimits(self.bus, self.keys, account.name, key),
                 http=http,
             ),
             circuit=circuit,

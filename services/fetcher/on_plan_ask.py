@@ -12,15 +12,15 @@ from contracts.job import Job
 from contracts.message import decode
 from contracts.plan_ask import CostPlan, PlanAsk
 from contracts.refresh_request import RefreshRequest
-from services.fetcher.accounts import Account, accounts
-from services.fetcher.planning.cost_estimate import cost_plan
+from services.fetcher.accounts import ProviderAccount, accounts
+from services.fetcher.planning.cost_estimate import cost_estimate
 from services.fetcher.planning.universe import Universe, UniverseRefusedError, UniverseUnavailableError
 from services.runtime.bus import Bus
 from services.runtime.jobs.store import JobError, open_job_bucket
 from services.runtime.settings import Settings
 
 
-class PlanDesk:
+class PlanAskHandler:
     """Answers asks for costs. Any fetcher may: all of them have the same settings."""
 
     def __init__(self, settings: Settings) -> None:
@@ -44,7 +44,7 @@ class PlanDesk:
             return CostPlan(from_day=today, error=str(error) or type(error).__name__)
 
 
-async def costs(nc: Client, settings: Settings, known: Mapping[str, Account], draft: Job | None = None) -> CostPlan:
+async def costs(nc: Client, settings: Settings, known: Mapping[str, ProviderAccount], draft: Job | None = None) -> CostPlan:
     """What the enabled jobs of this server cost with these accounts; `draft` in place of the job with its id.
 
     Raises:
@@ -61,10 +61,10 @@ async def costs(nc: Client, settings: Settings, known: Mapping[str, Account], dr
     for job in jobs:
         if job.universe is not None and job.universe not in found:
             try:
-                found[job.universe] = await universe.of(job.universe)
+                found[job.universe] = await universe.named(job.universe)
             except (UniverseRefusedError, UniverseUnavailableError) as error:
                 found[job.universe] = str(error)
         listed = found[job.universe] if job.universe is not None else []
         named = await universe.symbols(RefreshRequest(symbols=job.symbols)) if job.symbols else []
         symbols[job.id] = listed if isinstance(listed, str) else list(dict.fromkeys([*named, *listed]))
-    return cost_plan(jobs, symbols, known, await bucket.calendars(jobs), datetime.now(UTC))
+    return cost_estimate(jobs, symbols, known, await bucket.calendars(jobs), datetime.now(UTC))

@@ -17,7 +17,7 @@ from contracts.run_events import RunResult
 from services.runtime.bus import Bus
 
 
-class AskDesk:
+class RefreshAskHandler:
     """Answers asks. Any fetcher may answer, whichever plans and works."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from faststream import FastStream
 from contracts import subjects
 from services.gateway.auth import Authorizer
 from services.gateway.price_reader import PriceReader
-from services.gateway.read_postgres import SESSION, Store
+from services.gateway.read_postgres import SERVER_SETTINGS, Store
 from services.gateway.refresh_on_read import StaleReadRefresher
 from services.gateway.routes import all_routes
 from services.gateway.routing import Gateway, Route, endpoint, method_not_allowed, not_found
@@ -22,7 +22,7 @@ from services.runtime.jobs.store import JOBS_STREAM, open_job_bucket
 from services.runtime.postgres import open_pool
 from services.runtime.prices.read_redis import DocumentCache, open_redis
 from services.runtime.schedules.calendar_store import SESSIONS_STREAM
-from services.runtime.service import Service, StartRefusedError, light_broker, watched
+from services.runtime.service import ServiceApp, StartRefusedError, request_reply_broker, supervise
 from services.runtime.settings import GatewaySettings, Settings
 
 SERVICE = "gateway"
@@ -40,7 +40,7 @@ def build(settings: Settings) -> FastStream:
         async with (
             health.serve(settings.health),
             connect(settings.nats, SERVICE) as bus,
-            open_pool(settings.postgres, SESSION, connect_s=3) as pool,
+            open_pool(settings.postgres, SERVER_SETTINGS, connect_s=3) as pool,
             open_redis(settings.redis) as client,
         ):
             health.ready("streams", False, "waiting for the streams: run `quotebus migrate`")
@@ -60,11 +60,11 @@ def build(settings: Settings) -> FastStream:
                 access=Authorizer(settings.gateway),
                 health=health,
             )
-            async with watched(health, {"stale_prices": stale.run()}, None), _serving(gateway, settings.gateway) as port:
+            async with supervise(health, {"stale_prices": stale.run()}, None), _serving(gateway, settings.gateway) as port:
                 log.info("gateway_ready", host=settings.gateway.host, port=port, tokens=len(settings.gateway.tokens))
                 yield
 
-    return Service(light_broker(settings, health), lifespan=lifespan, logger=None)
+    return ServiceApp(request_reply_broker(settings, health), lifespan=lifespan, logger=None)
 
 
 def web_app(gateway: Gateway) -> web.Application:

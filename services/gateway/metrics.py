@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, Metric, SummaryMetricFam
 from prometheus_client.registry import Collector
 
 
-class Served(Collector):
+class HttpMetrics(Collector):
     """What was answered, by route and status, and how long it took to make; prices by where they came from."""
 
     def __init__(self) -> None:
@@ -38,5 +38,5 @@ class Served(Collector):
         yield prices
 
 
-SERVED = Served()
+SERVED = HttpMetrics()
 REGISTRY.register(SERVED)

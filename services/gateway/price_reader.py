@@ -71,9 +71,9 @@ class PriceReader:
         key = kind, symbol
         found = self._held.get(key)
         if found is None:
-            found = _found(await self._in_redis.get(self._key(kind, symbol)), "redis", ttl_s(self._settings, kind))
+            found = _cached_document(await self._in_redis.get(self._key(kind, symbol)), "redis", ttl_s(self._settings, kind))
             # Else nothing is there, or something foreign under the key.
-            found = found or _found(await self._in_postgres[kind].get(symbol), "postgres", ttl_s(self._settings, kind))
+            found = found or _cached_document(await self._in_postgres[kind].get(symbol), "postgres", ttl_s(self._settings, kind))
             if found is not None:
                 self._held[key] = found
         return found
@@ -96,7 +96,7 @@ class PriceReader:
         return await read_bars(connection, [(symbol, kind) for symbol in symbols], self._settings.lookback)
 
 
-def _found(body: bytes | None, source: Source, kept_s: float) -> CachedDocument | None:
+def _cached_document(body: bytes | None, source: Source, kept_s: float) -> CachedDocument | None:
     end = _END.search(body[-_END_BYTES:]) if body else None
     if body is None or end is None:
         return None

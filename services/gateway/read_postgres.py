@@ -17,7 +17,7 @@ from services.runtime.prices.read_postgres import Connection, read_bars
 EVER = datetime(1600, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _FREE_WITHIN_S = 5.0
 _LONGEST_S = 600.0
-SESSION = {
+SERVER_SETTINGS = {
     "application_name": "quotebus-gateway",
     "default_transaction_read_only": "on",
     "jit": "off",

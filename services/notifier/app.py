@@ -9,12 +9,12 @@ from faststream import FastStream
 
 from contracts import subjects
 from services.notifier.on_run_events import Notifications, Sender
-from services.notifier.send_apprise import ByApprise
-from services.notifier.send_webhook import Webhook, key_of, open_session
+from services.notifier.send_apprise import AppriseSender
+from services.notifier.send_webhook import WebhookSender, open_session, signing_key
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.jetstream.provision import wait_until_provisioned
-from services.runtime.service import Service, StartRefusedError, light_broker, watched
+from services.runtime.service import ServiceApp, StartRefusedError, request_reply_broker, supervise
 from services.runtime.settings import NotifySettings, Settings
 
 SERVICE = "notifier"
@@ -28,7 +28,7 @@ def build(settings: Settings) -> FastStream:
     Raises:
         StartRefusedError: a receiver cannot be reached as it is set up; the text names it.
     """
-    by_apprise = {receiver.id: ByApprise(receiver) for receiver in settings.notify if not receiver.webhook}
+    by_apprise = {receiver.id: AppriseSender(receiver) for receiver in settings.notify if not receiver.webhook}
     for receiver in settings.notify:
         _refuse_bad_secret(receiver)
     health = Health(SERVICE)
@@ -42,7 +42,7 @@ def build(settings: Settings) -> FastStream:
             for receiver in settings.notify:
                 if receiver.webhook:
                     session = await stack.enter_async_context(open_session(allow_private=receiver.allow_private))
-                    senders[receiver.id] = Webhook(session, receiver)
+                    senders[receiver.id] = WebhookSender(session, receiver)
             stop, limit = asyncio.Event(), settings.nats.max_deliveries
             parts = {
                 f"notify {each.id}": _notify(bus, health, Notifications(bus, each, senders[each.id], limit), each.id, stop)
@@ -51,10 +51,10 @@ def build(settings: Settings) -> FastStream:
             if not parts:
                 health.ready("notifications", True)
                 log.info("nobody_to_notify", reason="there is no [[notify]] table")
-            async with watched(health, parts, stop):
+            async with supervise(health, parts, stop):
                 yield
 
-    return Service(light_broker(settings, health), lifespan=lifespan, logger=None)
+    return ServiceApp(request_reply_broker(settings, health), lifespan=lifespan, logger=None)
 
 
 async def _notify(bus: Bus, health: Health, notifications: Notifications, receiver: str, stop: asyncio.Event) -> None:
@@ -68,6 +68,6 @@ async def _notify(bus: Bus, health: Health, notifications: Notifications, receiv
 def _refuse_bad_secret(receiver: NotifySettings) -> None:
     for secret in (receiver.secret.get_secret_value() if receiver.secret else "").split():
         try:
-            key_of(secret)
+            signing_key(secret)
         except ValueError as error:
             raise StartRefusedError(f"notify {receiver.id}: secret: {error}") from None

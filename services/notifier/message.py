@@ -15,31 +15,33 @@ _SLOTS_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Notice:
+class Notification:
     """`id` is the same however often the same thing is told. `body`: JSON for a webhook; `title` and `text` for people."""
 
     id: str
     job: str | None
-    occasion: Occasion
+    event: Occasion
     title: str
     text: str
     body: bytes
 
 
-def notice_of(event: RunFinished | RunMissed) -> Notice:
+def notification_of(event: RunFinished | RunMissed) -> Notification:
     """The notice of an event."""
     if isinstance(event, RunMissed):
         newest = max(event.slots, default=event.at)
-        return _notice(event, "missed", f"missed {event.job} {newest.isoformat()}", event.at, _missed(event))
+        return _notification(event, "missed", f"missed {event.job} {newest.isoformat()}", event.at, _missed(event))
     occasion: Occasion = "finished" if event.state == "complete" else "failed"
-    return _notice(event, occasion, f"finished {event.run_id} {event.request_id}", event.finished_at, _finished(event))
+    return _notification(event, occasion, f"finished {event.run_id} {event.request_id}", event.finished_at, _finished(event))
 
 
-def _notice(event: RunFinished | RunMissed, occasion: Occasion, identity: str, at: datetime, words: tuple[str, str]) -> Notice:
+def _notification(
+    event: RunFinished | RunMissed, occasion: Occasion, identity: str, at: datetime, words: tuple[str, str]
+) -> Notification:
     # A request's id is anybody's text, and this one goes into a header.
     digest = blake2b(identity.encode(errors="replace"), digest_size=16).hexdigest()
     body = msgspec.json.encode({"type": f"run.{occasion}", "timestamp": at, "data": event})
-    return Notice(f"msg_{digest}", event.job, occasion, *words, body)
+    return Notification(f"msg_{digest}", event.job, occasion, *words, body)
 
 
 def _finished(run: RunFinished) -> tuple[str, str]:
@@ -63,10 +65,10 @@ def _finished(run: RunFinished) -> tuple[str, str]:
             f"Failed: {named}.",
             f"`quotebus runs {run.run_id}` shows each, `quotebus runs retry {run.run_id}` asks for them again.",
         ]
-    return f"{name}: {_end(run)}", "\n".join(lines)
+    return f"{name}: {_outcome_text(run)}", "\n".join(lines)
 
 
-def _end(run: RunFinished) -> str:
+def _outcome_text(run: RunFinished) -> str:
     if run.refused:
         return "refused"
     return f"{run.failed} of {run.planned} symbols failed" if run.failed else f"{run.planned} symbols, all well"

@@ -12,7 +12,7 @@ from typing_extensions import override
 from contracts import subjects
 from contracts.message import decode
 from contracts.run_events import RunFinished, RunMissed
-from services.notifier.message import Notice, notice_of
+from services.notifier.message import Notification, notification_of
 from services.notifier.send_webhook import SendError
 from services.runtime.bus import Bus
 from services.runtime.consumer import Batch, Consumer, ConsumerOptions, FailurePolicy, Handler
@@ -33,12 +33,12 @@ log = structlog.get_logger()
 class Sender(Protocol):
     """How a receiver is reached."""
 
-    async def send(self, notice: Notice) -> None:
+    async def send(self, notice: Notification) -> None:
         """Return when it was taken; raise SendError when it was not."""
         ...
 
 
-class Notifications(Handler[Notice]):
+class Notifications(Handler[Notification]):
     """Handler of RUNS for one receiver: sends it what it wants to know."""
 
     def __init__(self, bus: Bus, settings: NotifySettings, sender: Sender, max_deliveries: int) -> None:
@@ -53,20 +53,20 @@ class Notifications(Handler[Notice]):
         """Send until stopped; what is in hand then goes back to the stream."""
         await self._consumer.run(stop)
 
-    def wants(self, notice: Notice) -> bool:
+    def wants(self, notice: Notification) -> bool:
         """True for what this receiver wants to know."""
         on, jobs = self._settings.on, self._settings.jobs
-        occasion = notice.occasion in on or (notice.occasion == "failed" and "finished" in on)
+        occasion = notice.event in on or (notice.event == "failed" and "finished" in on)
         return occasion and ((notice.job or subjects.NO_JOB) in jobs if jobs else notice.job is not None)
 
     @override
-    def decode(self, msg: Msg) -> Notice | None:
+    def decode(self, msg: Msg) -> Notification | None:
         kind: type[RunFinished | RunMissed] = RunMissed if msg.subject.split(".")[1] == "missed" else RunFinished
-        notice = notice_of(decode(msg.data, kind))
+        notice = notification_of(decode(msg.data, kind))
         return notice if self.wants(notice) else None
 
     @override
-    async def handle(self, batch: Batch[Notice]) -> None:
+    async def handle(self, batch: Batch[Notification]) -> None:
         for msg, notice in batch.deliveries:
             try:
                 await self._sender.send(notice)
@@ -74,10 +74,10 @@ class Notifications(Handler[Notice]):
                 await self._retry_later(msg, str(error))
             else:
                 self._count("sent")
-                log.info("notified", notify=self._settings.id, id=notice.id, occasion=notice.occasion, job=notice.job)
+                log.info("notified", notify=self._settings.id, id=notice.id, occasion=notice.event, job=notice.job)
 
     @override
-    async def give_up(self, event: Notice, why: str) -> None:
+    async def give_up(self, event: Notification, why: str) -> None:
         self._count("given_up")
         log.error("notification_given_up", notify=self._settings.id, id=event.id, error=why)
 

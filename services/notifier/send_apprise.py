@@ -4,13 +4,13 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
-from services.notifier.message import Notice
+from services.notifier.message import Notification
 from services.notifier.send_webhook import SendError
 from services.runtime.service import StartRefusedError
 from services.runtime.settings import NotifySettings
 
 
-class ByApprise:
+class AppriseSender:
     """Sends notices as text to one address of apprise's."""
 
     def __init__(self, settings: NotifySettings) -> None:
@@ -28,7 +28,7 @@ class ByApprise:
                 f"notify {settings.id}: url: apprise cannot read this address of {scheme}; see its documentation"
             )
 
-    async def send(self, notice: Notice) -> None:
+    async def send(self, notice: Notification) -> None:
         """Return when it was taken.
 
         Raises:

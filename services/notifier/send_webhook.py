@@ -12,11 +12,11 @@ from typing import Any
 import aiohttp
 import stamina
 
-from services.notifier.message import Notice
+from services.notifier.message import Notification
 from services.runtime.addresses import is_public
 from services.runtime.settings import NotifySettings
 
-TRIES = 3
+ATTEMPTS = 3
 TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 _PREFIX = "whsec_"
 
@@ -41,7 +41,7 @@ class SendError(Exception):
     """The notice was not taken; it may be later. The text holds neither the address nor a secret."""
 
 
-def key_of(secret: str) -> bytes:
+def signing_key(secret: str) -> bytes:
     """The bytes that a secret stands for: base64 after `whsec_`, else the text itself.
 
     Raises:
@@ -61,26 +61,28 @@ def signature(key: bytes, identity: str, timestamp: int, body: bytes) -> str:
     return "v1," + b64encode(hmac.digest(key, signed, "sha256")).decode()
 
 
-class Webhook:
+class WebhookSender:
     """Sends notices to one address, a few times before it gives up for now."""
 
     def __init__(self, session: aiohttp.ClientSession, settings: NotifySettings) -> None:
         self._session = session
         self._url = settings.url.get_secret_value()
-        self._keys = [key_of(secret) for secret in (settings.secret.get_secret_value() if settings.secret else "").split()]
+        self._keys = [signing_key(secret) for secret in (settings.secret.get_secret_value() if settings.secret else "").split()]
 
-    async def send(self, notice: Notice) -> None:
+    async def send(self, notice: Notification) -> None:
         """Return when the receiver took it.
 
         Raises:
             SendError: it did not.
         """
-        tries = stamina.retry_context(on=SendError, attempts=TRIES, timeout=None, wait_initial=0.2, wait_max=2.0, wait_jitter=0.3)
+        tries = stamina.retry_context(
+            on=SendError, attempts=ATTEMPTS, timeout=None, wait_initial=0.2, wait_max=2.0, wait_jitter=0.3
+        )
         async for attempt in tries:
             with attempt:
                 await self._post(notice)
 
-    async def _post(self, notice: Notice) -> None:
+    async def _post(self, notice: Notification) -> None:
         now = int(time.time())
         headers = {
             "Content-Type": "application/json",

@@ -33,7 +33,7 @@ WINDOW_FULL = "maximum messages per subject exceeded"
 STREAM_FULL = "maximum messages exceeded"
 _UNANSWERED = (nats.errors.TimeoutError, nats.errors.NoRespondersError, NoStreamResponseError, ServiceUnavailableError)
 
-MOST = timedelta(seconds=1)
+MAX_CLOCK_SKEW = timedelta(seconds=1)
 
 log = structlog.get_logger()
 
@@ -184,10 +184,10 @@ async def clock_skew(bus: Bus) -> timedelta:
     return best[1]
 
 
-async def refuse_skewed_clock(bus: Bus) -> None:
+async def check_clock_skew(bus: Bus) -> None:
     """Raise ClockSkewError when the clocks differ by more than a second."""
     skew = await clock_skew(bus)
-    if abs(skew) > MOST:
+    if abs(skew) > MAX_CLOCK_SKEW:
         raise ClockSkewError(
             f"this clock is {skew.total_seconds():+.1f} s off the NATS server's, 1 s at most: synchronise both (chrony, NTP)"
         )

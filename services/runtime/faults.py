@@ -9,7 +9,7 @@ import nats.errors
 import structlog
 from nats.js.errors import BadRequestError
 
-from services.runtime.logs import scrub
+from services.runtime.logs import redact
 
 MAX_TEXT = 1000
 # They pass when a server answers again.
@@ -30,7 +30,7 @@ def is_wait(error: BaseException, also: tuple[type[Exception], ...] = ()) -> boo
 def describe(error: BaseException) -> str:
     """Type and text of an exception, without secrets; of a group, of its first one."""
     first = next(_leaves(error))
-    text = scrub(str(first))[:MAX_TEXT]
+    text = redact(str(first))[:MAX_TEXT]
     return f"{type(first).__name__}: {text}" if text else type(first).__name__
 
 

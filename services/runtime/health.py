@@ -14,7 +14,7 @@ from http import HTTPStatus
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from services.runtime.logs import scrub
+from services.runtime.logs import redact
 from services.runtime.settings import HealthSettings
 
 STATUS_ASK = "status.ask"
@@ -31,7 +31,7 @@ class Health:
 
     def ready(self, part: str, ok: bool, detail: str = "") -> None:
         """Set the state of one part. `detail` is told to whoever asks, so no secret stays in it."""
-        self.parts[part] = (ok, scrub(detail))
+        self.parts[part] = (ok, redact(detail))
 
     @property
     def ok(self) -> bool:

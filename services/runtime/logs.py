@@ -69,30 +69,30 @@ def _in_base64(secret: bytes) -> Iterable[str]:
 
 
 @dataclass
-class _Hidden:
+class _Secrets:
     secrets: set[str] = field(default_factory=set)
     redactor: Redactor = field(default_factory=lambda: Redactor((), SHORTEST_SECRET))
 
 
-_HIDDEN = _Hidden()
+_SECRETS = _Secrets()
 
 
-def hide(secrets: Iterable[str]) -> None:
+def register_secrets(secrets: Iterable[str]) -> None:
     """From now on these texts appear in no log line, and in no state that a service tells of itself."""
-    _HIDDEN.secrets.update(secrets)
-    _HIDDEN.redactor = Redactor(_HIDDEN.secrets, SHORTEST_SECRET)
+    _SECRETS.secrets.update(secrets)
+    _SECRETS.redactor = Redactor(_SECRETS.secrets, SHORTEST_SECRET)
 
 
-def scrub(text: str) -> str:
+def redact(text: str) -> str:
     """The text without any secret that was announced by `hide`, and without values of query parameters that hold keys."""
-    return _LOOKS_SECRET.sub(rf"\1={HIDDEN}", _HIDDEN.redactor.text(text))
+    return _LOOKS_SECRET.sub(rf"\1={HIDDEN}", _SECRETS.redactor.text(text))
 
 
-def _scrubbed(render: Any) -> Any:
+def _redacted(render: Any) -> Any:
     """The finished line is what is scrubbed: a secret may sit deep in a list, in an exception, or in a traceback."""
 
     def rendered(logger: object, method: str, event: Any) -> str:
-        return scrub(render(logger, method, event))
+        return redact(render(logger, method, event))
 
     return rendered
 
@@ -124,7 +124,7 @@ def configure_logging(settings: LogSettings, service: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            _scrubbed(renderer),
+            _redacted(renderer),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),

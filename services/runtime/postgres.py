@@ -13,7 +13,7 @@ import asyncpg
 from services.runtime.settings import PostgresSettings
 
 # A connection that the server ends between two statements is an InternalClientError to whoever uses it next.
-POSTGRES_TROUBLE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+POSTGRES_UNAVAILABLE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 _HEADER_BYTES = 20
 _LENGTH_BYTES = 4

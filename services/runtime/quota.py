@@ -37,14 +37,14 @@ class QuotaWindow:
         return f"{self.window}-{self.lane}" if self.lane else self.window
 
     @property
-    def stem(self) -> str:
+    def stream_prefix(self) -> str:
         """What the names of its ledgers begin with, whatever the limit."""
         return f"QUOTA_{self.provider}_{self.key}_{self.token}_"
 
     @property
     def stream(self) -> str:
         """The stream that is this window's ledger. The limit is part of the name, so whoever counts by another limit is refused."""
-        return f"{self.stem}{self.limit}"
+        return f"{self.stream_prefix}{self.limit}"
 
     @property
     def length_s(self) -> float:
@@ -67,7 +67,7 @@ class QuotaWindow:
         return self.window == "day" or self.monthly
 
     @property
-    def counted(self) -> str:
+    def describe_limit(self) -> str:
         """What it counts, in words."""
         if self.window == SYMBOLS:
             return "symbols a month"
@@ -107,7 +107,7 @@ class QuotaWindow:
         return headers
 
 
-def shares(windows: Sequence[QuotaWindow], kept_for_manual: float, kept_for_live: float) -> Iterator[QuotaWindow]:
+def lane_reserves(windows: Sequence[QuotaWindow], kept_for_manual: float, kept_for_live: float) -> Iterator[QuotaWindow]:
     """What lanes below manual may use of the day, or of hour and month where there is no day: further windows of their own.
 
     Live and backfill together never take what is kept for manual, backfill alone never what is kept for those two; as

@@ -17,7 +17,7 @@ from faststream.security import SASLPlaintext
 
 from services.runtime.bus import EXIT_CONNECTION_CLOSED, connection_options
 from services.runtime.health import STATUS_ASK, Health
-from services.runtime.logs import configure_logging, hide
+from services.runtime.logs import configure_logging, register_secrets
 from services.runtime.settings import Settings, SettingsError, load_settings, secrets_of
 
 EXIT_BAD_SETTINGS = 78
@@ -38,7 +38,7 @@ class PartFailedError(Exception):
     """A part of the service ended with an error, which is its cause."""
 
 
-def light_broker(settings: Settings, health: Health) -> NatsBroker:
+def request_reply_broker(settings: Settings, health: Health) -> NatsBroker:
     """FastStream's own connection of a service: carries request-reply, and answers `status.ask` with the service's health."""
     # The critical path has its own connection and puller: this one may be slow or closed without harm to a message.
     options = connection_options(settings.nats, f"{health.service}-light")
@@ -55,7 +55,7 @@ def light_broker(settings: Settings, health: Health) -> NatsBroker:
 
 
 @asynccontextmanager
-async def watched(
+async def supervise(
     health: Health, parts: Mapping[str, Coroutine[Any, Any, None]], stop: asyncio.Event | None
 ) -> AsyncIterator[None]:
     """Run the parts while the block runs. One that ends with an error takes the process down: a service never lives half dead.
@@ -114,7 +114,7 @@ async def sleep_until_stopped(stop: asyncio.Event, seconds: float) -> None:
             await stop.wait()
 
 
-class Service(FastStream):
+class ServiceApp(FastStream):
     """FastStream's application, which also ends when it is told to before it has started: while it waits for its servers, say."""
 
     _start_waits: asyncio.Task[Any] | None = None
@@ -140,7 +140,7 @@ def run_service(service: str, build: Callable[[Settings], FastStream]) -> None:
     try:
         settings = load_settings(service=service)
         configure_logging(settings.log, service)
-        hide(secrets_of(settings))
+        register_secrets(secrets_of(settings))
         app = build(settings)
     except (SettingsError, StartRefusedError) as error:
         sys.stderr.write(f"{error}\n")

@@ -10,7 +10,7 @@ import sys
 
 import structlog
 
-from services.runtime.logs import configure_logging, hide
+from services.runtime.logs import configure_logging, register_secrets
 from services.runtime.schedules.build import schedule_of
 from services.runtime.settings import Settings, SettingsError, load_settings, secrets_of
 from services.scheduler.app import SERVICE, run
@@ -22,7 +22,7 @@ def main() -> None:
     """Tick until SIGTERM or SIGINT; exit 0 then, 78 for bad settings, 1 when a part failed."""
     settings = _read_settings()
     configure_logging(settings.log, SERVICE)
-    hide(secrets_of(settings))
+    register_secrets(secrets_of(settings))
     gc.collect()
     gc.freeze()
     try:

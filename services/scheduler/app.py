@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from contracts import subjects
-from services.runtime.bus import Bus, ClockSkewError, connect, refuse_skewed_clock, wait_until_provisioned
+from services.runtime.bus import Bus, ClockSkewError, check_clock_skew, connect, wait_until_provisioned
 from services.runtime.health import STATUS_ASK, Health
 from services.runtime.jobs.store import JOBS_STREAM
 from services.runtime.schedules.calendar_store import SESSIONS_STREAM
@@ -67,7 +67,7 @@ async def _set_up_and_run(bus: Bus, health: Health, settings: Settings) -> None:
 async def _setup_once(bus: Bus, settings: Settings) -> bool:
     try:
         with _warn_on_skew():
-            await refuse_skewed_clock(bus)
+            await check_clock_skew(bus)
         await sync_settings_jobs(bus.nc, await settings_jobs(bus.js, settings), utc_now())
     except (NatsError, OSError, TimeoutError) as error:
         log.warning("jobs_unseeded", error=f"{type(error).__name__}: {error}", retry_in_s=_RETRY_S)

@@ -35,7 +35,7 @@ class DependentSchedule:
         self._finished.difference_update(self._known[:first])
         del self._known[:first]
 
-    def following(self, after: datetime) -> datetime:
+    def next_after(self, after: datetime) -> datetime:
         """The first slot later than `after`, as far as is known.
 
         Raises:
@@ -55,7 +55,7 @@ class DependentSchedule:
                 return end
             number += 1
 
-    def newest(self, after: datetime, until: datetime) -> datetime | None:
+    def last_until(self, after: datetime, until: datetime) -> datetime | None:
         """The last slot later than `after` and not later than `until`."""
         for number in range(bisect_right(self._known, until) - 1, -1, -1):
             start = self._known[number]

@@ -34,9 +34,9 @@ class Due:
 def due(job: Job, schedule: Schedule, last: datetime | None, now: datetime) -> Due | None:
     """Find what fell due in (last, now]; None when nothing did. `last`: the slot that was published last, if it is known."""
     after = slots_start(job, last, now)
-    slot = schedule.newest(after, now)
+    slot = schedule.last_until(after, now)
     if slot is not None and due_at(job, schedule, slot) > now:
-        slot = schedule.newest(after, slot - _TICK)
+        slot = schedule.last_until(after, slot - _TICK)
     if slot is None:
         return None
     grace = min(MAX_ON_TIME_DELAY, _gap(schedule, slot) / 2)
@@ -53,10 +53,10 @@ def next_wakeup(job: Job, schedule: Schedule, last: datetime | None, now: dateti
         ValueError: no such instant can be known.
     """
     after = slots_start(job, last, now)
-    slot = schedule.newest(after, now)
+    slot = schedule.last_until(after, now)
     if slot is not None and (at := due_at(job, schedule, slot)) > now:
         return at
-    return due_at(job, schedule, schedule.following(max(now, after)))
+    return due_at(job, schedule, schedule.next_after(max(now, after)))
 
 
 def due_at(job: Job, schedule: Schedule, slot: datetime) -> datetime:
@@ -76,6 +76,6 @@ def slots_start(job: Job, last: datetime | None, now: datetime) -> datetime:
 def _gap(schedule: Schedule, slot: datetime) -> timedelta:
     """The time from the slot to the next one; a long one when none is known."""
     try:
-        return schedule.following(slot) - slot
+        return schedule.next_after(slot) - slot
     except ValueError:
         return STREAM_RETENTION

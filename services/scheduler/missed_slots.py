@@ -52,7 +52,7 @@ async def publish_missed_best_effort(bus: Bus, scheduled: ScheduledJob, missed: 
 def missed_slots(schedule: Schedule, after: datetime, until: datetime) -> list[datetime]:
     """The newest MAX_SLOTS slots later than `after` and not later than `until`, rising."""
     found: list[datetime] = []
-    while len(found) < MAX_SLOTS and (slot := schedule.newest(after, until)) is not None:
+    while len(found) < MAX_SLOTS and (slot := schedule.last_until(after, until)) is not None:
         found.append(slot)
         until = slot - _TICK
     return found[::-1]

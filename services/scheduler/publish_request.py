@@ -12,7 +12,7 @@ from contracts.job import Job
 from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from services.runtime.bus import Bus
-from services.runtime.jobs.request import range_of, wish_of
+from services.runtime.jobs.request import date_range, request_for_job
 from services.scheduler.due import Due
 
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
@@ -74,7 +74,7 @@ def request_for(job: Job, due: Due, now: datetime) -> RefreshRequest:
     missed_since = due.window_start if due.missed and job.catch_up == "all" else None
     expires_at = (now if due.late else due.slot) + timedelta(seconds=job.expires_after_s)
     return msgspec.structs.replace(
-        wish_of(job, range_of(job, due.slot, missed_since), expires_at),
+        request_for_job(job, date_range(job, due.slot, missed_since), expires_at),
         wanted_at=due.slot,
         request_id=f"{job.id}@{due.slot.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
         slot_at=due.slot,

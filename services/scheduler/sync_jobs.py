@@ -9,7 +9,7 @@ from nats.aio.client import Client
 from nats.js.errors import KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from contracts.job import TIMES, Job
+from contracts.job import TIMING_FIELDS, Job
 from contracts.message import encode
 from contracts.subjects import JOBS_BUCKET
 from services.runtime.follow import BucketEntry
@@ -90,7 +90,7 @@ def _merged(job: Job, there: Job, now: datetime) -> Job:
 
 
 def _times(job: Job) -> tuple[object, ...]:
-    return tuple(getattr(job, name) for name in TIMES)
+    return tuple(getattr(job, name) for name in TIMING_FIELDS)
 
 
 def _is_of_settings(entry: BucketEntry) -> bool:

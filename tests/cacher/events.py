@@ -7,7 +7,7 @@ import msgspec
 from contracts import subjects
 from contracts.message import Message, encode
 from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceIv, PriceQuarantined, PriceQuote
-from services.cacher.decode_event import EventReader, Observed
+from services.cacher.decode_event import DecodedEvent, EventDecoder
 
 DAY = timedelta(days=1)
 FIRST = datetime(2024, 1, 2, tzinfo=UTC)
@@ -147,8 +147,8 @@ def subject(event: Message) -> str:
             raise AssertionError(event)
 
 
-def read(*events: Message) -> list[Observed | PriceQuarantined]:
+def read(*events: Message) -> list[DecodedEvent | PriceQuarantined]:
     """The events as the cacher reads them from the bus."""
-    reader = EventReader()
-    found = [reader.read(subject(event), encode(event)) for event in events]
+    reader = EventDecoder()
+    found = [reader.decode(subject(event), encode(event)) for event in events]
     return [each for each in found if each is not None]

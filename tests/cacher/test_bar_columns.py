@@ -11,7 +11,7 @@ import pytest
 from contracts.message import encode
 from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, CORRECTED_COLUMNS, BarColumn, PriceBars
 from services.cacher.binary_copy import BarValues, Instants, bar_values, pack_bars
-from services.cacher.decode_event import EventReader, MalformedEventError
+from services.cacher.decode_event import EventDecoder, MalformedEventError
 from services.cacher.store_postgres.bars import changed_rows
 from services.fetcher.adapter.events import Bar
 from services.runtime.prices.document import BarsDocument, WrittenBars, decode_bars, encode_document
@@ -86,7 +86,7 @@ def test_a_column_of_another_length_is_no_event(name: str):
 def test_a_count_below_zero_is_never_stored(column: BarColumn):
     event = full_bars(ROWS, **{column.name: [*sample(column, ROWS - 1), type_of(column)(-1)]})
     with pytest.raises(MalformedEventError, match=f"{column.name}: a {column.name} is never negative"):
-        EventReader().read("price.bars.1d.AAPL", encode(event))
+        EventDecoder().decode("price.bars.1d.AAPL", encode(event))
 
 
 def test_a_document_holds_every_column_and_comes_back():

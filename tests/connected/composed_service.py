@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from quotebus.embedded import free_port
-from quotebus.embedded.child_setup import Account, capability_to_pass_closed_folders, tied_to_parent
+from quotebus.embedded.child_setup import OsUser, capability_to_pass_closed_folders, die_with_parent
 from quotebus.embedded.postgres_account import may_pass
 from tests.composed import ROOT, command, compose_file, health_command, image_environment
 
@@ -124,8 +124,8 @@ class ComposedService:
 
     def _birth(self) -> Callable[[], None]:
         """As the container's user where we may become another one, and never longer than the test."""
-        account = Account(*map(int, self._service["user"].split(":")))
+        account = OsUser(*map(int, self._service["user"].split(":")))
         # What the test runs may lie in closed folders, which no container has.
         capability = capability_to_pass_closed_folders()
         able = os.geteuid() == 0 and (capability is not None or may_pass(account, Path(sys.executable).resolve()))
-        return tied_to_parent(signal.SIGKILL, account if able else None, capability if able else None)
+        return die_with_parent(signal.SIGKILL, account if able else None, capability if able else None)

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import asyncpg
 
 from quotebus.embedded import NatsServer, PostgresServer, RedisServer
-from quotebus.stack.supervisor import Service
+from quotebus.stack.supervisor import ServiceProcess
 from services.cacher.migrate import migrate
 from services.fetcher.accounts import quotas
 from services.runtime.bus import Bus, connect
@@ -29,7 +29,7 @@ class Deployment:
         self.nats = NatsServer(folder)
         self.postgres = PostgresServer(folder, fast=fast)
         self.redis: RedisServer | None = RedisServer(folder) if redis else None
-        self.services: dict[str, Service] = {}
+        self.services: dict[str, ServiceProcess] = {}
         self.bus: Bus
 
     @property
@@ -44,11 +44,11 @@ class Deployment:
         }
         return own | ({"QUOTEBUS_REDIS__URL": self.redis.url} if self.redis else {}) | self._extra
 
-    async def start(self, name: str, kind: str | None = None, **variables: str) -> Service:
+    async def start(self, name: str, kind: str | None = None, **variables: str) -> ServiceProcess:
         """Start a service, or one more of a kind under a name of its own; `variables` are for this one alone."""
         command = (sys.executable, "-m", f"services.{kind or name}")
         environment = self.environment | variables
-        service = self.services.setdefault(name, Service(name, command, self._folder / f"{name}.log", environment))
+        service = self.services.setdefault(name, ServiceProcess(name, command, self._folder / f"{name}.log", environment))
         await service.start()
         return service
 

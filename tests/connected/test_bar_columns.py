@@ -11,7 +11,7 @@ from contracts.price_events import BAR_COLUMN_NAMES, BAR_COLUMNS, BarColumn
 from quotebus.cli.queries import SeriesWanted, bars
 from quotebus.cli.records import records_of
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres.prices import SESSION, PostgresStore
+from services.cacher.store_postgres.prices import SERVER_SETTINGS, PostgresStore
 from services.gateway.read_postgres import EVER, BarsWanted, Store
 from services.runtime.postgres import open_pool
 from services.runtime.prices.document import BarsDocument, decode_bars, encode_document
@@ -27,7 +27,7 @@ WANTED = ("AAPL", "1d", "split", "delayed")
 @pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         yield pool
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncpg
 
 from services.cacher.migrate import SCHEMA, migrate, migrations
-from services.cacher.store_postgres.prices import SESSION, PostgresStore
+from services.cacher.store_postgres.prices import SERVER_SETTINGS, PostgresStore
 from services.runtime.postgres import open_pool
 from services.runtime.prices.read_postgres import read_bars
 from services.runtime.settings import PostgresSettings, Secret
@@ -36,12 +36,12 @@ async def _insert(pool: asyncpg.Pool, symbol: str, timeframe: str, at: datetime)
 
 async def test_stored_bars_open_and_an_older_cacher_writes_on(postgres_url: str, tmp_path: Path) -> None:
     await migrate(postgres_url, _older_schema(tmp_path))
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         await pool.execute("SELECT ensure_bars_month('1m', '2024-01-01')")
         await _insert(pool, "OLD", "1d", FIRST)
         await _insert(pool, "OLD", "1m", FIRST)
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         await _insert(pool, "OLD", "1d", datetime(2024, 1, 3, tzinfo=UTC))
         rows = await pool.fetch("SELECT close, trade_count FROM price_bars WHERE symbol = 'OLD' ORDER BY timeframe, at")
         assert [(row["close"], row["trade_count"]) for row in rows] == [(50.25, None)] * 3
@@ -49,11 +49,11 @@ async def test_stored_bars_open_and_an_older_cacher_writes_on(postgres_url: str,
 
 async def test_minutes_of_old_and_new_months_take_the_new_columns(postgres_url: str, tmp_path: Path) -> None:
     await migrate(postgres_url, _older_schema(tmp_path))
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         await pool.execute("SELECT ensure_bars_month('1m', '2024-01-01')")
     await migrate(postgres_url)
     event = full_bars(timeframe="1m", at=[FIRST, datetime(2024, 2, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC)])
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         await PostgresStore(pool).write(read(event))
         async with pool.acquire() as connection:
             [document] = await read_bars(connection, [("AAPL", "1m")], 10)
@@ -64,7 +64,7 @@ async def test_the_new_columns_can_be_taken_back(postgres_url: str) -> None:
     await migrate(postgres_url)
     [newest] = [migration for migration in migrations() if migration.name.startswith(FIRST_WITH_MORE_COLUMNS)]
     _, down = (SCHEMA / newest.name).read_text().split("-- migrate:down")
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         await pool.execute(down)
         columns = await pool.fetch("SELECT column_name FROM information_schema.columns WHERE table_name IN ('bars', 'price_bars')")
         assert "trade_count" not in {row["column_name"] for row in columns}

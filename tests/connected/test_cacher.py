@@ -18,7 +18,7 @@ from contracts.run_events import RunFinished
 from quotebus.embedded import NatsServer, PostgresServer
 from services.cacher.app import run_consumers
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres.prices import SESSION, PostgresStore
+from services.cacher.store_postgres.prices import SERVER_SETTINGS, PostgresStore
 from services.cacher.store_redis import RedisStore
 from services.runtime.bus import MESSAGE_ID, Bus, connect
 from services.runtime.health import Health
@@ -44,7 +44,7 @@ class World:
         health = Health("cacher")
         async with (
             connect(self.settings.nats, "cacher") as bus,
-            open_pool(self.settings.postgres, SESSION) as pool,
+            open_pool(self.settings.postgres, SERVER_SETTINGS) as pool,
             open_redis(self.settings.redis) as client,
         ):
             redis = RedisStore(client, pool, self.settings.redis) if client else None
@@ -289,7 +289,7 @@ async def test_a_corrected_bar_is_published_once_with_its_own_id(world: World) -
 
 
 async def test_a_correction_that_was_stored_and_never_told_is_told_at_the_start(world: World) -> None:
-    async with open_pool(world.settings.postgres, SESSION) as pool:
+    async with open_pool(world.settings.postgres, SERVER_SETTINGS) as pool:
         store = PostgresStore(pool)
         await store.write(read(bars()))
         await store.write(read(bars(closes=(10.0, 11.5, 12.0), minute=1)))

@@ -9,7 +9,7 @@ import pytest
 
 from contracts.run_events import RunMissed, RunPlanned, RunResult
 from services.cacher.migrate import SCHEMA, migrate, migrations
-from services.cacher.store_postgres.prices import SESSION
+from services.cacher.store_postgres.prices import SERVER_SETTINGS
 from services.cacher.store_postgres.runs import RUNS_AT_ONCE, HistoryStore, RunStore
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
@@ -22,7 +22,7 @@ SLOT = datetime(2024, 3, 4, 12, tzinfo=UTC)
 @pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         yield pool
 
 
@@ -78,7 +78,7 @@ async def test_what_is_older_than_it_is_kept_goes_and_nothing_else_does(pool: as
     await keep_run(pool, "4", NOW - 89 * DAY)
     history = HistoryStore(pool)
     await history.write_missed([missed(1)])
-    assert await history.forget(NOW - 90 * DAY) == 1
+    assert await history.delete_before(NOW - 90 * DAY) == 1
     for table in ("runs", "results"):
         assert [row["run_id"] for row in await pool.fetch(f"SELECT run_id FROM {table} ORDER BY run_id")] == ["2", "3", "4"]
     assert await pool.fetchval("SELECT count(*) FROM missed_slots") == 0
@@ -88,7 +88,7 @@ async def test_two_cachers_may_forget_at_once_and_both_come_to_an_end(pool: asyn
     runs = RUNS_AT_ONCE * 2 + 1
     for number in range(runs):
         await keep_run(pool, str(number), NOW - 100 * DAY)
-    gone = await asyncio.gather(*(HistoryStore(pool).forget(NOW - DAY) for _ in range(2)))
+    gone = await asyncio.gather(*(HistoryStore(pool).delete_before(NOW - DAY) for _ in range(2)))
     assert sum(gone) == runs
     assert await pool.fetchval("SELECT count(*) FROM results") == 0
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from contracts.message import Message
 from quotebus.embedded import RedisServer
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres.prices import SESSION, PostgresStore, Written
+from services.cacher.store_postgres.prices import SERVER_SETTINGS, PostgresStore, WriteResult
 from services.cacher.store_redis import RedisStore
 from services.runtime.postgres import open_pool
 from services.runtime.prices.document import document_json
@@ -35,9 +35,9 @@ class Cache:
         self.client = client
         self.redis = RedisStore(client, pool, settings)
 
-    async def write(self, *events: Message) -> Written:
+    async def write(self, *events: Message) -> WriteResult:
         written = await self.store.write(read(*events))
-        await self.redis.refresh(written.seen)
+        await self.redis.refresh(written.updates)
         return written
 
     async def document(self, key: str = KEY) -> dict[str, object]:
@@ -49,7 +49,7 @@ class Cache:
 async def cache(postgres_url: str, redis_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Cache]:
     await migrate(postgres_url)
     settings = RedisSettings(url=Secret(redis_url), compress=request.param, timeout_s=1.0)
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool, open_redis(settings) as client:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool, open_redis(settings) as client:
         assert client is not None
         yield Cache(pool, client, settings)
 
@@ -76,7 +76,7 @@ async def test_an_unchanged_refresh_makes_the_document_newer_without_writing_it_
     await cache.client.expire(KEY, 5)
     written = await cache.store.write(read(bars(minute=7)))
     cache.redis._read = None  # type: ignore[method-assign, assignment]
-    stale = await cache.redis._confirm(written.seen)
+    stale = await cache.redis._confirm(written.updates)
     assert stale == []
     assert (await cache.document())["as_of"] == "2024-03-04T12:07:00.000000Z"
     assert (await cache.document())["close"] == [10.0, 11.0, 12.0]
@@ -93,7 +93,7 @@ async def test_a_document_that_missed_an_observation_is_built_again(cache: Cache
 
 async def test_an_older_document_never_replaces_a_newer_one(cache: Cache) -> None:
     await cache.write(bars(minute=5))
-    [older] = await cache.redis._read(list((await cache.store.write(read(bars(minute=6)))).seen))
+    [older] = await cache.redis._read(list((await cache.store.write(read(bars(minute=6)))).updates))
     older.as_of = "2024-03-04T12:00:00.000000Z"
     await cache.redis._set([older])
     assert (await cache.document())["as_of"] == "2024-03-04T12:05:00.000000Z"
@@ -146,7 +146,7 @@ async def test_a_key_that_holds_something_foreign_is_left_alone(cache: Cache) ->
 async def cached_in(server: RedisServer, postgres_url: str) -> AsyncIterator[Cache]:
     await migrate(postgres_url)
     settings = RedisSettings(url=Secret(server.url))
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool, open_redis(settings) as client:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool, open_redis(settings) as client:
         assert client is not None
         yield Cache(pool, client, settings)
 

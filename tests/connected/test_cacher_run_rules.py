@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from contracts.run_events import RunFinished, RunPlanned, RunResult
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres.prices import SESSION
+from services.cacher.store_postgres.prices import SERVER_SETTINGS
 from services.cacher.store_postgres.runs import RunEvent, RunStore
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
@@ -27,7 +27,7 @@ _numbers = count(1)
 @pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         yield pool
 
 

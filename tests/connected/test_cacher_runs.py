@@ -9,7 +9,7 @@ import pytest
 
 from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres.prices import SESSION
+from services.cacher.store_postgres.prices import SERVER_SETTINGS
 from services.cacher.store_postgres.runs import RunStore
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
@@ -22,7 +22,7 @@ TASK = "task.yahoo.live.bars.1d.latest.AAPL"
 @pytest.fixture
 async def runs(postgres_url: str) -> AsyncIterator[RunStore]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         yield RunStore(pool)
 
 

@@ -13,7 +13,7 @@ from contracts.message import Message
 from contracts.price_events import BAR_COLUMN_NAMES
 from services.cacher.decode_event import SeriesKey
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres.prices import SESSION, PostgresStore, Written
+from services.cacher.store_postgres.prices import SERVER_SETTINGS, PostgresStore, WriteResult
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
 from tests.cacher.events import DAY, FIRST, NOON, actions, bars, chain, quarantined, quote, read, volatility
@@ -26,7 +26,7 @@ class Database:
         self.pool = pool
         self.store = PostgresStore(pool)
 
-    async def write(self, *events: Message) -> Written:
+    async def write(self, *events: Message) -> WriteResult:
         return await self.store.write(read(*events))
 
     async def closes(self, symbol: str = "AAPL", timeframe: str = "1d") -> list[float]:
@@ -42,7 +42,7 @@ class Database:
 @pytest.fixture
 async def db(postgres_url: str) -> AsyncIterator[Database]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         yield Database(pool)
 
 
@@ -74,7 +74,7 @@ async def test_an_unchanged_refresh_writes_an_observation_and_no_bar(db: Databas
     before = await db.pool.fetch("SELECT xmin, ctid, observed_at FROM bars ORDER BY at")
     written = await db.write(bars(minute=1))
     assert await db.pool.fetch("SELECT xmin, ctid, observed_at FROM bars ORDER BY at") == before
-    assert written.seen[SeriesKey("AAPL", "bars", "1d", "split", "delayed")].changed is False
+    assert written.updates[SeriesKey("AAPL", "bars", "1d", "split", "delayed")].changed is False
     assert await db.count("observations") == 2
 
 
@@ -275,9 +275,9 @@ async def test_of_volatility_the_last_of_each_day_stays(db: Database) -> None:
 
 async def test_a_series_tells_its_newest_observation_before_and_after(db: Database) -> None:
     key = SeriesKey("AAPL", "bars", "1d", "split", "delayed")
-    first = (await db.write(bars())).seen[key]
-    second = (await db.write(bars(minute=3))).seen[key]
-    older = (await db.write(bars(minute=1))).seen[key]
+    first = (await db.write(bars())).updates[key]
+    second = (await db.write(bars(minute=3))).updates[key]
+    older = (await db.write(bars(minute=1))).updates[key]
     assert (first.before, first.newest, first.changed) == (None, NOON, True)
     assert (second.before, second.newest, second.changed) == (NOON, NOON + timedelta(minutes=3), False)
     assert older.newest == NOON + timedelta(minutes=3)

@@ -19,9 +19,9 @@ from contracts.refresh_ask import RefreshAsk
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunResult
 from services.fetcher.accounts import accounts, quotas
-from services.fetcher.app import working
+from services.fetcher.app import run_workers
 from services.fetcher.http.client import open_session
-from services.fetcher.on_refresh_ask import AskDesk
+from services.fetcher.on_refresh_ask import RefreshAskHandler
 from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
 from services.runtime.jetstream.provision import drift, provision
@@ -61,7 +61,7 @@ def settings_for(nats_url: str, **providers: ProviderSettings) -> Settings:
 async def fetching(bus: Bus, settings: Settings) -> AsyncIterator[None]:
     known = accounts(settings)
     await provision(bus.js, topology(settings, quotas(settings)))
-    async with open_session() as session, working(settings, known, bus, session, Health("fetcher")):
+    async with open_session() as session, run_workers(settings, known, bus, session, Health("fetcher")):
         yield
 
 
@@ -259,7 +259,7 @@ async def test_tasks_of_a_removed_provider_are_moved_or_explained(bus: Bus, nats
 
 async def test_an_ask_is_answered_with_the_outcome_of_each_symbol(bus: Bus, nats_url: str, yahoo: PlayedYahoo):
     yahoo.dead = frozenset({"GONE"})
-    desk = AskDesk()
+    desk = RefreshAskHandler()
     desk.open(bus)
     async with fetching(bus, settings_for(nats_url, yahoo=played(yahoo))):
         answer = await desk.on_refresh_ask(b'{"symbols":["AAPL","gone"],"timeout_s":10}')
@@ -271,7 +271,7 @@ async def test_an_ask_is_answered_with_the_outcome_of_each_symbol(bus: Bus, nats
 
 async def test_an_ask_that_runs_out_of_time_says_what_is_pending(bus: Bus, nats_url: str, yahoo: PlayedYahoo):
     yahoo.delay_s = 2
-    desk = AskDesk()
+    desk = RefreshAskHandler()
     desk.open(bus)
     async with fetching(bus, settings_for(nats_url, yahoo=played(yahoo))):
         ask = RefreshAsk(symbols=["AAPL"], timeout_s=0.3)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quotebus.embedded import ServerError, free_port
-from quotebus.stack.supervisor import Service
+from quotebus.stack.supervisor import ServiceProcess
 from tests.connected.asked_gateway import Http, with_gateways
 
 # One that has everything it needs a second before it listens.
@@ -32,7 +32,7 @@ async def test_a_gateway_is_ready_when_it_answers_and_no_sooner(tmp_path: Path) 
     async with with_gateways(tmp_path, count=1) as (deployment, [http]):
         port = free_port()
         environment = deployment.environment | {"QUOTEBUS_GATEWAY__PORT": str(port)}
-        service = Service("slow", (sys.executable, "-c", SLOW_TO_LISTEN), tmp_path / "slow.log", environment)
+        service = ServiceProcess("slow", (sys.executable, "-c", SLOW_TO_LISTEN), tmp_path / "slow.log", environment)
         deployment.services["slow"] = service
         await service.start()
         assert (await Http(http.session, f"http://127.0.0.1:{port}").get("/livez")).status == 200

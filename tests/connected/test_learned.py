@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from contracts import subjects
 from services.fetcher.circuit.key_state import KeyState
-from services.fetcher.quota.ledger import used_permits
+from services.fetcher.quota.ledger import permits_used
 from services.runtime.bus import Bus, connect
 from services.runtime.quota import QuotaWindow
 from services.runtime.settings import NatsSettings
@@ -125,14 +125,14 @@ async def test_permits_that_others_have_spent_are_burned_and_no_call_is_made_for
             await bus.publish("refresh.request.live", asked(1))
             await results(bus, 1)
             async with asyncio.timeout(20):
-                while (await used_permits(bus.js, day))[0] < 96:
+                while (await permits_used(bus.js, day))[0] < 96:
                     await asyncio.sleep(0.02)
             tiingo.headers.clear()
             await bus.publish("refresh.request.live", asked(50))
             await results(bus, 5)
             await asyncio.sleep(0.5)
     assert tiingo.calls["first"] == 5
-    assert (await used_permits(bus.js, day))[0] == 100
+    assert (await permits_used(bus.js, day))[0] == 100
     [burned] = [log for log in logs if log["event"] == "permits_burned"]
     assert (burned["permits"], burned["left"], burned["log_level"]) == (95, 4, "warning")
 

@@ -11,11 +11,11 @@ from contracts.message import Lane
 from quotebus.embedded import NatsServer
 from services.fetcher.circuit.breaker import QuotaSpentError
 from services.fetcher.provider import ProviderError, Verdict
-from services.fetcher.quota.ledger import Ledger, used_permits
-from services.fetcher.tasks.key_assignment import SymbolPermits
+from services.fetcher.quota.ledger import QuotaLedger, permits_used
+from services.fetcher.tasks.key_assignment import KeySymbolQuota
 from services.runtime.bus import Bus, connect
-from services.runtime.jetstream.quota_streams import carry_over, ledger_stream
-from services.runtime.quota import SYMBOLS, QuotaWindow, shares
+from services.runtime.jetstream.quota_streams import migrate_quota_streams, quota_stream_config
+from services.runtime.quota import SYMBOLS, QuotaWindow, lane_reserves
 from services.runtime.settings import NatsSettings
 
 
@@ -34,27 +34,27 @@ def far_from_midnight() -> None:
         pytest.skip("too near to midnight UTC for a day's permits")
 
 
-async def ledgers(replicas: Sequence[Bus], *windows: QuotaWindow) -> list[Ledger]:
+async def ledgers(replicas: Sequence[Bus], *windows: QuotaWindow) -> list[QuotaLedger]:
     for window in windows:
-        await replicas[0].js.add_stream(ledger_stream(window, 1))
-    made = [Ledger(bus, windows) for bus in replicas]
+        await replicas[0].js.add_stream(quota_stream_config(window, 1))
+    made = [QuotaLedger(bus, windows) for bus in replicas]
     for ledger in made:
-        await ledger.open()
+        await ledger.wait_ready()
     return made
 
 
-async def granted(ledger: Ledger, tries: int, cost: int = 1, lane: Lane = "manual") -> int:
+async def granted(ledger: QuotaLedger, tries: int, cost: int = 1, lane: Lane = "manual") -> int:
     count = 0
     for _ in range(tries):
         try:
-            await ledger.permit(cost, lane)
+            await ledger.acquire(cost, lane)
             count += 1
         except QuotaSpentError:
             pass
     return count
 
 
-async def by_all(made: Sequence[Ledger], tries: int, cost: int = 1, lane: Lane = "manual") -> int:
+async def by_all(made: Sequence[QuotaLedger], tries: int, cost: int = 1, lane: Lane = "manual") -> int:
     return sum(await asyncio.gather(*(granted(ledger, tries, cost, lane) for ledger in made)))
 
 
@@ -62,7 +62,7 @@ async def test_a_call_of_several_credits_takes_all_of_its_permits_or_none(replic
     minute, day = QuotaWindow("acme", "k1", "minute", 1000), QuotaWindow("acme", "k1", "day", 50)
     made = await ledgers(replicas, minute, day)
     assert await by_all(made, 8, cost=4) == 12
-    assert (await used_permits(replicas[0].js, day))[0] == 48
+    assert (await permits_used(replicas[0].js, day))[0] == 48
     assert await by_all(made, 2, cost=3) == 0
     assert await by_all(made, 2, cost=1) == 2
 
@@ -70,7 +70,7 @@ async def test_a_call_of_several_credits_takes_all_of_its_permits_or_none(replic
 async def test_a_call_that_costs_more_than_a_window_ever_holds_is_a_bad_request(replicas: Sequence[Bus]) -> None:
     [ledger, *_] = await ledgers(replicas, QuotaWindow("acme", "k1", "minute", 8))
     with pytest.raises(ProviderError, match=r"a call of 9 credits never fits 8 calls a minute") as refused:
-        await ledger.permit(9)
+        await ledger.acquire(9)
     assert refused.value.verdict is Verdict.BAD_REQUEST
 
 
@@ -82,7 +82,7 @@ async def test_credits_granted_across_a_kill_of_the_server_are_all_stored(replic
     await nats_server.kill()
     await nats_server.start()
     first = await taking
-    used, _ = await used_permits(replicas[0].js, day)
+    used, _ = await permits_used(replicas[0].js, day)
     assert used == 3 * first
     assert first + await by_all(made, 30, cost=3) == 30
 
@@ -92,10 +92,10 @@ async def test_no_window_of_several_is_ever_overspent_by_several_replicas(replic
     made = await ledgers(replicas, *windows)
     calls: list[float] = []
 
-    async def caller(ledger: Ledger) -> None:
+    async def caller(ledger: QuotaLedger) -> None:
         while len(calls) < 25:
             try:
-                await ledger.permit()
+                await ledger.acquire()
             except QuotaSpentError as spent:
                 if spent.window.window == "day":
                     return
@@ -113,16 +113,16 @@ async def test_of_a_months_symbols_each_counts_once_and_no_replica_gets_one_more
     replicas: Sequence[Bus], nats_server: NatsServer
 ) -> None:
     month = QuotaWindow("acme", "k1", SYMBOLS, 20)
-    await replicas[0].js.add_stream(ledger_stream(month, 1))
-    desks = [SymbolPermits(bus, month) for bus in replicas]
+    await replicas[0].js.add_stream(quota_stream_config(month, 1))
+    desks = [KeySymbolQuota(bus, month) for bus in replicas]
     wanted = [f"S{i}" for i in range(30)]
     refused = await asyncio.gather(*(desk.take(wanted[i:] + wanted[:i]) for i, desk in enumerate(desks)))
     assert [set(each) for each in refused] == [set(refused[0])] * 4
     assert len(refused[0]) == 10
-    assert (await used_permits(replicas[0].js, month))[0] == 20
+    assert (await permits_used(replicas[0].js, month))[0] == 20
     await nats_server.kill()
     await nats_server.start()
-    assert set(await SymbolPermits(replicas[0], month).take(wanted)) == set(refused[0])
+    assert set(await KeySymbolQuota(replicas[0], month).take(wanted)) == set(refused[0])
     [error] = set(map(str, (await desks[0].take([next(iter(refused[0]))])).values()))
     assert "the plan's 20 symbols of this month are others" in error
 
@@ -137,27 +137,27 @@ class SoonOver(QuotaWindow):
 
 async def test_the_symbols_of_a_month_that_is_over_make_room(replicas: Sequence[Bus]) -> None:
     over, month = SoonOver("acme", "k1", SYMBOLS, 3), QuotaWindow("acme", "k1", SYMBOLS, 3)
-    await replicas[0].js.add_stream(ledger_stream(month, 1))
-    assert not await SymbolPermits(replicas[0], over).take(["A", "B", "C"])
+    await replicas[0].js.add_stream(quota_stream_config(month, 1))
+    assert not await KeySymbolQuota(replicas[0], over).take(["A", "B", "C"])
     async with asyncio.timeout(20):
-        while await SymbolPermits(replicas[1], month).take(["D", "E", "F"]):
+        while await KeySymbolQuota(replicas[1], month).take(["D", "E", "F"]):
             await asyncio.sleep(0.2)
-    assert set(await SymbolPermits(replicas[2], month).take(["A", "D"])) == {"A"}
+    assert set(await KeySymbolQuota(replicas[2], month).take(["A", "D"])) == {"A"}
 
 
 async def test_a_changed_number_of_symbols_carries_over_which_ones_count(replicas: Sequence[Bus]) -> None:
     month = QuotaWindow("acme", "k1", SYMBOLS, 5)
-    await replicas[0].js.add_stream(ledger_stream(month, 1))
-    await SymbolPermits(replicas[0], month).take(["A", "B", "C"])
+    await replicas[0].js.add_stream(quota_stream_config(month, 1))
+    await KeySymbolQuota(replicas[0], month).take(["A", "B", "C"])
     raised = QuotaWindow("acme", "k1", SYMBOLS, 6)
-    [line] = await carry_over(replicas[0].js, [raised], 1)
+    [line] = await migrate_quota_streams(replicas[0].js, [raised], 1)
     assert line == "acme: 6 symbols a month from now on; 3 already spent were carried over"
-    assert set(await SymbolPermits(replicas[1], raised).take(["A", "D", "E", "F", "G", "C"])) == {"G"}
+    assert set(await KeySymbolQuota(replicas[1], raised).take(["A", "D", "E", "F", "G", "C"])) == {"G"}
 
 
 async def test_lanes_never_take_what_is_kept_for_those_above_them(replicas: Sequence[Bus]) -> None:
     day = QuotaWindow("acme", "k1", "day", 50)
-    made = await ledgers(replicas, day, *shares([day], 0.2, 0.3))
+    made = await ledgers(replicas, day, *lane_reserves([day], 0.2, 0.3))
     assert await by_all(made, 10, lane="backfill") == 25
     assert await by_all(made, 10, lane="live") == 15
     assert await by_all(made, 10, lane="manual") == 10
@@ -165,7 +165,7 @@ async def test_lanes_never_take_what_is_kept_for_those_above_them(replicas: Sequ
 
 async def test_what_hand_made_requests_use_is_not_taken_from_live(replicas: Sequence[Bus]) -> None:
     day = QuotaWindow("acme", "k1", "day", 50)
-    made = await ledgers(replicas, day, *shares([day], 0.2, 0.3))
+    made = await ledgers(replicas, day, *lane_reserves([day], 0.2, 0.3))
     counts = await asyncio.gather(by_all(made, 3, lane="manual"), by_all(made, 15, lane="live"), by_all(made, 15, lane="backfill"))
     assert counts[0] == 12
     assert sum(counts) <= 50

@@ -17,9 +17,9 @@ from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunFinished, RunMissed
 from services.notifier import on_run_events
-from services.notifier.message import notice_of
+from services.notifier.message import notification_of
 from services.notifier.on_run_events import Notifications
-from services.notifier.send_apprise import ByApprise
+from services.notifier.send_apprise import AppriseSender
 from services.notifier.send_webhook import SendError
 from services.runtime.bus import Bus, connect
 from services.runtime.jetstream.provision import drift, provision
@@ -101,9 +101,9 @@ async def test_a_notifier_that_is_killed_while_it_sends_sends_again_with_the_sam
         receiver.tries.clear()
         receiver.open.set()
         await deployment.start("notifier")
-        await until(partial(has_all, receiver, {notice_of(run).id for run in runs}))
+        await until(partial(has_all, receiver, {notification_of(run).id for run in runs}))
     assert under_way in receiver.tries
-    assert {identity for identity, _ in receiver.got} == {notice_of(run).id for run in runs}
+    assert {identity for identity, _ in receiver.got} == {notification_of(run).id for run in runs}
 
 
 async def has_all(receiver: PlayedWebhook, identities: set[str]) -> bool:
@@ -219,16 +219,16 @@ async def test_apprise_sends_the_words_for_people(receiver: PlayedWebhook):
     got: list[dict[str, Any]] = []
     async with PlayedChat(got) as url:
         settings = NotifySettings(id="chat", url=Secret(url))
-        await ByApprise(settings).send(notice_of(finished("7", refreshed=1, failed=1)))
+        await AppriseSender(settings).send(notification_of(finished("7", refreshed=1, failed=1)))
         assert (got[0]["title"], "`quotebus runs retry 7`" in got[0]["message"]) == ("eod: 1 of 2 symbols failed", True)
     with pytest.raises(SendError, match="apprise could not send it"):
-        await ByApprise(settings).send(notice_of(missed()))
+        await AppriseSender(settings).send(notification_of(missed()))
 
 
 @OLD_MODULES
 def test_an_address_that_apprise_does_not_know_is_refused_without_showing_it():
     with pytest.raises(StartRefusedError, match="notify chat: url: apprise cannot read this address of canari;") as raised:
-        ByApprise(NotifySettings(id="chat", url=Secret("canari://canary")))
+        AppriseSender(NotifySettings(id="chat", url=Secret("canari://canary")))
     assert "canary" not in str(raised.value)
 
 

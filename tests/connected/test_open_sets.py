@@ -9,9 +9,9 @@ import pytest
 from contracts.run_events import RunPlanned, RunResult
 from contracts.symbol_health import SymbolHealth
 from services.cacher.migrate import migrate
-from services.cacher.store_postgres.prices import SESSION
+from services.cacher.store_postgres.prices import SERVER_SETTINGS
 from services.cacher.store_postgres.runs import RunStore
-from services.cacher.store_postgres.symbol_health import SymbolStore, Told
+from services.cacher.store_postgres.symbol_health import SequencedHealth, SymbolStore
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
 
@@ -21,7 +21,7 @@ NOON = datetime(2024, 3, 4, 12, tzinfo=UTC)
 @pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
     await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         yield pool
 
 
@@ -48,5 +48,5 @@ async def test_a_symbol_in_an_unknown_state_is_kept(pool: asyncpg.Pool) -> None:
         at=NOON,
         by="vendor",
     )
-    await SymbolStore(pool).write([Told(health, 1)])
+    await SymbolStore(pool).write([SequencedHealth(health, 1)])
     assert await pool.fetchval("SELECT state FROM symbol_health WHERE symbol = 'AAPL'") == "merged_away"

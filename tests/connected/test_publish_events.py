@@ -9,7 +9,7 @@ from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import decode
 from contracts.price_events import PriceQuarantined, PriceQuote
-from services.cacher.decode_event import EventReader
+from services.cacher.decode_event import EventDecoder
 from services.fetcher.calls.publish import publish_answer
 from services.fetcher.provider import ProviderError, Verdict, providers
 from services.runtime.bus import Bus, connect
@@ -50,4 +50,4 @@ async def test_a_quote_that_cannot_be_is_quarantined_and_does_not_replace_the_la
     assert (quarantined.dataset, quarantined.timeframe, quarantined.rule) == ("quote", None, ["price_not_positive"])
     assert '"bid":-3.0' in quarantined.row[0]
     # The cacher takes it as it takes a bar's.
-    assert EventReader().read("price.quarantined.ACME", kept) == quarantined
+    assert EventDecoder().decode("price.quarantined.ACME", kept) == quarantined

@@ -10,7 +10,7 @@ import pytest
 
 from contracts import subjects
 from contracts.refresh_request import RefreshRequest
-from services.fetcher.quota.ledger import used_permits
+from services.fetcher.quota.ledger import permits_used
 from services.runtime.quota import QuotaWindow
 from tests.connected.deployment import Deployment, deployed, until
 from tests.connected.played_yahoo import PlayedYahoo
@@ -58,4 +58,4 @@ async def _grew(yahoo: PlayedYahoo, count: int) -> bool:
 
 
 async def _is_spent(deployment: Deployment, window: QuotaWindow) -> bool:
-    return (await used_permits(deployment.bus.js, window))[0] >= window.limit
+    return (await permits_used(deployment.bus.js, window))[0] >= window.limit

@@ -49,7 +49,7 @@ async def test_slots_of_an_outage_are_told_as_caught_up_by_the_request_that_serv
     newest = (others or [first])[-1]
     assert (newest.job, newest.reason, newest.missed) == ("j", "caught_up", late.missed_slots)
     schedule = schedule_of(wanted)
-    assert newest.slots[0] == schedule.following(before.slot_at)
+    assert newest.slots[0] == schedule.next_after(before.slot_at)
     assert len(newest.slots) == schedule.count(before.slot_at, late.slot_at) - 1
     assert late.slot_at not in newest.slots
 
@@ -82,7 +82,7 @@ async def test_what_was_told_is_not_told_again_and_what_is_new_is_told_from_ther
     assert not await publish_missed(bus, "j", schedule, early)
     assert await publish_missed(bus, "j", schedule, Missed(now - HOUR, now, "caught_up", now))
     first, second = await told(bus)
-    assert schedule.following(first.slots[-1]) == second.slots[0]
+    assert schedule.next_after(first.slots[-1]) == second.slots[0]
     assert len(first.slots) + len(second.slots) == schedule.count(now - HOUR, now)
 
 
@@ -99,4 +99,4 @@ async def test_a_week_of_minutes_is_counted_in_full_and_its_newest_slots_are_nam
     assert await publish_missed(bus, "j", schedule, Missed(now - timedelta(days=7), now, "too_late", now))
     [event] = await told(bus)
     assert (event.missed, len(event.slots)) == (7 * 1440, MAX_SLOTS)
-    assert event.slots[-1] == schedule.newest(now - HOUR, now)
+    assert event.slots[-1] == schedule.last_until(now - HOUR, now)

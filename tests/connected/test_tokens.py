@@ -22,7 +22,7 @@ from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunResult
 from quotebus.embedded import NatsServer
 from services.fetcher.accounts import accounts, quotas
-from services.fetcher.app import working
+from services.fetcher.app import run_workers
 from services.fetcher.auth.login_monitor import LOGIN_ENDS, LoginWatch, token_stores
 from services.fetcher.auth.token_store import EncryptedTokenStore
 from services.fetcher.auth.tokens import AccessTokenManager, Login, LoginEndedError, TokenResponse, Tokens, decode_tokens
@@ -119,7 +119,7 @@ async def fetching(settings: Settings) -> AsyncIterator[Bus]:
     known = accounts(settings)
     async with connect(settings.nats, "fetcher") as bus:
         await provision(bus.js, topology(settings, quotas(settings)))
-        async with open_session() as session, working(settings, known, bus, session, Health("fetcher")):
+        async with open_session() as session, run_workers(settings, known, bus, session, Health("fetcher")):
             yield bus
 
 
@@ -333,7 +333,7 @@ async def test_a_dead_login_stops_the_provider_after_one_request_of_all_replicas
         assert (tokens := decode_tokens(kept.value)) is not None
         assert tokens.revoked_reason
         renewed = accounts(settings_for(nats_url, schwab, "refresh-of-a-new-login"))["schwab"]
-        assert renewed.sharing(stores).keys[0].provider.profile.name == "schwab"
+        assert renewed.with_token_store(stores).keys[0].provider.profile.name == "schwab"
         keeper = AccessTokenManager(stores["schwab", "k1"], Login("refresh-of-a-new-login"), _granted)
         assert await keeper.access_token(HTTP) == "access-of-a-new-login"
 

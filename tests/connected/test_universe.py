@@ -63,9 +63,9 @@ async def test_a_query_of_ones_own_on_ones_own_database_takes_the_parameters_it_
         dsn=Secret(database),
     )
     universe = Universe("postgresql://nobody@127.0.0.1:1/nothing", {"mine": own})
-    assert await universe.of("mine") == ["BOTH", "FIRST", "OFF"]
+    assert await universe.named("mine") == ["BOTH", "FIRST", "OFF"]
     with pytest.raises(UniverseUnavailableError, match="universe watchlist cannot be read"):
-        await universe.of("watchlist")
+        await universe.named("watchlist")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ async def test_a_query_of_ones_own_on_ones_own_database_takes_the_parameters_it_
 async def test_a_query_that_cannot_work_says_what_to_do(database: str, sql: str, says: str) -> None:
     patience_s = 0.3 if "sleep" in sql else 30
     with pytest.raises(UniverseRefusedError) as refused:
-        await Universe(database, {"x": UniverseSettings(sql=sql, timeout_s=patience_s)}).of("x")
+        await Universe(database, {"x": UniverseSettings(sql=sql, timeout_s=patience_s)}).named("x")
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -102,7 +102,7 @@ async def test_a_role_that_may_not_read_is_told_what_to_grant(database: str) -> 
         theirs = f"postgresql://{name}_reader:p@{urlsplit(database).netloc.rpartition('@')[2]}/{name}"
         own = UniverseSettings(sql="SELECT symbol FROM tickers", dsn=Secret(theirs))
         with pytest.raises(UniverseRefusedError, match=r"grant SELECT to the role of universes\.x\.dsn"):
-            await Universe(database, {"x": own}).of("x")
+            await Universe(database, {"x": own}).named("x")
     finally:
         await connection.execute(f"DROP ROLE {name}_reader")
         await connection.close()
@@ -114,22 +114,22 @@ async def test_what_is_no_address_says_which_setting_and_nothing_of_its_text(dat
     with pytest.raises(
         UniverseRefusedError, match=r"universe x: universes\.x\.dsn is no address of a PostgreSQL; give post"
     ) as refused:
-        await Universe(database, {"x": own}).of("x")
+        await Universe(database, {"x": own}).named("x")
     assert "'pa'" not in str(refused.value)
     with pytest.raises(UniverseRefusedError, match=r"postgres\.dsn is no address"):
-        await Universe(dsn, {}).of("watchlist")
+        await Universe(dsn, {}).named("watchlist")
 
 
 async def test_the_column_symbol_is_meant_wherever_it_stands_and_a_priority_orders_it(database: str) -> None:
     sql = "SELECT * FROM (VALUES (NULL, 'LAST'), (2, 'B'), (1, ' a '), (1, NULL), (1, 'A2')) AS v (priority, symbol)"
-    assert await Universe(database, {"x": UniverseSettings(sql=sql)}).of("x") == ["A", "A2", "B", "LAST"]
-    assert await Universe(database, {"x": UniverseSettings(sql="SELECT 'B', 1 UNION ALL SELECT 'A', 2")}).of("x") == ["B", "A"]
+    assert await Universe(database, {"x": UniverseSettings(sql=sql)}).named("x") == ["A", "A2", "B", "LAST"]
+    assert await Universe(database, {"x": UniverseSettings(sql="SELECT 'B', 1 UNION ALL SELECT 'A', 2")}).named("x") == ["B", "A"]
 
 
 async def test_a_connection_that_ends_in_the_middle_is_the_servers_trouble_and_not_the_querys(database: str) -> None:
     own = UniverseSettings(sql="SELECT pg_terminate_backend(pg_backend_pid())::text")
     with pytest.raises(UniverseUnavailableError, match="universe x cannot be read"):
-        await Universe(database, {"x": own}).of("x")
+        await Universe(database, {"x": own}).named("x")
 
 
 async def test_a_query_that_gives_nothing_of_use_fails_its_request_and_the_planner_goes_on(database: str, nats_url: str) -> None:

@@ -16,7 +16,7 @@ from contracts.price_events import PriceBars, PriceEvent
 from quotebus.cli.records import RECORDS, records_of
 from quotebus.cli.watch import row_of
 from quotebus.client import event_of, price_subject
-from services.cacher.decode_event import CHECKS, EventReader, Observed
+from services.cacher.decode_event import CHECKS, DecodedEvent, EventDecoder
 from services.cacher.store_postgres.prices import WRITERS
 from services.fetcher.calls.publish import EMPTY
 from services.gateway.routes import all_routes
@@ -111,8 +111,8 @@ def test_an_event_is_read_counted_and_shown_by_its_dataset(dataset: DatasetDescr
     assert subject.split(".")[: 2 + dataset.timeframed] == dataset.pattern.split(".")[:2] + [timeframe] * dataset.timeframed
     assert price_subject(subject) == subject
     assert dataset_of(event) is dataset
-    observed = EventReader().read(subject, encode(event))
-    assert isinstance(observed, Observed)
+    observed = EventDecoder().decode(subject, encode(event))
+    assert isinstance(observed, DecodedEvent)
     assert observed.rows == dataset.rows(event) == len(list(records_of(event))) > 0
     assert event_of(subject, encode(event)) == event
     assert row_of(event)["symbol"] == event.symbol

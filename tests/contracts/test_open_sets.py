@@ -9,7 +9,7 @@ import pytest
 
 from contracts.message import Message, encode
 from contracts.run_events import RunFinished, RunResult
-from services.cacher.decode_event import EventReader, MalformedEventError
+from services.cacher.decode_event import EventDecoder, MalformedEventError
 from tests.cacher.events import actions, bars, chain
 from tests.contracts.golden import FOLDER, messages
 
@@ -74,6 +74,6 @@ def test_a_result_with_an_unknown_outcome_is_read():
 )
 def test_prices_that_this_version_cannot_store_are_refused_by_name_and_with_advice(subject: str, event: Message, field: str):
     with pytest.raises(MalformedEventError) as refused:
-        EventReader().read(subject, encode(event))
+        EventDecoder().decode(subject, encode(event))
     assert str(refused.value).startswith(field)
     assert "quotebus dead retry" in str(refused.value)

@@ -29,7 +29,7 @@ def encodable(symbol: str) -> bool:
 @example("* >")
 def test_every_symbol_comes_back_and_its_token_is_one_token(symbol: str):
     token = subjects.symbol_token(symbol)
-    assert subjects.symbol_of(token) == symbol
+    assert subjects.symbol_from_token(token) == symbol
     assert not set(token) & set(". *>\t\r\n")
     assert token.isascii()
 
@@ -53,7 +53,7 @@ def test_what_is_no_symbol_is_refused(symbol: str):
 @example("%41")
 def test_a_token_that_no_symbol_gives_is_refused(token: str):
     try:
-        symbol = subjects.symbol_of(token)
+        symbol = subjects.symbol_from_token(token)
     except ValueError:
         return
     assert subjects.symbol_token(symbol) == token

@@ -3,7 +3,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from services.fetcher.calls.provider_call import AdapterFaultError, ask_provider
+from services.fetcher.calls.provider_call import AdapterCrashError, safe_fetch
 from services.fetcher.circuit.breaker import QuotaSpentError
 from services.fetcher.provider import Answer, Credentials, FetchCall, Http, Profile, ProviderError, Verdict, providers
 from services.runtime.jetstream.topology import QuotaWindow
@@ -34,7 +34,7 @@ class Clumsy:
 async def asked(end: object, call: FetchCall = CALL) -> Answer:
     adapter = Clumsy(Credentials())
     adapter.end = end
-    return await ask_provider(adapter, call, FakeVendor({}), datetime.now(UTC), Redactor([KEY], 8))
+    return await safe_fetch(adapter, call, FakeVendor({}), datetime.now(UTC), Redactor([KEY], 8))
 
 
 async def test_the_words_of_an_error_are_one_line_without_a_key() -> None:
@@ -54,7 +54,7 @@ async def test_an_error_that_says_more_than_its_verdict_stays_what_it_is() -> No
 
 
 async def test_an_adapters_own_fault_is_a_verdict_that_repeats_nothing_of_the_answer() -> None:
-    with pytest.raises(AdapterFaultError) as caught:
+    with pytest.raises(AdapterCrashError) as caught:
         await asked(KeyError(f"data of {KEY}"))
     assert caught.value.verdict is Verdict.MALFORMED
     assert caught.value.message == "tiingo: the adapter failed on the answer (KeyError); its log has more"

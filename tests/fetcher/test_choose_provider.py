@@ -8,9 +8,16 @@ import pytest
 
 from contracts.fetch_task import FetchTask
 from contracts.symbol_health import SymbolHealth
-from services.fetcher.accounts import Account
+from services.fetcher.accounts import ProviderAccount
 from services.fetcher.provider import Answer, FetchCall, Http, Profile
-from services.fetcher.routing.router import Asleep, Choice, Chosen, NoProviderError, Standing, candidates
+from services.fetcher.routing.router import (
+    Availability,
+    NoHealthyProvider,
+    NoProviderError,
+    ProviderSelection,
+    SelectedProvider,
+    candidates,
+)
 from services.runtime.settings import ProviderSettings
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
@@ -29,9 +36,11 @@ class Vendor:
         raise AssertionError("nobody is asked here")
 
 
-def account(name: str, *, basis: Any = "raw", feed: str = "eod", real: bool = True, per_call: int = 1, **settings: Any) -> Account:
+def account(
+    name: str, *, basis: Any = "raw", feed: str = "eod", real: bool = True, per_call: int = 1, **settings: Any
+) -> ProviderAccount:
     profile = Profile(name, "https://x", {"bars": ("1d",)}, basis, feed, real=real, symbols_per_call={"bars": per_call})
-    return Account(profile, ProviderSettings(**settings), Vendor(profile))  # type: ignore[arg-type]
+    return ProviderAccount(profile, ProviderSettings(**settings), Vendor(profile))  # type: ignore[arg-type]
 
 
 def task(**changes: Any) -> FetchTask:
@@ -40,7 +49,7 @@ def task(**changes: Any) -> FetchTask:
     return FetchTask(**(wish | changes))
 
 
-def names(*accounts: Account, asked: str | None = None, **changes: Any) -> list[str]:
+def names(*accounts: ProviderAccount, asked: str | None = None, **changes: Any) -> list[str]:
     return [found.name for found in candidates({a.name: a for a in accounts}, task(**changes), asked)]
 
 
@@ -52,14 +61,18 @@ def dead(provider: str, hours: float = 1, verdict: str = "not_found") -> SymbolH
 
 
 def choice(
-    *accounts: Account, standings: Mapping[str, Standing] | None = None, asleep: Mapping[str, SymbolHealth] | None = None
-) -> Choice:
-    known = {a.name: Standing() for a in accounts} | dict(standings or {})
-    return Choice("bars", accounts, known, lambda provider, symbol: (asleep or {}).get(provider) if symbol == "A" else None)
+    *accounts: ProviderAccount,
+    standings: Mapping[str, Availability] | None = None,
+    asleep: Mapping[str, SymbolHealth] | None = None,
+) -> ProviderSelection:
+    known = {a.name: Availability() for a in accounts} | dict(standings or {})
+    return ProviderSelection(
+        "bars", accounts, known, lambda provider, symbol: (asleep or {}).get(provider) if symbol == "A" else None
+    )
 
 
-def chosen(found: Chosen | Asleep) -> tuple[str, list[str], str | None]:
-    assert isinstance(found, Chosen)
+def chosen(found: SelectedProvider | NoHealthyProvider) -> tuple[str, list[str], str | None]:
+    assert isinstance(found, SelectedProvider)
     return found.account.name, list(found.instead_of), found.reason
 
 
@@ -91,18 +104,18 @@ def test_a_provider_asked_for_by_name_has_no_stand_in():
 
 def test_who_rests_is_passed_over_and_the_choice_says_for_whom_and_why():
     a, b, c = account("a"), account("b"), account("c")
-    standings = {"a": Standing(rests="breaker_open"), "b": Standing(rests="cooling_down")}
+    standings = {"a": Availability(blocked_state="breaker_open"), "b": Availability(blocked_state="cooling_down")}
     assert chosen(choice(a, b, c, standings=standings).of("A")) == ("c", ["a", "b"], "breaker_open")
     assert chosen(choice(a, b, c).of("A")) == ("a", [], None)
 
 
 def test_when_all_rest_the_task_waits_for_the_first():
     a, b = account("a"), account("b")
-    assert chosen(choice(a, b, standings={name: Standing(rests="stopped") for name in "ab"}).of("A")) == ("a", [], None)
+    assert chosen(choice(a, b, standings={name: Availability(blocked_state="stopped") for name in "ab"}).of("A")) == ("a", [], None)
 
 
 def test_what_is_left_of_a_day_is_given_away_once_and_then_the_next_one_is_asked():
-    shared_out = choice(account("a", per_call=2), account("b"), standings={"a": Standing(calls_left=2)})
+    shared_out = choice(account("a", per_call=2), account("b"), standings={"a": Availability(calls_left=2)})
     given = [chosen(shared_out.of(symbol)) for symbol in "VWXYZ"]
     assert given == [("a", [], None)] * 4 + [("b", ["a"], "quota_spent")]
 
@@ -115,18 +128,18 @@ def test_a_symbol_that_one_does_not_have_is_asked_of_the_other_and_only_that_sym
 
 def test_a_symbol_that_nobody_has_is_skipped_until_the_first_probe_unless_somebody_insists():
     found = choice(account("a"), account("b"), asleep={"a": dead("a", hours=6), "b": dead("b", verdict="plan_restricted")})
-    assert found.of("A") == Asleep(dead("b", verdict="plan_restricted"))
+    assert found.of("A") == NoHealthyProvider(dead("b", verdict="plan_restricted"))
     assert chosen(found.of("A", always=True)) == ("a", [], None)
 
 
 def test_a_provider_that_rests_and_may_have_it_is_rather_waited_for_than_one_asked_that_does_not_have_it():
-    found = choice(account("a"), account("b"), standings={"b": Standing(rests="cooling_down")}, asleep={"a": dead("a")})
+    found = choice(account("a"), account("b"), standings={"b": Availability(blocked_state="cooling_down")}, asleep={"a": dead("a")})
     assert chosen(found.of("A")) == ("b", ["a"], "not_found")
 
 
 def test_the_ready_are_those_that_can_make_a_call_now():
     a, b = account("a"), account("b")
-    ready = choice(a, b, standings={"a": Standing(calls_left=0)}).ready()
+    ready = choice(a, b, standings={"a": Availability(calls_left=0)}).ready()
     assert ready is not None
     assert chosen(ready.of("A")) == ("b", [], None)
-    assert choice(a, standings={"a": Standing(rests="quota_spent")}).ready() is None
+    assert choice(a, standings={"a": Availability(blocked_state="quota_spent")}).ready() is None

@@ -10,7 +10,7 @@ from contracts.job import Job
 from contracts.plan_ask import CostPlan, JobCost, LimitUse
 from contracts.trading_sessions import TradingSessions
 from services.fetcher.accounts import account_of, accounts
-from services.fetcher.planning.cost_estimate import cost_plan
+from services.fetcher.planning.cost_estimate import cost_estimate
 from services.runtime.schedules.sessions import Calendar
 from services.runtime.settings import ProviderSettings, Settings
 
@@ -20,7 +20,7 @@ NAMES = [f"S{n}" for n in range(40)]
 
 def planned(*jobs: Job, symbols: Any = NAMES, provider: str = "tiingo", calendars: Any = None, **terms: Any) -> CostPlan:
     account = account_of(provider, ProviderSettings(**{"api_key": "k", **terms}))
-    return cost_plan(jobs, {job.id: symbols for job in jobs}, {provider: account}, calendars or {}, MONDAY)
+    return cost_estimate(jobs, {job.id: symbols for job in jobs}, {provider: account}, calendars or {}, MONDAY)
 
 
 def limit(plan: CostPlan, window: str) -> LimitUse:
@@ -44,7 +44,7 @@ def test_a_daily_job_costs_a_call_a_symbol_or_a_call_for_as_many_as_share_one() 
 
 
 def test_what_is_derived_costs_no_call() -> None:
-    [cost] = cost_plan(
+    [cost] = cost_estimate(
         [Job(id="iv", symbols=["A"], every_s=60, dataset="iv")], {"iv": NAMES}, accounts(Settings()), {}, MONDAY
     ).jobs
     assert (cost.provider, cost.symbols, cost.runs, cost.calls) == ("derived", 40, 1440, 0)
@@ -120,7 +120,7 @@ def test_calls_of_several_symbols_are_shared_only_where_a_whole_call_falls_away(
     quotes = {"dataset": "quote", "timeframe": None, "at": ["09:00"]}
     symbols = {"a": NAMES[:30], "b": NAMES[5:35]}
     account = account_of("alpaca", ProviderSettings(api_key="k", api_secret="s", symbols_per_call=10))  # type: ignore[arg-type]
-    plan = cost_plan([job("a", **quotes), job("b", **quotes)], symbols, {"alpaca": account}, {}, MONDAY)
+    plan = cost_estimate([job("a", **quotes), job("b", **quotes)], symbols, {"alpaca": account}, {}, MONDAY)
     assert [(cost.calls, cost.merged) for cost in plan.jobs] == [(3, 0), (1, 2)]
 
 
@@ -144,7 +144,7 @@ def test_what_jobs_cost_together_is_a_call_for_each_symbol_at_each_instant_at_wh
     jobs = [job(f"j{n}", every_s=every_s) for n, (every_s, _) in enumerate(wanted)]
     symbols = {f"j{n}": [name for n_, name in enumerate(NAMES[:6]) if bits >> n_ & 1] for n, (_, bits) in enumerate(wanted)}
     account = account_of("tiingo", ProviderSettings(api_key="k", per_day=10**6))  # type: ignore[arg-type]
-    plan = cost_plan(jobs, symbols, {"tiingo": account}, {}, MONDAY)
+    plan = cost_estimate(jobs, symbols, {"tiingo": account}, {}, MONDAY)
     asked = {
         (second, symbol)
         for n, (every_s, _) in enumerate(wanted)

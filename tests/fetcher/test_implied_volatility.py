@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lets_be_rational import black
 
 from services.fetcher.adapter.events import Contract
-from services.fetcher.derived.implied_volatility import MIN_HISTORY_DAYS, Smile, ahead, smiles, standing
+from services.fetcher.derived.implied_volatility import MIN_HISTORY_DAYS, Smile, interpolate_30d, rank, smiles
 
 AT = datetime(2026, 1, 5, 21, tzinfo=UTC)
 EXPIRY = date(2026, 2, 20)
@@ -100,26 +100,26 @@ def days(*points: tuple[float, float | None]) -> list[tuple[float, float | None]
 
 
 def test_between_two_expirations_the_variance_grows_evenly() -> None:
-    assert ahead(days((20, 0.2), (40, 0.2))) == pytest.approx(0.2)
+    assert interpolate_30d(days((20, 0.2), (40, 0.2))) == pytest.approx(0.2)
     variance = (0.2**2 * 20 + 0.3**2 * 40) / 2 / 30
-    assert ahead(days((3, 0.9), (20, 0.2), (40, 0.3), (300, 0.1))) == pytest.approx(variance**0.5)
-    assert ahead(days((20, 0.2), (29, None), (40, 0.2))) == pytest.approx(0.2)
-    assert ahead(days((30, 0.22), (40, 0.3))) == pytest.approx(0.22)
+    assert interpolate_30d(days((3, 0.9), (20, 0.2), (40, 0.3), (300, 0.1))) == pytest.approx(variance**0.5)
+    assert interpolate_30d(days((20, 0.2), (29, None), (40, 0.2))) == pytest.approx(0.2)
+    assert interpolate_30d(days((30, 0.22), (40, 0.3))) == pytest.approx(0.22)
 
 
 def test_without_one_on_either_side_only_a_near_one_speaks() -> None:
-    assert ahead(days((36, 0.2), (60, 0.3))) == 0.2
-    assert ahead(days((5, 0.5), (24, 0.4))) == 0.4
-    assert ahead(days((40, 0.2), (60, 0.3))) is None
-    assert ahead(days((30, None))) is None
-    assert ahead([]) is None
+    assert interpolate_30d(days((36, 0.2), (60, 0.3))) == 0.2
+    assert interpolate_30d(days((5, 0.5), (24, 0.4))) == 0.4
+    assert interpolate_30d(days((40, 0.2), (60, 0.3))) is None
+    assert interpolate_30d(days((30, None))) is None
+    assert interpolate_30d([]) is None
 
 
 def test_rank_and_percentile_are_of_the_days_before() -> None:
     before = [0.10 + n / 100 for n in range(MIN_HISTORY_DAYS)]  # 0.10 to 0.29
-    assert standing(0.195, before) == (pytest.approx(0.5), 0.5)
-    assert standing(0.05, before) == (0.0, 0.0)
-    assert standing(0.50, before) == (1.0, 1.0)
-    assert standing(0.2, before[1:]) == (None, None), "too few days"
-    assert standing(None, before) == (None, None)
-    assert standing(0.2, [0.2] * 250) == (None, 0.0), "it never moved"
+    assert rank(0.195, before) == (pytest.approx(0.5), 0.5)
+    assert rank(0.05, before) == (0.0, 0.0)
+    assert rank(0.50, before) == (1.0, 1.0)
+    assert rank(0.2, before[1:]) == (None, None), "too few days"
+    assert rank(None, before) == (None, None)
+    assert rank(0.2, [0.2] * 250) == (None, 0.0), "it never moved"

@@ -31,7 +31,7 @@ def at(day: int, hour: int, minute: int = 0) -> datetime:
 
 def why(fetched: datetime, now: datetime, delay_s: float = 0.0, *, newest: datetime | None = AS_LATE, **kind: Any) -> str | None:
     terms: dict[str, Any] = {"dataset": "quote", "timeframe": None, **kind}
-    return MarketHours(NEW_YORK, delay_s=delay_s, **terms).nothing_new(fetched, fetched if newest is AS_LATE else newest, now)
+    return MarketHours(NEW_YORK, delay_s=delay_s, **terms).why_unchanged(fetched, fetched if newest is AS_LATE else newest, now)
 
 
 @pytest.mark.parametrize(

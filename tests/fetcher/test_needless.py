@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.fetch_task import FetchTask
-from services.fetcher.planning.freshness import exchange_of, is_never_closed
+from services.fetcher.planning.freshness import calendar_code_of, is_never_closed
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 PAIRS = (
@@ -29,27 +29,27 @@ def wanted(dataset: Any = "bars", timeframe: Any = "1d") -> FetchTask:
 @pytest.mark.parametrize("symbol", [*PAIRS, *FUTURES])
 def test_pairs_and_futures_are_never_closed_whatever_the_calendar_of_their_job(symbol: str) -> None:
     assert is_never_closed(symbol)
-    assert exchange_of(symbol, wanted(), "XNYS", real=True) is None
+    assert calendar_code_of(symbol, wanted(), "XNYS", real=True) is None
 
 
 @pytest.mark.parametrize("symbol", LISTED)
 def test_what_is_listed_keeps_the_hours_of_its_jobs_calendar(symbol: str) -> None:
-    assert exchange_of(symbol, wanted("quote"), "XLON", real=True) == "XLON"
+    assert calendar_code_of(symbol, wanted("quote"), "XLON", real=True) == "XLON"
 
 
 def test_without_a_calendar_only_bars_of_days_of_plain_tickers_of_a_real_market_have_hours() -> None:
-    assert [symbol for symbol in LISTED if exchange_of(symbol, wanted(), None, real=True)] == [
+    assert [symbol for symbol in LISTED if calendar_code_of(symbol, wanted(), None, real=True)] == [
         "AAPL",
         "BRK.B",
         "GOOGL",
         "VTSAX",
     ]
-    assert exchange_of("AAPL", wanted(), None, real=False) is None
-    assert exchange_of("AAPL", wanted("quote"), None, real=True) is None
-    assert exchange_of("AAPL", wanted(timeframe="5m"), None, real=True) is None
-    assert exchange_of("AAPL", wanted(timeframe="1wk"), None, real=True) == "XNYS"
+    assert calendar_code_of("AAPL", wanted(), None, real=False) is None
+    assert calendar_code_of("AAPL", wanted("quote"), None, real=True) is None
+    assert calendar_code_of("AAPL", wanted(timeframe="5m"), None, real=True) is None
+    assert calendar_code_of("AAPL", wanted(timeframe="1wk"), None, real=True) == "XNYS"
 
 
 @given(st.text(max_size=64))
 def test_any_text_has_the_jobs_calendar_or_is_never_closed(symbol: str) -> None:
-    assert (exchange_of(symbol, wanted(), "XTKS", real=True) is None) == is_never_closed(symbol)
+    assert (calendar_code_of(symbol, wanted(), "XTKS", real=True) is None) == is_never_closed(symbol)

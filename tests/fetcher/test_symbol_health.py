@@ -6,11 +6,18 @@ import msgspec
 
 from contracts.symbol_health import SymbolHealth
 from services.fetcher.provider import ProviderError, Verdict
-from services.fetcher.routing.symbol_health import ProbeRules, Series, after_answer, after_failure, is_asleep, why_asleep
+from services.fetcher.routing.symbol_health import (
+    ProbePolicy,
+    SymbolHealthKey,
+    describe_health,
+    health_after_answer,
+    is_suspended,
+    next_health,
+)
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
-RULES = ProbeRules([3600, 21600, 86400], [86400, 604800], dead_after=3)
-GONE = Series("tiingo", "bars", "1d", "GONE")
+RULES = ProbePolicy([3600, 21600, 86400], [86400, 604800], dead_after=3)
+GONE = SymbolHealthKey("tiingo", "bars", "1d", "GONE")
 NOT_FOUND = ProviderError(Verdict.NOT_FOUND, "no such symbol")
 PAID = ProviderError(Verdict.PLAN_RESTRICTED, "wants a plan")
 
@@ -20,7 +27,7 @@ def failing(*errors: ProviderError) -> list[SymbolHealth]:
     told: list[SymbolHealth] = []
     now = NOW
     for error in errors:
-        health = after_failure(told[-1] if told else None, GONE, error, now, RULES)
+        health = next_health(told[-1] if told else None, GONE, error, now, RULES)
         assert health is not None
         assert health.next_probe_at is not None
         told.append(health)
@@ -65,33 +72,33 @@ def test_another_verdict_begins_its_own_count():
 
 def test_a_try_before_the_probe_is_due_changes_nothing():
     [health] = failing(NOT_FOUND)
-    assert after_failure(health, GONE, NOT_FOUND, NOW + timedelta(minutes=59), RULES) is None
+    assert next_health(health, GONE, NOT_FOUND, NOW + timedelta(minutes=59), RULES) is None
 
 
 def test_a_symbol_that_the_vendor_calls_by_another_name_is_renamed():
     [health] = failing(ProviderError(Verdict.NOT_FOUND, "see META", renamed_to="META"))
     assert (health.state, health.renamed_to) == ("renamed", "META")
-    assert why_asleep(health).startswith("tiingo: renamed to META since 2026-01-05T00:00:00Z; next probe at 2026-01-05T01:0")
+    assert describe_health(health).startswith("tiingo: renamed to META since 2026-01-05T00:00:00Z; next probe at 2026-01-05T01:0")
 
 
 def test_only_verdicts_of_the_symbol_are_held_against_it():
     others = set(Verdict) - {Verdict.NOT_FOUND, Verdict.PLAN_RESTRICTED}
-    assert not any(after_failure(None, GONE, ProviderError(verdict, "no"), NOW, RULES) for verdict in others)
+    assert not any(next_health(None, GONE, ProviderError(verdict, "no"), NOW, RULES) for verdict in others)
 
 
 def test_an_answer_makes_a_doubted_symbol_active_and_is_no_news_of_an_active_one():
     [suspect] = failing(NOT_FOUND)
-    active = after_answer(suspect, NOW)
+    active = health_after_answer(suspect, NOW)
     assert active is not None
     assert (active.state, active.before, active.failures, active.next_probe_at) == ("active", "suspect", 0, None)
-    assert after_answer(active, NOW) is None
-    assert after_answer(None, NOW) is None
+    assert health_after_answer(active, NOW) is None
+    assert health_after_answer(None, NOW) is None
 
 
 def test_after_it_was_active_again_the_count_begins_anew():
     told = failing(NOT_FOUND, NOT_FOUND)
-    active = after_answer(told[-1], NOW)
-    again = after_failure(active, GONE, NOT_FOUND, NOW, RULES)
+    active = health_after_answer(told[-1], NOW)
+    again = next_health(active, GONE, NOT_FOUND, NOW, RULES)
     assert again is not None
     assert (again.state, again.failures, again.before) == ("suspect", 1, "active")
 
@@ -99,7 +106,7 @@ def test_after_it_was_active_again_the_count_begins_anew():
 def test_a_symbol_sleeps_until_its_probe_is_due():
     [health] = failing(NOT_FOUND)
     assert health.next_probe_at is not None
-    assert is_asleep(health, NOW)
-    assert not is_asleep(health, health.next_probe_at)
-    assert not is_asleep(msgspec.structs.replace(health, next_probe_at=None), NOW)
-    assert not is_asleep(None, NOW)
+    assert is_suspended(health, NOW)
+    assert not is_suspended(health, health.next_probe_at)
+    assert not is_suspended(msgspec.structs.replace(health, next_probe_at=None), NOW)
+    assert not is_suspended(None, NOW)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from services.notifier import send_webhook as webhook
-from services.notifier.message import Notice
-from services.notifier.send_webhook import TRIES, SendError, Webhook, key_of, open_session, signature
+from services.notifier.message import Notification
+from services.notifier.send_webhook import ATTEMPTS, SendError, WebhookSender, open_session, signature, signing_key
 from services.runtime.settings import InvalidSettingsError, NotifySettings, Secret
 from services.runtime.settings.build import build_settings
 from tests.played_webhook import SECRET, PlayedWebhook
 
-NOTICE = Notice("msg_1", "eod", "failed", "eod: 1 of 1 symbols failed", "…", b'{"type":"run.failed"}')
+NOTICE = Notification("msg_1", "eod", "failed", "eod: 1 of 1 symbols failed", "…", b'{"type":"run.failed"}')
 
 
 @pytest.fixture
@@ -25,14 +25,14 @@ async def receiver() -> AsyncIterator[PlayedWebhook]:
 
 
 @asynccontextmanager
-async def sender(url: str, *, allow_private: bool = True, secret: str = SECRET) -> AsyncIterator[Webhook]:
+async def sender(url: str, *, allow_private: bool = True, secret: str = SECRET) -> AsyncIterator[WebhookSender]:
     settings = NotifySettings(id="ops", url=Secret(url), secret=Secret(secret), allow_private=allow_private)
     async with open_session(allow_private=allow_private) as session:
-        yield Webhook(session, settings)
+        yield WebhookSender(session, settings)
 
 
 def test_a_signature_is_as_the_standard_has_it() -> None:
-    key = key_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    key = signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     signed = signature(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
@@ -61,11 +61,11 @@ async def test_a_receiver_that_refuses_is_left_alone_after_a_few_tries(receiver:
     async with sender(receiver.url, secret="whsec_b3RoZXI=") as hook:
         with pytest.raises(SendError, match="it answered 401"):
             await hook.send(NOTICE)
-    assert len(receiver.tries) == TRIES
+    assert len(receiver.tries) == ATTEMPTS
 
 
 async def test_a_redirect_is_not_followed(receiver: PlayedWebhook) -> None:
-    receiver.statuses = [307] * TRIES
+    receiver.statuses = [307] * ATTEMPTS
     async with sender(receiver.url) as hook:
         with pytest.raises(SendError, match="it answered 307, and redirects are not followed"):
             await hook.send(NOTICE)
@@ -101,7 +101,7 @@ async def test_a_name_that_means_another_address_by_the_time_of_the_call_is_chec
     async with sender(f"http://hook.example:{port}/hook", allow_private=False) as hook:
         with pytest.raises(SendError, match="no public address"):
             await hook.send(NOTICE)
-    assert asked == ["hook.example"] * TRIES
+    assert asked == ["hook.example"] * ATTEMPTS
     assert receiver.tries == []
 
 

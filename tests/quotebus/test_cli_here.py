@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quotebus.cli import run
-from quotebus.cli.local_settings import known_providers, settings_here
+from quotebus.cli.local_settings import known_providers, local_settings
 from quotebus.embedded import free_port
 from services.fetcher.provider import providers
 
@@ -29,16 +29,16 @@ def running(folder: Path) -> None:
 
 
 def test_a_running_stack_wins_over_the_defaults_and_not_over_what_is_set(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings_here().settings.nats.url == "nats://127.0.0.1:4222"
+    assert local_settings().settings.nats.url == "nats://127.0.0.1:4222"
     running(here / ".quotebus")
-    found = settings_here()
+    found = local_settings()
     assert found.settings.nats.url == "nats://up:1"
     assert found.settings.postgres.dsn.get_secret_value() == DSN
     assert found.settings.redis.url is not None
     assert found.settings.redis.url.get_secret_value() == "redis://up:3/0"
     monkeypatch.setenv("QUOTEBUS_NATS__URL", "nats://set:1")
     (here / "quotebus.toml").write_text('[redis]\nurl = "redis://file:1"\n')
-    found = settings_here()
+    found = local_settings()
     assert found.settings.nats.url == "nats://set:1"
     assert [found.origin(*key) for key in (("nats", "url"), ("postgres", "dsn"), ("redis", "url"), ("log", "level"))] == [
         "environment QUOTEBUS_NATS__URL",
@@ -50,7 +50,7 @@ def test_a_running_stack_wins_over_the_defaults_and_not_over_what_is_set(here: P
 
 def test_another_data_folder_can_be_meant(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     running(here / "elsewhere")
-    assert settings_here(data=Path("elsewhere")).settings.nats.url == "nats://up:1"
+    assert local_settings(data=Path("elsewhere")).settings.nats.url == "nats://up:1"
     for arguments, folder in ((["--data", "elsewhere"], None), ([], "elsewhere")):
         if folder:
             monkeypatch.setenv("QUOTEBUS_DATA", folder)
@@ -62,7 +62,7 @@ def test_another_data_folder_can_be_meant(here: Path, capsys: pytest.CaptureFixt
 def test_a_half_written_endpoints_file_is_no_endpoints_file(here: Path) -> None:
     (here / ".quotebus").mkdir()
     (here / ".quotebus" / "endpoints.json").write_text('{"nats": "nats:')
-    assert settings_here().settings.nats.url == "nats://127.0.0.1:4222"
+    assert local_settings().settings.nats.url == "nats://127.0.0.1:4222"
 
 
 def test_the_known_providers_are_those_that_can_be_imported() -> None:

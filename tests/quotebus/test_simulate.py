@@ -8,7 +8,7 @@ import pytest
 
 from contracts.message import Timeframe
 from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceQuote
-from quotebus.simulate.market import Market
+from quotebus.simulate.market import SimulatedMarket
 from quotebus.simulate.server import Rules, Simulator
 from quotebus.simulate.vendor import SECRETS, vendors
 from services.fetcher.adapter.fields import LENGTHS
@@ -65,7 +65,7 @@ class Asked:
 
 
 def expected(symbol: str, timeframe: Timeframe, days: tuple[date, date], basis: str) -> dict[datetime, tuple[float, ...]]:
-    bars = Market(NOW).bars(symbol, timeframe, days[0], days[1] - timedelta(days=1), split_adjusted=basis != "raw")
+    bars = SimulatedMarket(NOW).bars(symbol, timeframe, days[0], days[1] - timedelta(days=1), split_adjusted=basis != "raw")
     return {bar.at: (*bar.prices.values(), bar.volume) for bar in bars}
 
 
@@ -108,7 +108,7 @@ async def test_a_split_is_in_the_prices_where_the_vendor_adjusts_for_it(name: st
     symbol, day, ratio = next(
         (symbol, action.date, action.value)
         for symbol in (f"A{letter}" for letter in "BCDEFGHIJKLMNOPQRSTUVW")
-        for action in Market(NOW).actions(symbol)
+        for action in SimulatedMarket(NOW).actions(symbol)
         if action.kind == "split" and action.date < NOW.date()
     )
     days = (day - timedelta(days=10), day + timedelta(days=5))
@@ -152,10 +152,10 @@ async def test_quotes_of_several_symbols_come_back_each_with_its_own_price(name:
     # What Databento sells without a live licence is a quarter of an hour old, and of a minute's end.
     at = NOW.replace(second=0) - timedelta(minutes=16) if name == "databento" else NOW
     for symbol, quote in quotes.items():
-        assert quote.price == pytest.approx(Market(at).quote(symbol).price)
+        assert quote.price == pytest.approx(SimulatedMarket(at).quote(symbol).price)
         assert quote.price and (quote.bid is None or quote.bid < quote.price) and (quote.ask is None or quote.price < quote.ask)
         if quote.previous_close is not None:
-            assert quote.previous_close == pytest.approx(Market(NOW).quote(symbol).previous_close)
+            assert quote.previous_close == pytest.approx(SimulatedMarket(NOW).quote(symbol).previous_close)
 
 
 @pytest.mark.parametrize("name", offering("chain"))
@@ -170,7 +170,7 @@ async def test_a_chain_comes_back_contract_by_contract_and_a_sentinel_as_unknown
         for i in range(len(event.contract))
     }
     at = NOW.replace(second=0) - timedelta(minutes=16) if name == "databento" else NOW
-    wanted = {(row.expiry, row.strike, row.right): row for row in Market(at).chain("AAPL")}
+    wanted = {(row.expiry, row.strike, row.right): row for row in SimulatedMarket(at).chain("AAPL")}
     assert found.keys() == wanted.keys()
     assert {row.bid is None for row in wanted.values()} == {True, False}
     told = False
@@ -186,7 +186,7 @@ async def test_a_chain_comes_back_contract_by_contract_and_a_sentinel_as_unknown
 
 @pytest.mark.parametrize("name", offering("actions"))
 async def test_splits_and_dividends_come_back_on_their_days(name: str):
-    market = Market(NOW)
+    market = SimulatedMarket(NOW)
     symbols = [f"B{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVW"]
     symbol = next(s for s in symbols if {action.kind for action in market.actions(s)} == {"split", "dividend"})
     call = FetchCall("actions", (symbol,), start=date(2019, 1, 1), end=date(2026, 3, 1))
@@ -237,7 +237,7 @@ async def test_a_request_too_many_is_refused_and_counted(name: str):
                 verdicts.add(error.verdict)
         assert verdicts == {Verdict.RATE_LIMITED}
         assert asked.simulator.quota.violations
-        told = asked.simulator.told()
+        told = asked.simulator.report()
         assert told.outcomes["throttled"] == len(told.violations)
 
 
@@ -250,7 +250,7 @@ FAULTS = {"error": Verdict.SERVER_ERROR, "page": Verdict.MALFORMED, "cut": Verdi
 async def test_a_fault_of_any_kind_is_a_fault_of_the_vendor(name: str):
     async with played(name, timeout_s=1.0, faults=1.0, seed=SEED) as asked:
         verdicts = [await asked.verdict(FetchCall("bars", ("AAPL",), "1d")) for _ in FAULTS]
-        outcomes = [call.outcome for call in asked.simulator.told().calls]
+        outcomes = [call.outcome for call in asked.simulator.report().calls]
     assert set(outcomes) == set(FAULTS)
     assert verdicts == [FAULTS[outcome] for outcome in outcomes]
 
@@ -275,7 +275,7 @@ async def test_pages_and_windows_are_followed_to_the_end(name: str):
     days = (NOW.date() - timedelta(days=back), NOW.date())
     async with played(name, timeout_s=20.0) as asked:
         events = (await asked(FetchCall("bars", ("AAPL",), timeframe, *days))).events
-        assert asked.simulator.told().count == requests
+        assert asked.simulator.report().count == requests
     bars = [event for event in events if isinstance(event, PriceBars)]
     wanted = expected("AAPL", timeframe, days, bars[0].basis)
     found = columns(bars)
@@ -294,7 +294,7 @@ async def test_pairs_of_currencies_come_back_too(name: str):
     assert found.keys() == wanted.keys()
     for at, row in found.items():
         assert row[:4] == pytest.approx(wanted[at][:4], rel=2e-7, abs=1e-5)
-    assert all(q.price == pytest.approx(Market(NOW).quote(pair).price) for q in quotes if isinstance(q, PriceQuote))
+    assert all(q.price == pytest.approx(SimulatedMarket(NOW).quote(pair).price) for q in quotes if isinstance(q, PriceQuote))
 
 
 async def test_what_was_asked_is_told_without_the_key():

@@ -4,12 +4,12 @@ import asyncio
 from contextlib import suppress
 
 from services.runtime.health import Health
-from services.runtime.service import watched
+from services.runtime.service import supervise
 
 
 async def test_a_service_without_a_part_stops_in_order() -> None:
     stop = asyncio.Event()
-    async with watched(Health("test"), {}, stop):
+    async with supervise(Health("test"), {}, stop):
         assert not stop.is_set()
     assert stop.is_set()
 
@@ -24,6 +24,6 @@ async def test_a_part_that_swallows_its_cancellation_is_told_again() -> None:
                 await asyncio.sleep(60)
             told += 1
 
-    async with asyncio.timeout(10), watched(Health("test"), {"deaf": deaf()}, None):
+    async with asyncio.timeout(10), supervise(Health("test"), {"deaf": deaf()}, None):
         await asyncio.sleep(0)
     assert told == 2

@@ -259,7 +259,7 @@ def test_the_jobs_the_shipped_file_shows_are_good_ones() -> None:
         "weekly_bars", "historical_backfill",
     ]  # fmt: skip
     calendars = {"XNYS": new_york(date(2026, 1, 1), date(2026, 12, 31))}
-    assert all(schedule_of(job, calendars).following(datetime(2026, 3, 4, tzinfo=UTC)) for job in jobs if job.after is None)
+    assert all(schedule_of(job, calendars).next_after(datetime(2026, 3, 4, tzinfo=UTC)) for job in jobs if job.after is None)
     assert [(job.id, job.after, job.dataset) for job in jobs if job.after] == [("iv_metrics", "options_refresh", "iv")]
 
 

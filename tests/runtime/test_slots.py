@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from contracts.job import Job
 from services.runtime.schedules.build import schedule_of
-from services.runtime.schedules.clock_times import Every, Schedule
+from services.runtime.schedules.clock_times import Interval, Schedule
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # New York and Lord Howe (half an hour) on both changes, Sao Paulo and Nuuk change at or before midnight, Apia skipped a day,
@@ -69,7 +69,7 @@ def by_the_wall(text: str, zone: str, start: datetime, end: datetime) -> list[da
 
 def walk(schedule: Schedule, start: datetime, end: datetime) -> list[datetime]:
     found = []
-    while (start := schedule.following(start)) <= end:
+    while (start := schedule.next_after(start)) <= end:
         found.append(start)
     return found
 
@@ -77,7 +77,7 @@ def walk(schedule: Schedule, start: datetime, end: datetime) -> list[datetime]:
 def agrees(schedule: Schedule, expected: list[datetime], start: datetime, end: datetime) -> None:
     assert walk(schedule, start, end) == expected
     assert schedule.count(start, end) == len(expected)
-    assert schedule.newest(start, end) == (expected[-1] if expected else None)
+    assert schedule.last_until(start, end) == (expected[-1] if expected else None)
 
 
 clock_times = st.builds("{:02}:{:02}".format, st.integers(0, 23), st.sampled_from([0, 1, 15, 30, 59]))
@@ -132,29 +132,29 @@ def test_every_is_a_multiple_of_its_length_since_the_epoch(length: int, start_us
     end = start + timedelta(microseconds=span_us)
     first = (start_us // length + 1) * length
     expected = [EPOCH + timedelta(microseconds=us) for us in range(first, start_us + span_us + 1, length)]
-    agrees(Every(length), expected, start, end)
+    agrees(Interval(length), expected, start, end)
 
 
 def test_every_half_second_more_than_one_is_exact_for_a_century() -> None:
     schedule = schedule_of(job(every_s=1.5))
-    assert schedule.following(datetime(2070, 1, 1, tzinfo=UTC)) == datetime(2070, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
+    assert schedule.next_after(datetime(2070, 1, 1, tzinfo=UTC)) == datetime(2070, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
 
 
 def test_half_past_two_in_new_york_is_three_o_clock_on_the_day_the_hour_is_skipped() -> None:
     schedule = schedule_of(job(at=["02:30"], timezone="America/New_York"))
-    assert schedule.following(datetime(2024, 3, 10, 5, tzinfo=UTC)) == datetime(2024, 3, 10, 7, tzinfo=UTC)
+    assert schedule.next_after(datetime(2024, 3, 10, 5, tzinfo=UTC)) == datetime(2024, 3, 10, 7, tzinfo=UTC)
 
 
 def test_half_past_one_in_new_york_comes_once_on_the_day_the_hour_is_repeated() -> None:
     schedule = schedule_of(job(cron="30 1 * * *", timezone="America/New_York"))
-    first = schedule.following(datetime(2024, 11, 3, 4, tzinfo=UTC))
+    first = schedule.next_after(datetime(2024, 11, 3, 4, tzinfo=UTC))
     assert first == datetime(2024, 11, 3, 5, 30, tzinfo=UTC)
-    assert schedule.following(first) == datetime(2024, 11, 4, 6, 30, tzinfo=UTC)
+    assert schedule.next_after(first) == datetime(2024, 11, 4, 6, 30, tzinfo=UTC)
 
 
 def test_a_date_that_comes_every_28_years_is_found() -> None:
     schedule = schedule_of(job(cron="0 0 * 2 MON#5"))
-    assert schedule.following(datetime(2025, 1, 1, tzinfo=UTC)) == datetime(2044, 2, 29, tzinfo=UTC)
+    assert schedule.next_after(datetime(2025, 1, 1, tzinfo=UTC)) == datetime(2044, 2, 29, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

@@ -145,9 +145,9 @@ def test_times_within_sessions_are_counted_from_each_sessions_own_open_and_close
     end_at = start + length * MINUTE
     schedule = schedule_of(job(session=text, calendar="XNYS"), {"XNYS": known})
     within = [slot for slot in expected if start < slot <= end_at]
-    assert (schedule.newest(start, end_at), schedule.count(start, end_at)) == (within[-1] if within else None, len(within))
+    assert (schedule.last_until(start, end_at), schedule.count(start, end_at)) == (within[-1] if within else None, len(within))
     if after_it := [slot for slot in expected if slot > start]:
-        assert schedule.following(start) == after_it[0]
+        assert schedule.next_after(start) == after_it[0]
 
 
 def test_a_half_day_has_its_own_close_and_the_holiday_before_it_nothing() -> None:
@@ -167,15 +167,15 @@ def test_beyond_the_sessions_that_are_known_every_weekday_counts_and_none_has_an
     after = utc(2027, 1, 1, 12)
     assert slots({"at": ["12:00"], "calendar": "XNYS"}, after, after + 4 * DAY) == [utc(2027, 1, day, 12) for day in (4, 5)]
     with pytest.raises(ValueError, match="no session of XNYS is known after 2026-12-31: run `quotebus migrate`"):
-        schedule_of(job(session="open", calendar="XNYS"), CALENDARS).following(after)
+        schedule_of(job(session="open", calendar="XNYS"), CALENDARS).next_after(after)
 
 
 def test_without_the_sessions_of_its_calendar_no_slot_is_known() -> None:
     for terms in ({"session": "open"}, {"every_s": 60.0}, {"at": ["12:00"]}, {"cron": "0 9 * * *"}):
         schedule = schedule_of(job(calendar="XLON", **terms), CALENDARS)
-        assert schedule.newest(utc(2026, 1, 1), utc(2026, 6, 1)) is None
+        assert schedule.last_until(utc(2026, 1, 1), utc(2026, 6, 1)) is None
         with pytest.raises(ValueError, match="the sessions of XLON are not known yet"):
-            schedule.following(utc(2026, 1, 1))
+            schedule.next_after(utc(2026, 1, 1))
 
 
 def test_days_are_words_and_ranges_and_a_range_may_go_over_the_weekend() -> None:

@@ -78,7 +78,7 @@ def every_slot_once(job: Job, asked: list[RefreshRequest], began: datetime, ende
     assert len(slots) == len(set(slots))
     schedule, expected = schedule_of(job, CALENDARS), []
     slot = began
-    while (slot := schedule.following(slot)) <= ended:
+    while (slot := schedule.next_after(slot)) <= ended:
         expected.append(slot)
     assert slots[: len(expected)] == expected
     assert all(request.missed_slots == 0 and not request.late for request in asked[: len(expected)])

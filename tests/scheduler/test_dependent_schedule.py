@@ -35,10 +35,10 @@ def test_a_slot_is_the_end_of_a_run_or_a_whole_length_after_the_last_known_insta
     expected = [NOON + n * MINUTE for n in by_walking(finished, every, 200)]
     within = [slot for slot in expected if start < slot <= end]
     assert chain.count(start, end) == len(within)
-    assert chain.newest(start, end) == (within[-1] if within else None)
+    assert chain.last_until(start, end) == (within[-1] if within else None)
     following = [slot for slot in expected if slot > start]
     if following:
-        assert chain.following(start) == following[0]
+        assert chain.next_after(start) == following[0]
 
 
 def test_a_run_is_news_once_and_not_when_something_later_was_asked() -> None:
@@ -47,13 +47,13 @@ def test_a_run_is_news_once_and_not_when_something_later_was_asked() -> None:
     assert not chain.add_run(NOON + MINUTE)
     chain.add_published(NOON + 5 * MINUTE)
     assert not chain.add_run(NOON + 3 * MINUTE)
-    assert chain.newest(NOON, NOON + 60 * MINUTE) is None
+    assert chain.last_until(NOON, NOON + 60 * MINUTE) is None
 
 
 def test_after_a_slot_was_asked_the_length_counts_from_it() -> None:
     chain = DependentSchedule("first", NOON, 30 * MINUTE)
     chain.add_published(NOON + 7 * MINUTE)
-    assert chain.following(NOON + 8 * MINUTE) == NOON + 37 * MINUTE
+    assert chain.next_after(NOON + 8 * MINUTE) == NOON + 37 * MINUTE
     chain.add_run(NOON + 20 * MINUTE)
-    assert chain.following(NOON + 8 * MINUTE) == NOON + 20 * MINUTE
-    assert chain.following(NOON + 20 * MINUTE) == NOON + 50 * MINUTE
+    assert chain.next_after(NOON + 8 * MINUTE) == NOON + 20 * MINUTE
+    assert chain.next_after(NOON + 20 * MINUTE) == NOON + 50 * MINUTE

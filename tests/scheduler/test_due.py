@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.job import Job
-from services.runtime.jobs.store import wish_by_hand
+from services.runtime.jobs.store import manual_request
 from services.runtime.schedules.build import schedule_of
 from services.scheduler.due import STREAM_RETENTION, Due, due, due_at, next_wakeup
 from services.scheduler.publish_request import request_for
@@ -154,7 +154,7 @@ def test_a_lookback_asks_for_so_many_days_up_to_the_slots_own():
     wanted = job(at=["03:00"], every_s=None, lookback_days=30, max_symbols=7)
     request = request_for(wanted, Due(NOON, 0, late=False, publish=True), NOON)
     assert (request.start, request.end, request.max_symbols) == (date(2026, 2, 2), date(2026, 3, 5), 7)
-    by_hand = wish_by_hand(wanted)
+    by_hand = manual_request(wanted)
     assert by_hand.start is not None
     assert by_hand.end is not None
     assert ((by_hand.end - by_hand.start).days, by_hand.max_symbols) == (31, 7)

@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
-from quotebus.simulate.vendor import SECRETS, Ask, RefusedError, Vendor, Why, frame, iso, page, reply, seconds
+from quotebus.simulate.vendor import SECRETS, Reason, RefusedError, Vendor, VendorRequest, frame, iso, page, reply, seconds
 from services.fetcher.adapter.events import Contract, Quote
 from services.fetcher.adapter.fields import LENGTHS, NEW_YORK, day_start
 from services.fetcher.provider import Reply
@@ -18,7 +18,7 @@ MOST_BARS, MOST_CONTRACTS = 10_000, 100
 DAY = timedelta(days=1)
 
 
-def bars(ask: Ask) -> object:
+def bars(ask: VendorRequest) -> object:
     """Raw bars, both ends of the range included; who is unknown has none."""
     timeframe = frame(TIMEFRAMES, ask.fields["timeframe"])
     last = datetime.fromisoformat(ask.fields["end"]) if "end" in ask.fields else ask.now
@@ -36,17 +36,17 @@ def bars(ask: Ask) -> object:
     return {"bars": told, "next_page_token": None if after is None else str(after)}
 
 
-def newest(ask: Ask) -> object:
+def newest(ask: VendorRequest) -> object:
     """The last minute of each symbol."""
     return {"bars": {symbol: _bar(bar, bar.at) for symbol in _known(ask) if (bar := _minute(ask, symbol))}}
 
 
-def _minute(ask: Ask, symbol: str) -> Bar | None:
+def _minute(ask: VendorRequest, symbol: str) -> Bar | None:
     minutes = ask.market.bars(symbol, "1m", ask.now.date() - 5 * DAY, ask.now.date())
     return minutes[-1] if minutes else None
 
 
-def _start(ask: Ask, symbol: str, bar: Bar, timeframe: Timeframe) -> datetime:
+def _start(ask: VendorRequest, symbol: str, bar: Bar, timeframe: Timeframe) -> datetime:
     return bar.at if timeframe in LENGTHS else day_start(bar.at.date(), ask.market.zone(symbol))
 
 
@@ -54,18 +54,18 @@ def _bar(bar: Bar, at: datetime) -> dict[str, object]:
     return {"t": iso(at), **{name[0]: value for name, value in bar.prices.items()}, "v": bar.volume}
 
 
-def snapshots(ask: Ask) -> object:
+def snapshots(ask: VendorRequest) -> object:
     """By symbol at the top; null of who is unknown."""
     known = set(_known(ask))
     return {symbol: _snapshot(ask, symbol) if symbol in known else None for symbol in ask.symbols("symbols")}
 
 
-def crypto_snapshots(ask: Ask) -> object:
+def crypto_snapshots(ask: VendorRequest) -> object:
     """Likewise, in a wrapper, without the unknown."""
     return {"snapshots": {symbol: _snapshot(ask, symbol) for symbol in _known(ask)}}
 
 
-def _snapshot(ask: Ask, symbol: str) -> dict[str, object]:
+def _snapshot(ask: VendorRequest, symbol: str) -> dict[str, object]:
     spot, today = ask.market.quote(symbol), ask.now.date()
     days = ask.market.bars(symbol, "1d", today - 10 * DAY, today)
     old, new = days[-2:]
@@ -81,13 +81,13 @@ def _at(spot: Quote | Contract) -> str:
     return iso(spot.at) if spot.at else "0001-01-01T00:00:00Z"
 
 
-def rates(ask: Ask) -> object:
+def rates(ask: VendorRequest) -> object:
     """Of currency pairs, joined."""
     spots = {pair: ask.market.quote(pair) for pair in ask.symbols("currency_pairs") if not ask.market.is_dead(pair)}
     return {"rates": {pair: {"t": _at(s), "mp": s.price, "bp": s.bid, "ap": s.ask} for pair, s in spots.items()}}
 
 
-def chain(ask: Ask) -> object:
+def chain(ask: VendorRequest) -> object:
     """Pages of contracts; what is not computed is absent."""
     contracts = ask.market.chain(ask.known(ask.fields["underlying"]))
     here, after = page(contracts, int(ask.fields.get("page_token", "0")), MOST_CONTRACTS)
@@ -102,7 +102,7 @@ def _contract(row: Contract) -> Mapping[str, object]:
     return told | {"latestTrade": {"t": _at(row), "p": row.last}, "impliedVolatility": row.iv, "greeks": greeks}
 
 
-def actions(ask: Ask) -> object:
+def actions(ask: VendorRequest) -> object:
     """By kind; those that are processed in the range."""
     first, last = ask.day("start", date(1990, 1, 1)), ask.day("end", ask.now.date())
     splits, dividends = [], []
@@ -115,11 +115,11 @@ def actions(ask: Ask) -> object:
     return {"corporate_actions": {"forward_splits": splits, "cash_dividends": dividends}, "next_page_token": None}
 
 
-def _known(ask: Ask) -> list[str]:
+def _known(ask: VendorRequest) -> list[str]:
     return [ask.known(symbol) for symbol in ask.symbols("symbols") if not ask.market.is_dead(symbol)]
 
 
-def key_in(ask: Ask) -> str:
+def key_in(ask: VendorRequest) -> str:
     """Both keys; one alone is none."""
     key, secret = (ask.headers.get(f"apca-api-{name}", "") for name in ("key-id", "secret-key"))
     return f"{key} {secret}" if key and secret else ""
@@ -127,14 +127,14 @@ def key_in(ask: Ask) -> str:
 
 def refused(error: RefusedError) -> Reply:
     """A message; no keys and wrong keys are forbidden alike."""
-    if error.why is Why.THROTTLED:
+    if error.why is Reason.THROTTLED:
         reset = str(seconds(error.again_at) + 1)
         return reply({"message": "too many requests."}, 429, x_ratelimit_remaining="0", x_ratelimit_reset=reset)
     status, words = {
-        Why.UNKNOWN: (404, f"{error.about} not found"),
-        Why.PAID: (403, f"subscription does not permit {error.about}"),
-        Why.BAD_REQUEST: (400, f"not valid: {error.about}"),
-        Why.NO_SUCH_PATH: (404, "endpoint not found."),
+        Reason.UNKNOWN: (404, f"{error.about} not found"),
+        Reason.PAID: (403, f"subscription does not permit {error.about}"),
+        Reason.BAD_REQUEST: (400, f"not valid: {error.about}"),
+        Reason.NO_SUCH_PATH: (404, "endpoint not found."),
     }.get(error.why, (403, "forbidden."))
     return reply({"message": words}, status)
 

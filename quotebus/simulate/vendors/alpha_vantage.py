@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
-from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, reply
+from quotebus.simulate.vendor import Reason, RefusedError, Vendor, VendorRequest, frame, reply
 from services.fetcher.adapter.events import Contract
 from services.fetcher.adapter.fields import NEW_YORK, period_end
 from services.fetcher.provider import Reply
@@ -18,17 +18,17 @@ DAY, MONTH = timedelta(days=1), timedelta(days=30)
 FIRST_DAY = date(1999, 11, 1)
 
 
-def query(ask: Ask) -> object:
+def query(ask: VendorRequest) -> object:
     """What the function is about."""
     function = ask.fields["function"]
     if function in FUNCTIONS:
         return FUNCTIONS[function](ask)
     if "INTRADAY" in function or any(word in function for word in PERIODS):
         return series(ask, function)
-    raise RefusedError(Why.BAD_REQUEST, function)
+    raise RefusedError(Reason.BAD_REQUEST, function)
 
 
-def series(ask: Ask, function: str) -> object:
+def series(ask: VendorRequest, function: str) -> object:
     """Bars by their time, or by the last session of their period."""
     symbol = ask.known(_symbol(ask))
     bars, interval = _bars(ask, symbol, function)
@@ -41,7 +41,7 @@ def series(ask: Ask, function: str) -> object:
     return {"Meta Data": {"1. Information": "Prices", "2. Symbol": symbol, "6. Time Zone": zone}, title: rows}
 
 
-def _bars(ask: Ask, symbol: str, function: str) -> tuple[list[Bar], str]:
+def _bars(ask: VendorRequest, symbol: str, function: str) -> tuple[list[Bar], str]:
     today = ask.now.date()
     if "INTRADAY" not in function:
         timeframe = next(timeframe for word, timeframe in PERIODS.items() if word in function)
@@ -55,7 +55,7 @@ def _bars(ask: Ask, symbol: str, function: str) -> tuple[list[Bar], str]:
     return ask.market.bars(symbol, timeframe, first, last), ask.fields["interval"]
 
 
-def _is_compact(ask: Ask, function: str) -> bool:
+def _is_compact(ask: VendorRequest, function: str) -> bool:
     return ask.fields.get("outputsize", "compact") == "compact" and ("DAILY" in function or "INTRADAY" in function)
 
 
@@ -75,7 +75,7 @@ def _row(bar: Bar, *, adjusted: bool) -> dict[str, str]:
     return cells | more
 
 
-def quote(ask: Ask) -> object:
+def quote(ask: VendorRequest) -> object:
     """The last price, of the newest session; of an unknown symbol there is nothing."""
     symbol = ask.fields["symbol"]
     if ask.market.is_dead(symbol):
@@ -92,14 +92,14 @@ def quote(ask: Ask) -> object:
     return {"Global Quote": cells}
 
 
-def rate(ask: Ask) -> object:
+def rate(ask: VendorRequest) -> object:
     """The rate of a pair."""
     spot = ask.market.quote(ask.known(_symbol(ask)))
     cells = {"5. Exchange Rate": f"{spot.price:.8f}", "6. Last Refreshed": f"{spot.at:%Y-%m-%d %H:%M:%S}", "7. Time Zone": "UTC"}
     return {"Realtime Currency Exchange Rate": cells | {"8. Bid Price": f"{spot.bid:.8f}", "9. Ask Price": f"{spot.ask:.8f}"}}
 
 
-def options(ask: Ask) -> object:
+def options(ask: VendorRequest) -> object:
     """The chain of a session; zeros stand for what is unknown."""
     rows = [_contract(row) for row in ask.market.chain(ask.known(ask.fields["symbol"]))]
     day = str((ask.market.quote(ask.fields["symbol"]).at or ask.now).date())
@@ -114,17 +114,17 @@ def _contract(row: Contract) -> dict[str, str]:
     return {**who, **prices, **counts, "implied_volatility": f"{row.iv or 0.0:.5f}", **greeks}
 
 
-def splits(ask: Ask) -> object:
+def splits(ask: VendorRequest) -> object:
     """All there were."""
     return _actions(ask, "split", ("effective_date", "split_factor"))
 
 
-def dividends(ask: Ask) -> object:
+def dividends(ask: VendorRequest) -> object:
     """Likewise, as they were paid."""
     return _actions(ask, "dividend", ("ex_dividend_date", "amount"))
 
 
-def _actions(ask: Ask, kind: str, names: tuple[str, str]) -> object:
+def _actions(ask: VendorRequest, kind: str, names: tuple[str, str]) -> object:
     symbol = ask.fields["symbol"]
     if ask.market.is_dead(symbol):
         return {}
@@ -132,7 +132,7 @@ def _actions(ask: Ask, kind: str, names: tuple[str, str]) -> object:
     return {"symbol": symbol, "data": [{names[0]: str(row.date), names[1]: f"{row.value:.4f}"} for row in reversed(rows)]}
 
 
-def _symbol(ask: Ask) -> str:
+def _symbol(ask: VendorRequest) -> str:
     base = ask.fields.get("from_symbol") or ask.fields.get("from_currency")
     if base:
         return f"{base}/{ask.fields.get('to_symbol') or ask.fields['to_currency']}"
@@ -141,15 +141,15 @@ def _symbol(ask: Ask) -> str:
 
 def refused(error: RefusedError) -> Reply:
     """A notice in place of data."""
-    if error.why in (Why.PAID, Why.THROTTLED):
+    if error.why in (Reason.PAID, Reason.THROTTLED):
         limit = f"the rate limit is spent: it is counted per {error.about}; subscribe to a premium plan to lift it"
-        return reply({"Information": "This is a premium endpoint." if error.why is Why.PAID else f"Please note that {limit}."})
-    if error.why in (Why.NO_KEY, Why.WRONG_KEY):
+        return reply({"Information": "This is a premium endpoint." if error.why is Reason.PAID else f"Please note that {limit}."})
+    if error.why in (Reason.NO_KEY, Reason.WRONG_KEY):
         return reply({"Error Message": "The parameter apikey is invalid or missing."})
     return reply({"Error Message": "Invalid API call: see the documentation of this function."})
 
 
-FUNCTIONS: dict[str, Callable[[Ask], object]] = {
+FUNCTIONS: dict[str, Callable[[VendorRequest], object]] = {
     "GLOBAL_QUOTE": quote,
     "CURRENCY_EXCHANGE_RATE": rate,
     "HISTORICAL_OPTIONS": options,

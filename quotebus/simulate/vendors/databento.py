@@ -11,8 +11,8 @@ import zstandard
 from databento_dbn.metadata import MappingInterval
 
 from contracts.message import Timeframe
-from quotebus.simulate.market import Market
-from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, iso, reply, seconds
+from quotebus.simulate.market import SimulatedMarket
+from quotebus.simulate.vendor import Reason, RefusedError, Vendor, VendorRequest, iso, reply, seconds
 from services.fetcher.adapter.events import Contract
 from services.fetcher.provider import Reply
 
@@ -45,16 +45,16 @@ class Mapped:
     intervals: Sequence[MappingInterval]
 
 
-def get_range(ask: Ask) -> object:
+def get_range(ask: VendorRequest) -> object:
     """The records of a schema; a range that ends too late is refused with the bound."""
     symbols, schema = ask.symbols("symbols"), ask.fields["schema"]
     start, end = (datetime.fromisoformat(ask.fields[name]).astimezone(UTC) for name in ("start", "end"))
     available = (ask.now - DELAY).replace(second=0, microsecond=0)
     if end > available:
-        raise RefusedError(Why.BAD_REQUEST, LATE, available)
+        raise RefusedError(Reason.BAD_REQUEST, LATE, available)
     known = [ask.known(symbol) for symbol in symbols if not ask.market.is_dead(symbol)]
     if not known:
-        raise RefusedError(Why.UNKNOWN, ask.fields["symbols"])
+        raise RefusedError(Reason.UNKNOWN, ask.fields["symbols"])
     if ask.fields.get("stype_in") == "parent":
         names, records = _options(known, start, end)
     else:
@@ -68,7 +68,7 @@ def get_range(ask: Ask) -> object:
     return reply(packed, 206 if missing else 200, "application/octet-stream")
 
 
-def _metadata(ask: Ask, names: Mapping[str, int], missing: Sequence[str], days: tuple[date, date]) -> dbn.Metadata:
+def _metadata(ask: VendorRequest, names: Mapping[str, int], missing: Sequence[str], days: tuple[date, date]) -> dbn.Metadata:
     return dbn.Metadata(
         dataset=ask.fields["dataset"],
         start=0,
@@ -83,10 +83,10 @@ def _metadata(ask: Ask, names: Mapping[str, int], missing: Sequence[str], days: 
     )
 
 
-def _bars(ask: Ask, symbol: str, number: int, span: Span) -> list[SupportsBytes]:
+def _bars(ask: VendorRequest, symbol: str, number: int, span: Span) -> list[SupportsBytes]:
     kind, timeframe = BARS[ask.fields["schema"]]
     # Nothing is known of what came after the end of the range.
-    market = Market(span[1], ask.market.seed)
+    market = SimulatedMarket(span[1], ask.market.seed)
     bars = market.bars(symbol, timeframe, span[0].date(), span[1].date())
     told = [bar for bar in bars if span[0] <= bar.at < span[1]]
     prices = [{name: _billionths(value) for name, value in bar.prices.items()} for bar in told]
@@ -96,9 +96,9 @@ def _bars(ask: Ask, symbol: str, number: int, span: Span) -> list[SupportsBytes]
     ]
 
 
-def _books(ask: Ask, symbol: str, number: int, span: Span) -> list[SupportsBytes]:
+def _books(ask: VendorRequest, symbol: str, number: int, span: Span) -> list[SupportsBytes]:
     """The state at the end of the last minute with a trade."""
-    spot = Market(span[1] - MINUTE, ask.market.seed).quote(symbol)
+    spot = SimulatedMarket(span[1] - MINUTE, ask.market.seed).quote(symbol)
     if spot.at is None or spot.at < span[0]:
         return []
     levels = dbn.BidAskPair(_billionths(spot.bid), _billionths(spot.ask), 1, 1, 1, 1)
@@ -108,10 +108,10 @@ def _books(ask: Ask, symbol: str, number: int, span: Span) -> list[SupportsBytes
 
 def _options(parents: Sequence[str], start: datetime, end: datetime) -> tuple[dict[str, int], list[SupportsBytes]]:
     root = parents[0].removesuffix(".OPT")
-    market = Market(end - MINUTE)
+    market = SimulatedMarket(end - MINUTE)
     at = market.quote(root).at
     if at is None or at < start:
-        raise RefusedError(Why.UNKNOWN, parents[0])
+        raise RefusedError(Reason.UNKNOWN, parents[0])
     contracts = market.chain(root)
     names = {f"{row.contract[:-15]:<6}{row.contract[-15:]}": number for number, row in enumerate(contracts, 1)}
     stamp = seconds(end - MINUTE) * 10**9
@@ -125,7 +125,7 @@ def _option(row: Contract, number: int, stamp: int) -> SupportsBytes:
     return book
 
 
-def resolve(ask: Ask) -> object:
+def resolve(ask: VendorRequest) -> object:
     """The instrument of each symbol that is known."""
     first, last = ask.fields["start_date"], ask.fields["end_date"]
     known = {s: [] if ask.market.is_dead(s) else [{"d0": first, "d1": last, "s": "1"}] for s in ask.symbols("symbols")}
@@ -136,7 +136,7 @@ def _billionths(price: float | None) -> int:
     return dbn.UNDEF_PRICE if price is None else round(price * 10**9)
 
 
-def key_in(ask: Ask) -> str:
+def key_in(ask: VendorRequest) -> str:
     """The user's name of HTTP Basic."""
     encoded = ask.headers.get("authorization", "").removeprefix("Basic ")
     return b64decode(encoded).decode().removesuffix(":") if encoded else ""
@@ -145,12 +145,12 @@ def key_in(ask: Ask) -> str:
 def refused(error: RefusedError) -> Reply:
     """A case with its words; who asks too often learns when it may again."""
     status, case, words = {
-        Why.UNKNOWN: (422, "symbology_invalid_request", "Nothing of this could be resolved"),
-        Why.PAID: (403, "license_not_found_unauthorized", "A license is required"),
-        Why.THROTTLED: (429, "rate_limited", "Too many requests"),
-        Why.NO_KEY: (401, "auth_authentication_failed", "No authentication"),
-        Why.WRONG_KEY: (401, "auth_authentication_failed", "Authentication failed"),
-        Why.BAD_REQUEST: (422, error.about, "The request is not valid"),
+        Reason.UNKNOWN: (422, "symbology_invalid_request", "Nothing of this could be resolved"),
+        Reason.PAID: (403, "license_not_found_unauthorized", "A license is required"),
+        Reason.THROTTLED: (429, "rate_limited", "Too many requests"),
+        Reason.NO_KEY: (401, "auth_authentication_failed", "No authentication"),
+        Reason.WRONG_KEY: (401, "auth_authentication_failed", "Authentication failed"),
+        Reason.BAD_REQUEST: (422, error.about, "The request is not valid"),
     }.get(error.why, (404, "not_found", "No such method"))
     payload = {"available_end": iso(error.again_at)} if error.about == LATE else None
     detail = {"case": case, "message": words, "status_code": status, "payload": payload}

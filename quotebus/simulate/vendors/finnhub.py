@@ -3,7 +3,7 @@
 from datetime import date, timedelta
 
 from contracts.message import Timeframe
-from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, reply, seconds
+from quotebus.simulate.vendor import Reason, RefusedError, Vendor, VendorRequest, frame, reply, seconds
 from services.fetcher.adapter.fields import LENGTHS
 from services.fetcher.provider import Reply
 
@@ -13,7 +13,7 @@ RESOLUTIONS: dict[str, Timeframe] = {
 MONTH = timedelta(days=31)  # the most of an intraday answer
 
 
-def candles(ask: Ask) -> object:
+def candles(ask: VendorRequest) -> object:
     """The candles of a range, both ends included; days and longer are adjusted for splits and stamped at midnight UTC."""
     symbol = _name(ask)
     if ask.market.is_dead(symbol):
@@ -30,7 +30,7 @@ def candles(ask: Ask) -> object:
     return {**columns, "t": [seconds(bar.at) for bar in bars], "v": [bar.volume for bar in bars], "s": "ok"}
 
 
-def quote(ask: Ask) -> object:
+def quote(ask: VendorRequest) -> object:
     """The quote; all zeros of an unknown symbol."""
     symbol = _name(ask)
     if ask.market.is_dead(symbol):
@@ -40,17 +40,17 @@ def quote(ask: Ask) -> object:
     return {"c": spot.price, "d": round(change, 4), "pc": spot.previous_close, "t": seconds(spot.at or ask.now)}
 
 
-def splits(ask: Ask) -> object:
+def splits(ask: VendorRequest) -> object:
     """Those of a range."""
     return [{"date": day, "fromFactor": 1, "toFactor": value} for day, value in _actions(ask, "split")]
 
 
-def dividends(ask: Ask) -> object:
+def dividends(ask: VendorRequest) -> object:
     """Likewise, as they were paid."""
     return [{"date": day, "amount": value, "currency": "USD"} for day, value in _actions(ask, "dividend")]
 
 
-def _actions(ask: Ask, kind: str) -> list[tuple[str, float]]:
+def _actions(ask: VendorRequest, kind: str) -> list[tuple[str, float]]:
     symbol = _name(ask)
     if ask.market.is_dead(symbol):
         return []
@@ -58,21 +58,21 @@ def _actions(ask: Ask, kind: str) -> list[tuple[str, float]]:
     return [(str(each.date), each.value) for each in ask.market.actions(ask.known(symbol), first, last) if each.kind == kind]
 
 
-def _name(ask: Ask) -> str:
+def _name(ask: VendorRequest) -> str:
     """The symbol without its venue: EUR/USD of OANDA:EUR_USD."""
     return ask.fields["symbol"].rpartition(":")[2].replace("_", "/")
 
 
 def refused(error: RefusedError) -> Reply:
     """An error by name; who asks too often learns from a header when it may again."""
-    if error.why is Why.THROTTLED:
+    if error.why is Reason.THROTTLED:
         reset = str(seconds(error.again_at) + 1)
         return reply({"error": "API limit reached. Come back later."}, 429, x_ratelimit_remaining="0", x_ratelimit_reset=reset)
     status, words = {
-        Why.PAID: (403, "You don't have access to this resource."),
-        Why.NO_KEY: (401, "Please use an API key."),
-        Why.WRONG_KEY: (401, "Invalid API key"),
-        Why.BAD_REQUEST: (422, f"Wrong parameter {error.about}"),
+        Reason.PAID: (403, "You don't have access to this resource."),
+        Reason.NO_KEY: (401, "Please use an API key."),
+        Reason.WRONG_KEY: (401, "Invalid API key"),
+        Reason.BAD_REQUEST: (422, f"Wrong parameter {error.about}"),
     }.get(error.why, (404, "No such endpoint"))
     return reply({"error": words}, status)
 

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
-from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, reply, seconds
+from quotebus.simulate.vendor import Reason, RefusedError, Vendor, VendorRequest, frame, reply, seconds
 from services.fetcher.adapter.fields import NEW_YORK
 from services.fetcher.provider import Reply
 
@@ -14,13 +14,13 @@ MOST_SESSIONS = 5000
 A_WEEK, FIVE_YEARS = timedelta(days=7), timedelta(days=1826)
 
 
-def sessions(ask: Ask) -> object:
+def sessions(ask: VendorRequest) -> object:
     """Daily bars, adjusted for splits."""
     bars = _sessions(ask)
     return [{"symbol": ask.fields["symbol"], "date": str(bar.session), **bar.prices, "volume": bar.volume} for bar in bars]
 
 
-def adjusted(ask: Ask) -> object:
+def adjusted(ask: VendorRequest) -> object:
     """Likewise, and for dividends."""
     told = []
     for bar in _sessions(ask):
@@ -29,13 +29,13 @@ def adjusted(ask: Ask) -> object:
     return told
 
 
-def _sessions(ask: Ask) -> list[Bar]:
+def _sessions(ask: VendorRequest) -> list[Bar]:
     symbol, today = ask.known(ask.fields["symbol"]), ask.now.date()
     bars = ask.market.bars(symbol, "1d", ask.day("from", today - FIVE_YEARS), ask.day("to", today), split_adjusted=True)
     return bars[::-1][:MOST_SESSIONS]
 
 
-def minutes(ask: Ask) -> object:
+def minutes(ask: VendorRequest) -> object:
     """Intraday bars of the wall clock's days; without a range the last sessions."""
     symbol, zone = ask.known(ask.fields["symbol"]), ZoneInfo(NEW_YORK)
     timeframe, today = frame(INTERVALS, ask.fields["interval"]), ask.now.astimezone(zone).date()
@@ -50,30 +50,30 @@ def minutes(ask: Ask) -> object:
     return told
 
 
-def quote(ask: Ask) -> object:
+def quote(ask: VendorRequest) -> object:
     """One quote, without bid and ask."""
     return [_quote(ask, ask.known(ask.fields["symbol"]))]
 
 
-def quotes(ask: Ask) -> object:
+def quotes(ask: VendorRequest) -> object:
     """Several; who is unknown is left out."""
     return [_quote(ask, ask.known(symbol)) for symbol in ask.symbols("symbols") if not ask.market.is_dead(symbol)]
 
 
-def _quote(ask: Ask, symbol: str) -> dict[str, object]:
+def _quote(ask: VendorRequest, symbol: str) -> dict[str, object]:
     spot = ask.market.quote(symbol)
     told = {"symbol": symbol, "price": spot.price, "previousClose": spot.previous_close, "volume": spot.volume}
     return {**told, "timestamp": seconds(spot.at or ask.now)}
 
 
-def splits(ask: Ask) -> object:
+def splits(ask: VendorRequest) -> object:
     """All there were."""
     symbol = ask.known(ask.fields["symbol"])
     rows = [action for action in ask.market.actions(symbol) if action.kind == "split"]
     return [{"symbol": symbol, "date": str(row.date), "numerator": row.value, "denominator": 1} for row in reversed(rows)]
 
 
-def dividends(ask: Ask) -> object:
+def dividends(ask: VendorRequest) -> object:
     """Likewise, as they were declared and adjusted for later splits."""
     symbol, told = ask.known(ask.fields["symbol"]), []
     for row in reversed(ask.market.actions(symbol)):
@@ -83,7 +83,7 @@ def dividends(ask: Ask) -> object:
     return told
 
 
-def profile(ask: Ask) -> object:
+def profile(ask: VendorRequest) -> object:
     """What a symbol is quoted in."""
     symbol = ask.known(ask.fields["symbol"])
     return [{"symbol": symbol, "currency": ask.market.instrument(symbol).currency}]
@@ -91,15 +91,15 @@ def profile(ask: Ask) -> object:
 
 def refused(error: RefusedError) -> Reply:
     """An object, a sentence, or nothing at all."""
-    if error.why is Why.UNKNOWN:
+    if error.why is Reason.UNKNOWN:
         return reply([])
-    if error.why is Why.PAID:
+    if error.why is Reason.PAID:
         return reply(f"Premium Query Parameter: {error.about} is not part of your subscription", 402, "text/plain")
     status, words = {
-        Why.THROTTLED: (429, "Limit Reach. Upgrade your plan for more calls."),
-        Why.NO_KEY: (401, "Invalid API KEY. None was given."),
-        Why.WRONG_KEY: (401, "Invalid API KEY."),
-        Why.BAD_REQUEST: (400, f"Invalid parameter {error.about}"),
+        Reason.THROTTLED: (429, "Limit Reach. Upgrade your plan for more calls."),
+        Reason.NO_KEY: (401, "Invalid API KEY. None was given."),
+        Reason.WRONG_KEY: (401, "Invalid API KEY."),
+        Reason.BAD_REQUEST: (400, f"Invalid parameter {error.about}"),
     }.get(error.why, (404, "Not found"))
     return reply({"Error Message": words}, status)
 

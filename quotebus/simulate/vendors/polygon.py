@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
-from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, page, reply, seconds
+from quotebus.simulate.vendor import Reason, RefusedError, Vendor, VendorRequest, frame, page, reply, seconds
 from services.fetcher.adapter.events import Contract
 from services.fetcher.adapter.fields import EPOCH, LENGTHS, NEW_YORK, day_start
 from services.fetcher.provider import Reply
@@ -26,7 +26,7 @@ STOCKS = "/v2/snapshot/locale/us/markets/stocks/tickers"
 PAIRS = "/v2/snapshot/locale/global/markets/{market}/tickers"
 
 
-def aggregates(ask: Ask) -> object:
+def aggregates(ask: VendorRequest) -> object:
     """Bars, adjusted for splits unless told otherwise; a page is made of at most so many minutes, or days."""
     symbol = _plain(ask.fields["ticker"])
     timeframe = frame(SPANS, f"{ask.fields['multiplier']}/{ask.fields['span']}")
@@ -63,7 +63,7 @@ def _bar(bar: Bar, at: datetime) -> dict[str, object]:
     return {"t": seconds(at) * 1000, **{name[0]: value for name, value in bar.prices.items()}, "v": bar.volume}
 
 
-def whole_market(ask: Ask) -> object:
+def whole_market(ask: VendorRequest) -> object:
     """A day of all shares; as a made-up market has no end, of those that are listed here."""
     day = ask.day("day", ask.now.date())
     rows = [(symbol, bar) for symbol in LISTED for bar in ask.market.bars(symbol, "1d", day, day, split_adjusted=True)]
@@ -71,18 +71,18 @@ def whole_market(ask: Ask) -> object:
     return _envelope(ask, told, None) | {"adjusted": True, "resultsCount": len(told)}
 
 
-def snapshot(ask: Ask) -> object:
+def snapshot(ask: VendorRequest) -> object:
     """Of one ticker."""
     return {"status": "OK", "ticker": _snapshot(ask, _existing(ask, ask.fields["ticker"]))}
 
 
-def snapshots(ask: Ask) -> object:
+def snapshots(ask: VendorRequest) -> object:
     """Of several; who is unknown is left out."""
     known = [t for t in ask.symbols("tickers") if not ask.market.is_dead(_plain(t)) and ask.known(_plain(t))]
     return {"status": "OK", "count": len(known), "tickers": [_snapshot(ask, ticker) for ticker in known]}
 
 
-def _snapshot(ask: Ask, ticker: str) -> dict[str, object]:
+def _snapshot(ask: VendorRequest, ticker: str) -> dict[str, object]:
     symbol = _plain(ticker)
     spot = ask.market.quote(symbol)
     at = seconds(spot.at or ask.now) * 10**9
@@ -98,7 +98,7 @@ def _snapshot(ask: Ask, ticker: str) -> dict[str, object]:
     }
 
 
-def chain(ask: Ask) -> object:
+def chain(ask: VendorRequest) -> object:
     """Contracts; what is not computed is absent."""
     symbol = _plain(_existing(ask, ask.fields["underlying"]))
     limit = min(int(ask.fields.get("limit", "10")), MOST_CONTRACTS)
@@ -124,19 +124,19 @@ def _contract(row: Contract) -> dict[str, object]:
     return told | {"last_quote": quote, "last_trade": trade, "day": day, "greeks": greeks, "implied_volatility": row.iv}
 
 
-def splits(ask: Ask) -> object:
+def splits(ask: VendorRequest) -> object:
     """Those of a range."""
     rows = _actions(ask, "split", "execution_date")
     return _listed(ask, ({"execution_date": day, "split_from": 1, "split_to": value} for day, value in rows))
 
 
-def dividends(ask: Ask) -> object:
+def dividends(ask: VendorRequest) -> object:
     """Likewise, as they were paid."""
     rows = _actions(ask, "dividend", "ex_dividend_date")
     return _listed(ask, ({"ex_dividend_date": day, "cash_amount": value, "currency": "USD"} for day, value in rows))
 
 
-def _actions(ask: Ask, kind: str, name: str) -> list[tuple[str, float]]:
+def _actions(ask: VendorRequest, kind: str, name: str) -> list[tuple[str, float]]:
     ticker = ask.fields["ticker"]
     if ask.market.is_dead(ticker):
         return []
@@ -145,19 +145,19 @@ def _actions(ask: Ask, kind: str, name: str) -> list[tuple[str, float]]:
     return [(str(action.date), action.value) for action in found if action.kind == kind]
 
 
-def _listed(ask: Ask, rows: Iterable[dict[str, object]]) -> object:
+def _listed(ask: VendorRequest, rows: Iterable[dict[str, object]]) -> object:
     told: list[object] = [{"ticker": ask.fields["ticker"], **row} for row in rows]
     return _envelope(ask, *page(told, int(ask.fields.get("cursor", "0")), MOST_ACTIONS))
 
 
-def _envelope(ask: Ask, rows: list[object] | list[dict[str, object]], after: int | None) -> dict[str, object]:
+def _envelope(ask: VendorRequest, rows: list[object] | list[dict[str, object]], after: int | None) -> dict[str, object]:
     """Without rows there is no `results`; the link to the next page comes without the key."""
     told: dict[str, object] = {"status": "OK", "request_id": "simulated"}
     told |= {"results": rows} if rows else {}
     return told if after is None else told | {"next_url": f"https://api.polygon.io{ask.path}?{urlencode({'cursor': after})}"}
 
 
-def _existing(ask: Ask, ticker: str) -> str:
+def _existing(ask: VendorRequest, ticker: str) -> str:
     ask.known(_plain(ticker))
     return ticker
 
@@ -167,7 +167,7 @@ def _plain(ticker: str) -> str:
     return ticker.removeprefix("X:").removeprefix("C:")
 
 
-def key_in(ask: Ask) -> str:
+def key_in(ask: VendorRequest) -> str:
     """In a header, or in the query."""
     return ask.headers.get("authorization", "").removeprefix("Bearer ") or ask.fields.get("apiKey", "")
 
@@ -175,12 +175,12 @@ def key_in(ask: Ask) -> str:
 def refused(error: RefusedError) -> Reply:
     """A status with words."""
     code, status, words = {
-        Why.UNKNOWN: (404, "NOT_FOUND", f"{error.about} was not found"),
-        Why.PAID: (403, "NOT_AUTHORIZED", f"Your plan does not include {error.about}"),
-        Why.THROTTLED: (429, "ERROR", f"You have made the maximum requests per {error.about}"),
-        Why.NO_KEY: (401, "ERROR", "API Key was not provided"),
-        Why.WRONG_KEY: (401, "ERROR", "Unknown API Key"),
-        Why.BAD_REQUEST: (400, "ERROR", f"Not valid: {error.about}"),
+        Reason.UNKNOWN: (404, "NOT_FOUND", f"{error.about} was not found"),
+        Reason.PAID: (403, "NOT_AUTHORIZED", f"Your plan does not include {error.about}"),
+        Reason.THROTTLED: (429, "ERROR", f"You have made the maximum requests per {error.about}"),
+        Reason.NO_KEY: (401, "ERROR", "API Key was not provided"),
+        Reason.WRONG_KEY: (401, "ERROR", "Unknown API Key"),
+        Reason.BAD_REQUEST: (400, "ERROR", f"Not valid: {error.about}"),
     }.get(error.why, (404, "NOT_FOUND", "page not found"))
     return reply({"status": status, "request_id": "simulated", "error": words}, code)
 

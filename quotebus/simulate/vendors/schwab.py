@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
-from quotebus.simulate.vendor import SECRETS, Ask, RefusedError, Vendor, Why, frame, reply, seconds
+from quotebus.simulate.vendor import SECRETS, Reason, RefusedError, Vendor, VendorRequest, frame, reply, seconds
 from services.fetcher.adapter.events import Contract
 from services.fetcher.adapter.fields import LENGTHS, day_start
 from services.fetcher.provider import Reply
@@ -24,7 +24,7 @@ UNCOMPUTED = -999.0
 DAY = timedelta(days=1)
 
 
-def token(ask: Ask) -> object:
+def token(ask: VendorRequest) -> object:
     """An access token for the right application and login."""
     if ask.headers.get("authorization") != f"Basic {APPLICATION}":
         return reply({"error": "invalid_client", "error_description": "Unauthorized"}, 401)
@@ -40,11 +40,11 @@ def token(ask: Ask) -> object:
     return granted | {"scope": "api", "id_token": "simulated"}
 
 
-def history(ask: Ask) -> object:
+def history(ask: VendorRequest) -> object:
     """Candles of whole days, adjusted for splits; a day is stamped with midnight in Chicago. Unknown is empty."""
     symbol = _plain(ask.fields["symbol"])
     if ask.market.is_dead(symbol):
-        raise RefusedError(Why.UNKNOWN, symbol)
+        raise RefusedError(Reason.UNKNOWN, symbol)
     timeframe = frame(FREQUENCIES, f"{ask.fields['frequencyType']}/{ask.fields['frequency']}")
     last = ask.epoch("endDate", ask.now, 1000)
     first = ask.epoch("startDate", last - DAY, 1000)
@@ -57,7 +57,7 @@ def _stamp(bar: Bar, timeframe: Timeframe) -> int:
     return _milliseconds(bar.at if timeframe in LENGTHS else day_start(bar.at.date(), CHICAGO))
 
 
-def quotes(ask: Ask) -> object:
+def quotes(ask: VendorRequest) -> object:
     """By symbol; the unknown are a list beside them."""
     told: dict[str, object] = {}
     unknown = []
@@ -74,7 +74,7 @@ def quotes(ask: Ask) -> object:
     return told | ({"errors": {"invalidSymbols": unknown}} if unknown else {})
 
 
-def chain(ask: Ask) -> object:
+def chain(ask: VendorRequest) -> object:
     """The contracts between two expirations, by expiration and strike."""
     symbol = _plain(ask.fields["symbol"])
     first, last = ask.day("fromDate", date.min), ask.day("toDate", date.max)
@@ -89,7 +89,7 @@ def chain(ask: Ask) -> object:
     return head | {"callExpDateMap": maps["call"], "putExpDateMap": maps["put"]}
 
 
-def expirations(ask: Ask) -> object:
+def expirations(ask: VendorRequest) -> object:
     """The days on which contracts expire."""
     days = sorted({row.expiry for row in ask.market.chain(ask.known(_plain(ask.fields["symbol"])))})
     return {"expirationList": [{"expirationDate": str(day)} for day in days]}
@@ -115,7 +115,7 @@ def _milliseconds(at: datetime) -> int:
     return seconds(at) * 1000
 
 
-def key_in(ask: Ask) -> str:
+def key_in(ask: VendorRequest) -> str:
     """The access token, without its end, unless that has come."""
     given = ask.headers.get("authorization", "").removeprefix("Bearer ")
     access, _, until = given.rpartition("-")
@@ -125,12 +125,12 @@ def key_in(ask: Ask) -> str:
 def refused(error: RefusedError) -> Reply:
     """A list of errors."""
     status, words = {
-        Why.UNKNOWN: (404, f"Symbol {error.about} not found"),
-        Why.PAID: (403, f"This application has no access to {error.about}"),
-        Why.THROTTLED: (429, f"Too many requests in a {error.about}"),
-        Why.NO_KEY: (401, "Client not authorized"),
-        Why.WRONG_KEY: (401, "Client not authorized"),
-        Why.BAD_REQUEST: (400, f"Not valid: {error.about}"),
+        Reason.UNKNOWN: (404, f"Symbol {error.about} not found"),
+        Reason.PAID: (403, f"This application has no access to {error.about}"),
+        Reason.THROTTLED: (429, f"Too many requests in a {error.about}"),
+        Reason.NO_KEY: (401, "Client not authorized"),
+        Reason.WRONG_KEY: (401, "Client not authorized"),
+        Reason.BAD_REQUEST: (400, f"Not valid: {error.about}"),
     }.get(error.why, (404, "No such resource"))
     return reply({"errors": [{"id": "simulated", "status": str(status), "title": "Refused", "detail": words}]}, status)
 

@@ -2,7 +2,7 @@
 
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
-from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, iso, reply
+from quotebus.simulate.vendor import Reason, RefusedError, Vendor, VendorRequest, frame, iso, reply
 from services.fetcher.adapter.events import Quote
 from services.fetcher.provider import Reply
 
@@ -12,7 +12,7 @@ MOST_POINTS = 2000
 ALLOWANCES = {"hour": "hourly", "day": "daily", "month": "monthly"}
 
 
-def end_of_day(ask: Ask) -> object:
+def end_of_day(ask: VendorRequest) -> object:
     """The bars of a range; without one the latest."""
     ticker, today = ask.known(ask.fields["ticker"]), ask.now.date()
     timeframe = frame(SESSIONS, ask.fields.get("resampleFreq", "daily"))
@@ -36,7 +36,7 @@ def _session(bar: Bar) -> dict[str, object]:
     }
 
 
-def intraday(ask: Ask) -> object:
+def intraday(ask: VendorRequest) -> object:
     """The newest points of a range; their volume only when its column is asked for."""
     ticker = ask.known(ask.fields["ticker"])
     rows = [{"date": iso(bar.at), **bar.prices, "volume": bar.volume} for bar in _bars(ask, ticker)]
@@ -44,13 +44,13 @@ def intraday(ask: Ask) -> object:
     return [{name: row[name] for name in columns} for row in rows[-MOST_POINTS:]]
 
 
-def currency_bars(ask: Ask) -> object:
+def currency_bars(ask: VendorRequest) -> object:
     """A currency pair's."""
     ticker = ask.known(ask.fields["ticker"])
     return [{"ticker": ticker, "date": iso(bar.at), **bar.prices} for bar in _bars(ask, ticker)[-MOST_POINTS:]]
 
 
-def crypto_bars(ask: Ask) -> object:
+def crypto_bars(ask: VendorRequest) -> object:
     """Of several pairs."""
     told = []
     for ticker in ask.symbols("tickers"):
@@ -59,12 +59,12 @@ def crypto_bars(ask: Ask) -> object:
     return told
 
 
-def _bars(ask: Ask, ticker: str) -> list[Bar]:
+def _bars(ask: VendorRequest, ticker: str) -> list[Bar]:
     timeframe, today = frame(MINUTES, ask.fields.get("resampleFreq", "5min")), ask.now.date()
     return ask.market.bars(ticker, timeframe, ask.day("startDate", today), ask.day("endDate", today))
 
 
-def tops(ask: Ask) -> object:
+def tops(ask: VendorRequest) -> object:
     """The tops of books; who is unknown is left out. Bid, ask and last of IEX want an agreement with it."""
     known = [t for t in ask.symbols("tickers") if not ask.market.is_dead(t) and not ask.market.is_paid(t)]
     return [_top(ticker, ask.market.quote(ticker), ask.path) for ticker in known]
@@ -81,7 +81,7 @@ def _top(ticker: str, spot: Quote, path: str) -> dict[str, object]:
     return {"ticker": ticker, **share, "bidPrice": None, "askPrice": None, "quoteTimestamp": at}
 
 
-def key_in(ask: Ask) -> str:
+def key_in(ask: VendorRequest) -> str:
     """In a header, or in the query."""
     return ask.headers.get("authorization", "").removeprefix("Token ") or ask.fields.get("token", "")
 
@@ -89,12 +89,12 @@ def key_in(ask: Ask) -> str:
 def refused(error: RefusedError) -> Reply:
     """A sentence under `detail`."""
     status, words = {
-        Why.UNKNOWN: (404, f"Error: Ticker '{error.about}' not found"),
-        Why.PAID: (403, f"Error: {error.about} is part of a larger subscription"),
-        Why.THROTTLED: (429, f"Error: You have run over your {ALLOWANCES.get(error.about, error.about)} allocation."),
-        Why.NO_KEY: (403, "Please supply a token"),
-        Why.WRONG_KEY: (401, "Invalid token."),
-        Why.BAD_REQUEST: (400, f"Error: {error.about} is not valid"),
+        Reason.UNKNOWN: (404, f"Error: Ticker '{error.about}' not found"),
+        Reason.PAID: (403, f"Error: {error.about} is part of a larger subscription"),
+        Reason.THROTTLED: (429, f"Error: You have run over your {ALLOWANCES.get(error.about, error.about)} allocation."),
+        Reason.NO_KEY: (403, "Please supply a token"),
+        Reason.WRONG_KEY: (401, "Invalid token."),
+        Reason.BAD_REQUEST: (400, f"Error: {error.about} is not valid"),
     }.get(error.why, (404, "Not found."))
     return reply({"detail": words}, status)
 

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
-from quotebus.simulate.vendor import Ask, Handler, RefusedError, Vendor, Why, frame, reply, seconds
+from quotebus.simulate.vendor import Handler, Reason, RefusedError, Vendor, VendorRequest, frame, reply, seconds
 from services.fetcher.adapter.fields import LENGTHS
 from services.fetcher.provider import Reply
 
@@ -17,7 +17,7 @@ MOST_ROWS = 5000
 ACTIONS_CREDITS = 20
 
 
-def series(ask: Ask, symbol: str) -> object:
+def series(ask: VendorRequest, symbol: str) -> object:
     """Bars, newest first, in the exchange's own time. `end_date` is exclusive as a day, inclusive as a time."""
     timeframe = frame(INTERVALS, ask.fields["interval"])
     zone = ZoneInfo(ask.market.zone(ask.known(symbol)))
@@ -29,12 +29,12 @@ def series(ask: Ask, symbol: str) -> object:
     includes_end = len(ask.fields.get("end_date", "")) > 10
     rows = [bar for bar, at in starts if first <= at and (at < last or (includes_end and at == last))]
     if not rows:
-        raise RefusedError(Why.BAD_REQUEST, "No data is available on the specified dates")
+        raise RefusedError(Reason.BAD_REQUEST, "No data is available on the specified dates")
     values = [_values(bar, timeframe, zone) for bar in reversed(rows[-size:])]
     return {"meta": _meta(ask, symbol) | {"interval": ask.fields["interval"]}, "values": values, "status": "ok"}
 
 
-def _instant(ask: Ask, name: str, zone: ZoneInfo) -> datetime | None:
+def _instant(ask: VendorRequest, name: str, zone: ZoneInfo) -> datetime | None:
     given = ask.fields.get(name)
     return datetime.fromisoformat(given).replace(tzinfo=zone).astimezone(UTC) if given else None
 
@@ -44,7 +44,7 @@ def _values(bar: Bar, timeframe: Timeframe, zone: ZoneInfo) -> dict[str, str]:
     return {"datetime": at, **{name: f"{value:.5f}" for name, value in bar.prices.items()}, "volume": f"{bar.volume:.0f}"}
 
 
-def quote(ask: Ask, symbol: str) -> object:
+def quote(ask: VendorRequest, symbol: str) -> object:
     """The quote, as of its last minute; no bid and no ask."""
     spot = ask.market.quote(ask.known(symbol))
     told = {"symbol": symbol, "close": f"{spot.price:.5f}", "previous_close": f"{spot.previous_close:.5f}"}
@@ -52,20 +52,20 @@ def quote(ask: Ask, symbol: str) -> object:
     return {**_meta(ask, symbol), **told, **times, "volume": f"{spot.volume:.0f}"}
 
 
-def splits(ask: Ask, symbol: str) -> object:
+def splits(ask: VendorRequest, symbol: str) -> object:
     """All there were; the factors are the other way round than one would read them."""
     rows = [action for action in ask.market.actions(ask.known(symbol)) if action.kind == "split"]
     told = [{"date": str(r.date), "ratio": round(1 / r.value, 5), "from_factor": r.value, "to_factor": 1} for r in reversed(rows)]
     return {"meta": _meta(ask, symbol), "splits": told}
 
 
-def dividends(ask: Ask, symbol: str) -> object:
+def dividends(ask: VendorRequest, symbol: str) -> object:
     """Likewise, as they were paid."""
     rows = [action for action in ask.market.actions(ask.known(symbol)) if action.kind == "dividend"]
     return {"meta": _meta(ask, symbol), "dividends": [{"ex_date": str(r.date), "amount": r.value} for r in reversed(rows)]}
 
 
-def _meta(ask: Ask, symbol: str) -> dict[str, object]:
+def _meta(ask: VendorRequest, symbol: str) -> dict[str, object]:
     if ask.kind(symbol) != "share":
         base, _, quoted = symbol.partition("/")
         return {"symbol": symbol, "currency_base": base, "currency_quote": quoted}
@@ -76,7 +76,7 @@ def _each(handler: object) -> Handler:
     """The handler's answer for a single symbol; of several each has its own, in which it may be an error."""
     assert callable(handler)
 
-    def together(ask: Ask) -> object:
+    def together(ask: VendorRequest) -> object:
         symbols = ask.symbols("symbol")
         if len(symbols) == 1:
             return handler(ask, symbols[0])
@@ -94,12 +94,12 @@ def _each(handler: object) -> Handler:
 def _error(error: RefusedError) -> dict[str, object]:
     spent = "for the day" if error.about == "day" else "for the current minute"
     code, words = {
-        Why.UNKNOWN: (404, f"**symbol** not found: {error.about}"),
-        Why.PAID: (403, f"{error.about} is available starting with a larger plan. Consider upgrading."),
-        Why.THROTTLED: (429, f"No more API credits {spent}."),
-        Why.NO_KEY: (401, "**apikey** parameter is missing."),
-        Why.WRONG_KEY: (401, "**apikey** parameter is incorrect."),
-        Why.BAD_REQUEST: (400, error.about),
+        Reason.UNKNOWN: (404, f"**symbol** not found: {error.about}"),
+        Reason.PAID: (403, f"{error.about} is available starting with a larger plan. Consider upgrading."),
+        Reason.THROTTLED: (429, f"No more API credits {spent}."),
+        Reason.NO_KEY: (401, "**apikey** parameter is missing."),
+        Reason.WRONG_KEY: (401, "**apikey** parameter is incorrect."),
+        Reason.BAD_REQUEST: (400, error.about),
     }.get(error.why, (404, "No such path"))
     return {"code": code, "message": words, "status": "error"}
 
@@ -110,7 +110,7 @@ def refused(error: RefusedError) -> Reply:
     return reply(told, int(str(told["code"])))
 
 
-def weight(ask: Ask) -> int:
+def weight(ask: VendorRequest) -> int:
     """Credits: one a symbol, of splits and dividends more."""
     return ACTIONS_CREDITS if ask.path in ("/splits", "/dividends") else max(1, len(ask.symbols("symbol")))
 

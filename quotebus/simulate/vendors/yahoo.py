@@ -6,7 +6,7 @@ from struct import pack, unpack
 
 from contracts.message import Timeframe
 from quotebus.simulate.market import Bar
-from quotebus.simulate.vendor import Ask, RefusedError, Vendor, Why, frame, reply, seconds
+from quotebus.simulate.vendor import Reason, RefusedError, Vendor, VendorRequest, frame, reply, seconds
 from services.fetcher.adapter.events import Contract
 from services.fetcher.adapter.fields import LENGTHS, day_start
 from services.fetcher.provider import Reply
@@ -19,11 +19,11 @@ CRUMB, COOKIE = "simulated.Crumb", "A3=simulated"
 UNCOMPUTED = 0.00001  # the volatility of a contract without quotes
 
 
-def chart(ask: Ask) -> object:
+def chart(ask: VendorRequest) -> object:
     """Columns of bars, split-adjusted in single precision, with the events of the range. An empty range has no columns."""
     symbol, today = ask.fields["symbol"], ask.now
     if ask.market.is_dead(symbol):
-        raise RefusedError(Why.UNKNOWN, symbol)
+        raise RefusedError(Reason.UNKNOWN, symbol)
     timeframe = frame(INTERVALS, ask.fields.get("interval", "1d"))
     first, last = ask.epoch("period1", today - timedelta(days=1)), ask.epoch("period2", today)
     bars = ask.market.bars(symbol, timeframe, first.date(), last.date(), split_adjusted=True)
@@ -47,14 +47,14 @@ def chart(ask: Ask) -> object:
     return {"chart": {"result": [result], "error": None}}
 
 
-def _stamp(ask: Ask, symbol: str, bar: Bar, timeframe: Timeframe) -> datetime:
+def _stamp(ask: VendorRequest, symbol: str, bar: Bar, timeframe: Timeframe) -> datetime:
     """A day's is the opening of its session, a week's or month's the midnight it begins with."""
     if timeframe in LENGTHS:
         return bar.at
     return bar.opens_at if timeframe == "1d" else day_start(bar.at.date(), ask.market.zone(symbol))
 
 
-def _events(ask: Ask, symbol: str, rows: Sequence[tuple[datetime, Bar]]) -> dict[str, object]:
+def _events(ask: VendorRequest, symbol: str, rows: Sequence[tuple[datetime, Bar]]) -> dict[str, object]:
     dividends, splits = {}, {}
     found = ask.market.instrument(symbol)
     for action in ask.market.actions(symbol, rows[0][1].at.date(), rows[-1][1].session):
@@ -67,7 +67,7 @@ def _events(ask: Ask, symbol: str, rows: Sequence[tuple[datetime, Bar]]) -> dict
     return {name: events for name, events in (("dividends", dividends), ("splits", splits)) if events}
 
 
-def quotes(ask: Ask) -> object:
+def quotes(ask: VendorRequest) -> object:
     """Of several symbols; who is unknown is left out."""
     told = []
     for symbol in ask.symbols("symbols"):
@@ -86,7 +86,7 @@ def quotes(ask: Ask) -> object:
     return {"quoteResponse": {"result": told, "error": None}}
 
 
-def options(ask: Ask) -> object:
+def options(ask: VendorRequest) -> object:
     """The contracts of one expiration, the first if none is named, and the dates of all."""
     symbol = ask.fields["symbol"]
     if ask.market.is_dead(symbol):
@@ -127,23 +127,23 @@ def _single(value: float) -> float:
     return told
 
 
-def crumb_in(ask: Ask) -> str:
+def crumb_in(ask: VendorRequest) -> str:
     """The crumb, which is worth nothing without its cookie."""
     return ask.fields.get("crumb", "") if COOKIE in ask.headers.get("cookie", "") else ""
 
 
 def refused(error: RefusedError) -> Reply:
     """An envelope with an error; whoever asks too often gets a sentence."""
-    if error.why is Why.THROTTLED:
+    if error.why is Reason.THROTTLED:
         return reply("Too Many Requests\r\n", 429, "text/plain")
     status, code, words = {
-        Why.UNKNOWN: (404, "Not Found", f"No data found for {error.about}, symbol may be delisted"),
-        Why.NO_KEY: (401, "Unauthorized", "Invalid Cookie"),
-        Why.WRONG_KEY: (401, "Unauthorized", "Invalid Crumb"),
-        Why.BAD_REQUEST: (422, "Unprocessable Entity", f"Invalid input {error.about}"),
+        Reason.UNKNOWN: (404, "Not Found", f"No data found for {error.about}, symbol may be delisted"),
+        Reason.NO_KEY: (401, "Unauthorized", "Invalid Cookie"),
+        Reason.WRONG_KEY: (401, "Unauthorized", "Invalid Crumb"),
+        Reason.BAD_REQUEST: (422, "Unprocessable Entity", f"Invalid input {error.about}"),
     }.get(error.why, (404, "Not Found", "No such page"))
     return reply(
-        {"chart" if error.why is Why.UNKNOWN else "finance": {"result": None, "error": {"code": code, "description": words}}},
+        {"chart" if error.why is Reason.UNKNOWN else "finance": {"result": None, "error": {"code": code, "description": words}}},
         status,
     )
 

@@ -24,7 +24,7 @@ from services.cacher.binary_copy import (
     text,
     timestamptz,
 )
-from services.cacher.decode_event import Observed
+from services.cacher.decode_event import DecodedEvent
 from services.runtime.postgres import read_booleans, read_microseconds
 from services.runtime.prices.bar_columns import arrays_sent, listed, read_column
 from services.runtime.prices.read_postgres import Connection
@@ -92,7 +92,7 @@ _COVERAGE = """
 class LockedBars:
     """Bars of a series that is locked. `first`: nothing of the series is stored. `newest`: no observation of it is newer."""
 
-    observed: Observed
+    observed: DecodedEvent
     instrument: int
     series: int
     first: bool

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceIv, PriceQuarantined, PriceQuote
-from services.cacher.decode_event import Observed, SeriesKey
+from services.cacher.decode_event import DecodedEvent, SeriesKey
 from services.cacher.store_postgres.bars import BarsWriter, LockedBars
 from services.runtime.prices.read_postgres import Connection
 
@@ -86,7 +86,7 @@ WHERE c.published_at IS NULL AND ($1::bigint[] IS NULL OR c.id = ANY ($1)) ORDER
 _PUBLISHED = "UPDATE corrections SET published_at = now() WHERE id = ANY ($1::bigint[]) AND published_at IS NULL"
 
 # Every statement looks rows up by key, also while a table grows faster than its statistics: never read a whole table for it.
-SESSION = {
+SERVER_SETTINGS = {
     "application_name": "quotebus-cacher",
     "client_min_messages": "warning",
     "jit": "off",
@@ -156,7 +156,7 @@ WRITERS: Mapping[str, Callable[[Connection, int, Any], Awaitable[None]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeriesUpdate:
     """What a batch did to a series: its newest observation before and after, and whether anything but that changed."""
 
     before: datetime | None
@@ -165,10 +165,10 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Written:
+class WriteResult:
     """What a batch did. `corrections`: ids of the final bars that changed, not yet published."""
 
-    seen: dict[SeriesKey, Seen] = field(default_factory=dict)
+    updates: dict[SeriesKey, SeriesUpdate] = field(default_factory=dict)
     changed_bars: int = 0
     corrections: list[int] = field(default_factory=list)
 
@@ -187,12 +187,12 @@ class PostgresStore:
         self._pool = pool
         self._bars = BarsWriter(pool)
 
-    async def write(self, events: Sequence[Observed | PriceQuarantined]) -> Written:
+    async def write(self, events: Sequence[DecodedEvent | PriceQuarantined]) -> WriteResult:
         """Store these events and say what changed. All of them or, when it raises, none."""
         # The oldest first: what is newer then meets what it replaces.
-        observed = sorted((e for e in events if isinstance(e, Observed)), key=lambda o: o.event.observed_at)
+        observed = sorted((e for e in events if isinstance(e, DecodedEvent)), key=lambda o: o.event.observed_at)
         await self._bars.prepare([o.event for o in observed if isinstance(o.event, PriceBars)])
-        written = Written()
+        written = WriteResult()
         async with self._pool.acquire(timeout=10) as connection, connection.transaction():
             for event in events:
                 if isinstance(event, PriceQuarantined):
@@ -200,7 +200,7 @@ class PostgresStore:
             if observed:
                 series = await _locked(connection, observed)
                 changed = await self._write_observed(connection, observed, series, written)
-                written.seen = _seen(observed, series, changed)
+                written.updates = _seen(observed, series, changed)
         return written
 
     async def unpublished(self, ids: Sequence[int] | None = None) -> list[PriceCorrected]:
@@ -213,7 +213,7 @@ class PostgresStore:
         await self._pool.execute(_PUBLISHED, ids)
 
     async def _write_observed(
-        self, connection: Connection, observed: Sequence[Observed], series: dict[SeriesKey, _Series], written: Written
+        self, connection: Connection, observed: Sequence[DecodedEvent], series: dict[SeriesKey, _Series], written: WriteResult
     ) -> set[SeriesKey]:
         """Write the events and give the series whose content changed."""
         changed = {key for key in series if key.dataset != "bars"} | await _update_currencies(connection, observed, series)
@@ -234,7 +234,7 @@ class PostgresStore:
         return changed | {key for key, one in series.items() if one.id in outcome.series}
 
 
-async def _locked(connection: Connection, observed: Sequence[Observed]) -> dict[SeriesKey, _Series]:
+async def _locked(connection: Connection, observed: Sequence[DecodedEvent]) -> dict[SeriesKey, _Series]:
     """The series of these events, made where new, locked until the transaction ends, with their newest observation."""
     keys = sorted({each.key for each in observed})
     columns = [list(column) for column in zip(*keys, strict=True)]
@@ -251,7 +251,7 @@ async def _locked(connection: Connection, observed: Sequence[Observed]) -> dict[
 
 
 async def _update_currencies(
-    connection: Connection, observed: Sequence[Observed], series: dict[SeriesKey, _Series]
+    connection: Connection, observed: Sequence[DecodedEvent], series: dict[SeriesKey, _Series]
 ) -> set[SeriesKey]:
     """Keep each series' currency as its newest event says, and give the series where that is news."""
     said = {each.key: each.event.currency for each in observed if each.event.currency}
@@ -261,7 +261,7 @@ async def _update_currencies(
     return news
 
 
-async def _observe(connection: Connection, observed: Sequence[Observed], series: dict[SeriesKey, _Series]) -> None:
+async def _observe(connection: Connection, observed: Sequence[DecodedEvent], series: dict[SeriesKey, _Series]) -> None:
     columns: dict[str, list[object]] = defaultdict(list)
     for each in observed:
         columns["series"].append(series[each.key].id)
@@ -274,8 +274,10 @@ async def _observe(connection: Connection, observed: Sequence[Observed], series:
     await connection.execute(_OBSERVE, *columns.values())
 
 
-def _seen(observed: Sequence[Observed], series: dict[SeriesKey, _Series], changed: set[SeriesKey]) -> dict[SeriesKey, Seen]:
+def _seen(
+    observed: Sequence[DecodedEvent], series: dict[SeriesKey, _Series], changed: set[SeriesKey]
+) -> dict[SeriesKey, SeriesUpdate]:
     newest: dict[SeriesKey, datetime] = {}
     for each in observed:
         newest[each.key] = max(each.event.observed_at, newest.get(each.key) or series[each.key].newest or each.event.observed_at)
-    return {key: Seen(series[key].newest, at, key in changed) for key, at in newest.items()}
+    return {key: SeriesUpdate(series[key].newest, at, key in changed) for key, at in newest.items()}

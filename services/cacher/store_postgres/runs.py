@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from contracts.run_events import MAX_FAILED_NAMED, RunFinished, RunMissed, RunPlanned, RunResult
-from services.runtime.postgres import POSTGRES_TROUBLE
+from services.runtime.postgres import POSTGRES_UNAVAILABLE
 from services.runtime.prices.read_postgres import Connection
 
 # What a part that never came would have named has expired too.
@@ -227,7 +227,7 @@ class HistoryStore:
         columns = [list(column) for column in zip(*rows, strict=True)]
         return {row["reason"]: row["n"] for row in await self._pool.fetch(_MISSED, *columns)}
 
-    async def forget(self, before: datetime) -> int:
+    async def delete_before(self, before: datetime) -> int:
         """Delete runs, results and missed slots from before that instant; give how many runs. Others may do so at the same time."""
         await self._pool.execute(_DELETE_MISSED, before)
         gone = 0
@@ -240,9 +240,9 @@ async def sweep_history(store: HistoryStore, keep_days: int, every_s: float = EV
     """Delete what is older than `keep_days`, at once and then every hour; runs until cancelled."""
     while True:
         try:
-            gone = await store.forget(datetime.now(UTC) - timedelta(days=keep_days))
+            gone = await store.delete_before(datetime.now(UTC) - timedelta(days=keep_days))
             if gone:
                 log.info("runs_forgotten", runs=gone, older_than_days=keep_days)
-        except POSTGRES_TROUBLE as error:
+        except POSTGRES_UNAVAILABLE as error:
             log.debug("runs_not_forgotten", error=str(error) or type(error).__name__)
         await asyncio.sleep(every_s)

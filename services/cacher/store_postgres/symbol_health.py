@@ -26,7 +26,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-class Told(NamedTuple):
+class SequencedHealth(NamedTuple):
     """A message and its sequence on the stream."""
 
     health: SymbolHealth
@@ -39,9 +39,9 @@ class SymbolStore:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def write(self, told: Sequence[Told]) -> None:
+    async def write(self, told: Sequence[SequencedHealth]) -> None:
         """Store the last of each symbol of these. All of them or, when it raises, none."""
-        last: dict[tuple[object, ...], Told] = {}
+        last: dict[tuple[object, ...], SequencedHealth] = {}
         for each in sorted(told, key=lambda one: one.sequence):
             health = each.health
             last[health.symbol, health.provider, health.dataset, health.timeframe] = each

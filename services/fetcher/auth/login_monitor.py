@@ -13,7 +13,7 @@ from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
 from contracts import subjects
-from services.fetcher.accounts import Account, access, all_keys
+from services.fetcher.accounts import ProviderAccount, all_keys, credentials
 from services.fetcher.auth.token_store import EncryptedTokenStore
 from services.fetcher.auth.tokens import decode_tokens, login_state
 from services.fetcher.provider import Credentials, ProviderError, TokenStore
@@ -25,14 +25,14 @@ TOKENS_STREAM = f"KV_{subjects.TOKENS_BUCKET}"
 log = structlog.get_logger()
 
 
-def with_logins(known: Mapping[str, Account]) -> dict[tuple[str, str], timedelta]:
+def with_logins(known: Mapping[str, ProviderAccount]) -> dict[tuple[str, str], timedelta]:
     """The keys, by provider and name, whose access hangs on a person's login, and how long one lasts."""
     return {
         (name, key.name): lasts for name, account in known.items() if (lasts := account.profile.login_lasts) for key in account.keys
     }
 
 
-async def token_stores(js: JetStreamContext, known: Mapping[str, Account]) -> dict[tuple[str, str], EncryptedTokenStore]:
+async def token_stores(js: JetStreamContext, known: Mapping[str, ProviderAccount]) -> dict[tuple[str, str], EncryptedTokenStore]:
     """The stores of the keys that need one, by provider and name.
 
     Raises:
@@ -45,14 +45,14 @@ async def token_stores(js: JetStreamContext, known: Mapping[str, Account]) -> di
     return {(name, key): EncryptedTokenStore(bucket, name, _access(known[name], key)) for name, key in logins}
 
 
-def _access(account: Account, key: str) -> Credentials:
-    return access(account.settings, all_keys(account.settings)[key])
+def _access(account: ProviderAccount, key: str) -> Credentials:
+    return credentials(account.settings, all_keys(account.settings)[key])
 
 
 class LoginWatch:
     """Tells until when each login lasts: as a metric always, as a state and a line in the log once it ends soon or has ended."""
 
-    def __init__(self, state: KeyValue, known: Mapping[str, Account], stores: Mapping[tuple[str, str], TokenStore]) -> None:
+    def __init__(self, state: KeyValue, known: Mapping[str, ProviderAccount], stores: Mapping[tuple[str, str], TokenStore]) -> None:
         self._state = state
         self._lasts = with_logins(known)
         self._stores = stores

@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import Histogram
 
 from contracts.message import Lane
-from services.fetcher.accounts import Account, Key
+from services.fetcher.accounts import ApiKey, ProviderAccount
 from services.fetcher.circuit.breaker import KeyCircuit
 from services.fetcher.provider import (
     Answer,
@@ -22,25 +22,25 @@ from services.fetcher.provider import (
     Verdict,
     refuse_unoffered,
 )
-from services.fetcher.quota.ledger import Ledger
-from services.fetcher.quota.observed_limits import Heard, Learner
-from services.fetcher.quota.pacer import Pace
+from services.fetcher.quota.ledger import QuotaLedger
+from services.fetcher.quota.observed_limits import ObservedLimits, ResponseObserver
+from services.fetcher.quota.pacer import Pacer
 from services.fetcher.retry_policy import RETRY_POLICIES, Scope
 from services.runtime.logs import Redactor
 
 CALL_SECONDS = Histogram("quotebus_provider_call_seconds", "Duration of a call, all its requests.", ["provider", "verdict"])
 
-Permit = Callable[[int], Awaitable[None]]
-Clients = Callable[[Permit, Permit, Callable[[Reply], None]], Http]
+AcquirePermit = Callable[[int], Awaitable[None]]
+HttpFactory = Callable[[AcquirePermit, AcquirePermit, Callable[[Reply], None]], Http]
 
 log = structlog.get_logger()
 
 
-class AdapterFaultError(ProviderError):
+class AdapterCrashError(ProviderError):
     """The adapter itself failed, which no answer should bring about: the cause is the bug."""
 
 
-async def ask_provider(provider: Provider, call: FetchCall, http: Http, now: datetime, redact: Redactor) -> Answer:
+async def safe_fetch(provider: Provider, call: FetchCall, http: Http, now: datetime, redact: Redactor) -> Answer:
     """What the provider answers; its errors in one line each, without the keys that `redact` knows.
 
     Raises:
@@ -51,23 +51,23 @@ async def ask_provider(provider: Provider, call: FetchCall, http: Http, now: dat
         refuse_unoffered(provider.profile, call)
         answer = await provider.fetch(call, http, now)
     except ProviderError as error:
-        raise _told(error, redact) from None
+        raise _redacted(error, redact) from None
     except LedgerError:
         raise
     except Exception as error:
         fault = f"{provider.profile.name}: the adapter failed on the answer ({type(error).__name__}); its log has more"
-        raise AdapterFaultError(Verdict.MALFORMED, fault) from error
-    return replace(answer, failed={symbol: _told(error, redact) for symbol, error in answer.failed.items()})
+        raise AdapterCrashError(Verdict.MALFORMED, fault) from error
+    return replace(answer, failed={symbol: _redacted(error, redact) for symbol, error in answer.failed.items()})
 
 
-def _told(error: ProviderError, redact: Redactor) -> ProviderError:
+def _redacted(error: ProviderError, redact: Redactor) -> ProviderError:
     message = redact.text(" ".join(error.message.split()))
     # The very same error where it can stay: it may be of a kind that says more.
     return error if message == error.message else ProviderError(error.verdict, message, error.retry_at, renamed_to=error.renamed_to)
 
 
 @dataclass(frozen=True)
-class Answered:
+class CallResult:
     """What a call brought: an answer, or an `error` of the call as a whole; and the permits it took."""
 
     answer: Answer
@@ -76,29 +76,29 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Caller:
+class ProviderClient:
     """Makes calls with one key. `http` makes a call's client, given how to take permits, how to keep the pace, and who listens."""
 
-    account: Account
-    key: Key
-    ledger: Ledger
-    pace: Pace
+    account: ProviderAccount
+    key: ApiKey
+    ledger: QuotaLedger
+    pace: Pacer
     circuit: KeyCircuit
-    learner: Learner
-    http: Clients
+    learner: ObservedLimits
+    http: HttpFactory
 
-    async def turn(self) -> None:
+    async def wait_for_pace(self) -> None:
         """Return when the next call may leave, as far as the pace is concerned."""
         self.pace.factor = self.circuit.state.pace_at(datetime.now(UTC))
-        await self.pace.turn()
+        await self.pace.wait_for_turn()
 
-    async def call(self, call: FetchCall, lane: Lane, called_at: datetime) -> Answered:
+    async def call(self, call: FetchCall, lane: Lane, called_at: datetime) -> CallResult:
         """Make one call whose turn it is. A fault of the adapter is an error of the call too.
 
         Raises:
             LedgerError: the ledger gives no answer; nothing was called, or what came is not told.
         """
-        heard = Heard()
+        heard = ResponseObserver()
         answered = await self._ask(call, lane, called_at, heard)
         error = answered.error
         if error is not None and error.verdict is Verdict.RATE_LIMITED and error.retry_at is None and heard.retry_at:
@@ -111,16 +111,16 @@ class Caller:
             await self.circuit.record_failure(refused, called_at)
         else:
             await self.circuit.record_success(called_at)
-        await self.learner.learn(heard.allowances, called_at)
+        await self.learner.observe(heard.allowances, called_at)
         return replace(answered, error=error)
 
-    async def _ask(self, call: FetchCall, lane: Lane, called_at: datetime, heard: Heard) -> Answered:
+    async def _ask(self, call: FetchCall, lane: Lane, called_at: datetime, heard: ResponseObserver) -> CallResult:
         clock = asyncio.get_running_loop().time
         started, verdict, spent, requests = clock(), "ok", 0, 0
 
         async def permit(cost: int) -> None:
             nonlocal spent
-            await self.ledger.permit(cost, lane)
+            await self.ledger.acquire(cost, lane)
             spent += cost
 
         async def pace(cost: int) -> None:
@@ -128,17 +128,17 @@ class Caller:
             nonlocal requests
             requests += 1
             if owed := cost - (requests == 1):
-                await self.pace.turn(owed)
+                await self.pace.wait_for_turn(owed)
 
         try:
-            http = self.http(permit, pace, heard.reply)
-            answer = await ask_provider(self.key.provider, call, http, called_at, self.account.egress_policy.redact)
-            return Answered(answer, None, spent)
+            http = self.http(permit, pace, heard.observe)
+            answer = await safe_fetch(self.key.provider, call, http, called_at, self.account.egress_policy.redact)
+            return CallResult(answer, None, spent)
         except ProviderError as error:
             verdict = error.verdict
-            if isinstance(error, AdapterFaultError):
+            if isinstance(error, AdapterCrashError):
                 log.exception("adapter_failed", provider=self.account.name, dataset=call.dataset, exc_info=error.__cause__)
-            return Answered(Answer(), error, spent)
+            return CallResult(Answer(), error, spent)
         except LedgerError:
             verdict = "no_permit"
             raise

@@ -69,7 +69,7 @@ def validate(
     if _is_sound(bars, now):
         return bars, []
     broken = {i: rule for i in range(len(bars.at)) if (rule := _rule_broken(bars, i, now))}
-    jumps = _Jumps(bars, [i for i in range(len(bars.at)) if i not in broken], jump_multiple, splits or {})
+    jumps = JumpRule(bars, [i for i in range(len(bars.at)) if i not in broken], jump_multiple, splits or {})
     broken |= dict(jumps.found())
     kept = [i for i in range(len(bars.at)) if i not in broken]
     return _only(bars, kept), [(bars.at[i], rule, _row_text(bars, i)) for i, rule in sorted(broken.items())]
@@ -152,7 +152,7 @@ def may_be_negative(symbol: str) -> bool:
     return symbol.endswith("=F") or symbol.startswith("/")
 
 
-class _Jumps:
+class JumpRule:
     """Walks from one good close to the next."""
 
     def __init__(self, bars: PriceBars, rows: Sequence[int], multiple: float, splits: Mapping[date, float]) -> None:

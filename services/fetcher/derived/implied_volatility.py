@@ -44,14 +44,14 @@ class Smile(NamedTuple):
     contracts: int
 
 
-class Standing(NamedTuple):
+class IvRank(NamedTuple):
     """How a volatility stands among those of the days before it; None while they are too few."""
 
     rank: float | None
     percentile: float | None
 
 
-class _Told(NamedTuple):
+class _Vol(NamedTuple):
     """What one option tells: `delta` is a call's (of a put, that of the call of its strike)."""
 
     delta: float
@@ -71,7 +71,7 @@ def smiles(contracts: Iterable[Contract], at: datetime, rate: float) -> list[Smi
     return found
 
 
-def ahead(points: Sequence[tuple[float, float | None]]) -> float | None:
+def interpolate_30d(points: Sequence[tuple[float, float | None]]) -> float | None:
     """The volatility at the horizon out of those of several expirations, (years, volatility) in order of time.
 
     Between the two around it the variance grows evenly. None where there are none around it and none near it.
@@ -87,13 +87,13 @@ def ahead(points: Sequence[tuple[float, float | None]]) -> float | None:
     return nearest[1] if nearest is not None and abs(nearest[0] - horizon) <= near else None
 
 
-def standing(iv: float | None, before: Sequence[float]) -> Standing:
+def rank(iv: float | None, before: Sequence[float]) -> IvRank:
     """The rank and percentile of a volatility among those of the days before, one a day."""
     if iv is None or len(before) < MIN_HISTORY_DAYS:
-        return Standing(None, None)
+        return IvRank(None, None)
     least, most = min(*before, iv), max(*before, iv)
     rank = (iv - least) / (most - least) if most > least else None
-    return Standing(rank, sum(each < iv for each in before) / len(before))
+    return IvRank(rank, sum(each < iv for each in before) / len(before))
 
 
 def _smile(expiry: date, contracts: Sequence[Contract], years: float, rate: float) -> Smile:
@@ -103,7 +103,7 @@ def _smile(expiry: date, contracts: Sequence[Contract], years: float, rate: floa
     puts = {contract.strike: contract for contract in held if contract.right == "put"}
     growth = math.exp(rate * years)
     forward = _forward(calls, puts, growth)
-    told = sorted(_told(calls, puts, forward, growth, years))
+    told = sorted(_vols(calls, puts, forward, growth, years))
     return Smile(expiry, years, forward, _at(told, 0.5), _at(told, 0.75), _at(told, 0.25), len(told))
 
 
@@ -118,18 +118,18 @@ def _forward(calls: Mapping[float, Contract], puts: Mapping[float, Contract], gr
     return forward if forward > 0 else None
 
 
-def _told(
+def _vols(
     calls: Mapping[float, Contract], puts: Mapping[float, Contract], forward: float | None, growth: float, years: float
-) -> Iterator[_Told]:
+) -> Iterator[_Vol]:
     for side, sign in ((calls, 1), (puts, -1)):
         for contract in side.values():
             if forward is None:
-                yield from _by_vendor(contract, sign)
+                yield from _vendor_iv(contract, sign)
             elif sign * (contract.strike - forward) >= 0:
-                yield from _solved(contract, sign, forward, growth, years) or _by_vendor(contract, sign)
+                yield from _solved(contract, sign, forward, growth, years) or _vendor_iv(contract, sign)
 
 
-def _solved(contract: Contract, sign: int, forward: float, growth: float, years: float) -> list[_Told]:
+def _solved(contract: Contract, sign: int, forward: float, growth: float, years: float) -> list[_Vol]:
     worth = _worth(contract)
     if worth is None:
         return []
@@ -140,14 +140,14 @@ def _solved(contract: Contract, sign: int, forward: float, growth: float, years:
     if not _LOWEST <= iv <= _HIGHEST:
         return []
     d1 = math.log(forward / contract.strike) / (iv * math.sqrt(years)) + iv * math.sqrt(years) / 2
-    return [_Told(norm_cdf(d1), iv)]
+    return [_Vol(norm_cdf(d1), iv)]
 
 
-def _by_vendor(contract: Contract, sign: int) -> list[_Told]:
+def _vendor_iv(contract: Contract, sign: int) -> list[_Vol]:
     iv, delta = contract.iv, contract.delta
     if iv is None or delta is None or not _LOWEST <= iv <= _HIGHEST or not 0 < abs(delta) < 1:
         return []
-    return [_Told(delta if sign > 0 else 1 + delta, iv)] if abs(delta) <= 0.5 else []
+    return [_Vol(delta if sign > 0 else 1 + delta, iv)] if abs(delta) <= 0.5 else []
 
 
 def _worth(contract: Contract) -> float | None:
@@ -157,7 +157,7 @@ def _worth(contract: Contract) -> float | None:
     return contract.mark if contract.mark and contract.mark > 0 else None
 
 
-def _at(told: Sequence[_Told], delta: float) -> float | None:
+def _at(told: Sequence[_Vol], delta: float) -> float | None:
     """The volatility at a call's delta, on the line between the two options around it."""
     right = bisect_left(told, delta, key=lambda each: each.delta)
     if right < len(told) and told[right].delta == delta:
@@ -177,7 +177,7 @@ def iv_of(chain: ChainDocument, provider: str, rate: float, now: datetime) -> Pr
     # On a Sunday the quotes are Friday's, with two days more to live.
     at = max(filter(None, chain.at), default=None)
     found = smiles(_contracts(chain), at or as_of, rate)
-    puts, calls = (ahead([(s.years, getattr(s, side)) for s in found]) for side in ("put_25d", "call_25d"))
+    puts, calls = (interpolate_30d([(s.years, getattr(s, side)) for s in found]) for side in ("put_25d", "call_25d"))
     told = [smile for smile in found if smile.contracts]
     return PriceIv(
         symbol=chain.symbol,
@@ -188,7 +188,7 @@ def iv_of(chain: ChainDocument, provider: str, rate: float, now: datetime) -> Pr
         observed_at=as_of,
         fetched_at=now,
         at=at,
-        iv_30d=ahead([(smile.years, smile.iv) for smile in found]),
+        iv_30d=interpolate_30d([(smile.years, smile.iv) for smile in found]),
         skew_25d=None if puts is None or calls is None else puts - calls,
         expiry=[smile.expiry for smile in told],
         forward=[smile.forward for smile in told],
@@ -212,9 +212,9 @@ def no_iv(symbol: str, provider: str, now: datetime) -> PriceIv:
     )
 
 
-def ranked(event: PriceIv, before: Sequence[float]) -> PriceIv:
+def with_rank(event: PriceIv, before: Sequence[float]) -> PriceIv:
     """The event with how its volatility stands among those of the days before."""
-    place = standing(event.iv_30d, before)
+    place = rank(event.iv_30d, before)
     return msgspec.structs.replace(event, iv_rank=place.rank, iv_percentile=place.percentile, history_days=len(before))
 
 

@@ -20,13 +20,13 @@ from contracts.message import Timeframe
 from contracts.price_events import BAR_COLUMN_NAMES, PriceBars, PriceEvent, PriceIv
 from services.fetcher.adapter.events import Bar, EventBuilder
 from services.fetcher.adapter.fields import LENGTHS, Unit, day_start
-from services.fetcher.derived.implied_volatility import iv_of, ranked
-from services.fetcher.derived.resample import SOURCES, Span, end_of, longer, start_of
+from services.fetcher.derived.implied_volatility import iv_of, with_rank
+from services.fetcher.derived.resample import SOURCES, TimeRange, end_of, resample, start_of
 from services.fetcher.provider import Answer, FetchCall, Http, Profile, ProviderError, Verdict, refuse_unoffered
 from services.runtime.bus import Bus
 from services.runtime.jetstream.topology import CACHER
-from services.runtime.postgres import POSTGRES_TROUBLE
-from services.runtime.prices.document import real
+from services.runtime.postgres import POSTGRES_UNAVAILABLE
+from services.runtime.prices.document import is_real_flag
 from services.runtime.prices.read_postgres import Connection, preferred_series, read_chains
 from services.runtime.settings.model import DERIVED
 
@@ -88,7 +88,7 @@ class Derived:
                 events = await (_bars(connection, call, now) if call.timeframe else self._volatilities(connection, call, now))
             finally:
                 await connection.close(timeout=2)
-        except POSTGRES_TROUBLE as error:
+        except POSTGRES_UNAVAILABLE as error:
             why = (str(error) or type(error).__name__).splitlines()[0]
             raise ProviderError(Verdict.SERVER_ERROR, f"derived: PostgreSQL cannot be read: {why}") from error
         nothing = ProviderError(Verdict.EMPTY, "derived: nothing is stored to make it of")
@@ -101,7 +101,7 @@ class Derived:
             # Two thousand contracts are a while's work: others want the loop too.
             await asyncio.sleep(0)
         before = await _history(connection, events)
-        return [ranked(event, before[event.symbol]) for event in events]
+        return [with_rank(event, before[event.symbol]) for event in events]
 
     async def _all_is_stored(self) -> None:
         """Return when the cacher has stored what is on the bus by now: a job that follows another comes sooner than its rows."""
@@ -137,7 +137,7 @@ async def _bars(connection: Connection, call: FetchCall, now: datetime) -> Seque
     timeframe = call.timeframe or "1d"
     there = await preferred_series(connection, [(symbol, source) for symbol in call.symbols for source in SOURCES[timeframe]])
     # Of several that it could be made of a real one, the freshest, the one with the fewest bars.
-    there.sort(key=lambda each: (real(each["feed"]), each["as_of"], -SOURCES[timeframe].index(each["timeframe"])))
+    there.sort(key=lambda each: (is_real_flag(each["feed"]), each["as_of"], -SOURCES[timeframe].index(each["timeframe"])))
     events: list[PriceEvent] = []
     for series in {each["symbol"]: each for each in there}.values():
         events += await _made_of(connection, series, call, now)
@@ -150,8 +150,8 @@ async def _made_of(connection: Connection, series: asyncpg.Record, call: FetchCa
     query = _BARS.format(timeframe=series["timeframe"], start=span.start.isoformat(), end=span.end.isoformat())
     rows = [Bar(*row) for row in await connection.fetch(query, series["instrument"], series["basis"], series["feed"])]
     ranges = await connection.fetchval(_SEEN, series["series"], *span) or []
-    seen = [Span(each.lower, each.upper) for each in ranges]
-    made = longer(rows, timeframe, seen)
+    seen = [TimeRange(each.lower, each.upper) for each in ranges]
+    made = resample(rows, timeframe, seen)
     asked = EventBuilder(
         PROFILE, call, series["symbol"], now, Unit(series["currency"]), feed=series["feed"], basis=series["basis"],
         complete_until=min(seen[-1].end, series["as_of"]) if seen else None,
@@ -160,10 +160,10 @@ async def _made_of(connection: Connection, series: asyncpg.Record, call: FetchCa
     return [msgspec.structs.replace(event, observed_at=series["as_of"]) for event in asked.bars(latest)]
 
 
-def _span(call: FetchCall, timeframe: Timeframe, as_of: datetime) -> Span:
+def _span(call: FetchCall, timeframe: Timeframe, as_of: datetime) -> TimeRange:
     """From when to when shorter bars are wanted: whole longer ones, also at the ends of the range."""
     if call.start is not None and call.end is not None:
         last = day_start(call.end) - timedelta(microseconds=1)
-        return Span(start_of(day_start(call.start), timeframe), end_of(start_of(last, timeframe), timeframe))
+        return TimeRange(start_of(day_start(call.start), timeframe), end_of(start_of(last, timeframe), timeframe))
     reach = INTRADAY_REACH if timeframe in LENGTHS else REACH[timeframe]
-    return Span(start_of(as_of - reach, timeframe), end_of(start_of(as_of, timeframe), timeframe))
+    return TimeRange(start_of(as_of - reach, timeframe), end_of(start_of(as_of, timeframe), timeframe))

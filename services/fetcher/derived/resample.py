@@ -22,7 +22,7 @@ SOURCES: Mapping[Timeframe, tuple[Timeframe, ...]] = {
 }
 
 
-class Span(NamedTuple):
+class TimeRange(NamedTuple):
     """A time for which bars were asked and seen, `end` not included."""
 
     start: datetime
@@ -41,24 +41,24 @@ def end_of(start: datetime, timeframe: Timeframe) -> datetime:
     return start + LENGTHS[timeframe] if timeframe in LENGTHS else day_start(period_end(start.date(), timeframe))
 
 
-def longer(rows: Sequence[Bar], timeframe: Timeframe, seen: Sequence[Span]) -> list[Bar]:
+def resample(rows: Sequence[Bar], timeframe: Timeframe, seen: Sequence[TimeRange]) -> list[Bar]:
     """The bars that these make, in order of time like them. One of which a part was never asked for is left out.
 
     `seen`: in order, without overlap. The newest bar may lack what lies after all of it: it is not over.
     """
     return [
-        _joined(start, list(parts))
+        _aggregate(start, list(parts))
         for start, parts in groupby(rows, lambda row: start_of(row.at, timeframe))
         if _is_seen(start, end_of(start, timeframe), seen)
     ]
 
 
-def _is_seen(start: datetime, end: datetime, seen: Sequence[Span]) -> bool:
+def _is_seen(start: datetime, end: datetime, seen: Sequence[TimeRange]) -> bool:
     place = bisect_right(seen, start, key=lambda span: span.start) - 1
     return place >= 0 and (seen[place].end >= end or (place == len(seen) - 1 and seen[place].end > start))
 
 
-def _joined(start: datetime, parts: Sequence[Bar]) -> Bar:
+def _aggregate(start: datetime, parts: Sequence[Bar]) -> Bar:
     values = {column.name: [getattr(part, column.name) for part in parts] for column in BAR_COLUMNS}
     return Bar(start, **{column.name: _RESAMPLED[column.resampled](values[column.name]) for column in BAR_COLUMNS})
 

@@ -12,11 +12,11 @@ from contracts.fetch_task import FetchTask
 from contracts.job import Job
 from contracts.message import Timeframe
 from contracts.plan_ask import CostPlan, JobCost, LimitUse
-from services.fetcher.accounts import Account
+from services.fetcher.accounts import ProviderAccount
 from services.fetcher.routing.router import NoProviderError, candidates
 from services.runtime.quota import SYMBOLS, QuotaWindow
 from services.runtime.schedules.build import schedule_of
-from services.runtime.schedules.clock_times import Never, Schedule
+from services.runtime.schedules.clock_times import Schedule, Unknown
 from services.runtime.schedules.sessions import Calendars
 
 # A job of more slots is counted as if nobody shared its calls: to look at each of them would take seconds.
@@ -34,7 +34,7 @@ SymbolsOf = Mapping[str, Sequence[str] | str]
 
 
 @dataclass(frozen=True)
-class Wish:
+class JobDemand:
     """What a job wants at each of its slots. `slots`: how many in the hours that count; `calls_for`: calls for so many symbols."""
 
     schedule: Schedule
@@ -43,7 +43,7 @@ class Wish:
     calls_for: Callable[[int], int]
 
 
-def shared_by_hour(wishes: Sequence[Wish], start: datetime, hours: int) -> list[list[int]]:
+def shared_calls_by_hour(wishes: Sequence[JobDemand], start: datetime, hours: int) -> list[list[int]]:
     """For each wish, the calls an hour that others make anyway. All are for the latest of one series, with one provider.
 
     Of jobs with a common slot the one that runs most pays, and the rarer one only for symbols that are its own.
@@ -59,11 +59,11 @@ def shared_by_hour(wishes: Sequence[Wish], start: datetime, hours: int) -> list[
     return found
 
 
-def _shared(mine: Wish, before: Mapping[int, Wish], start: datetime, hours: int) -> Iterator[tuple[int, int]]:
+def _shared(mine: JobDemand, before: Mapping[int, JobDemand], start: datetime, hours: int) -> Iterator[tuple[int, int]]:
     """The hour of each slot that others have too, and the calls it saves."""
     savings: dict[tuple[int, ...], int] = {}
     for slot in _slots(mine.schedule, start, start + hours * _HOUR):
-        others = tuple(m for m, wish in before.items() if wish.schedule.newest(slot - _TICK, slot) == slot)
+        others = tuple(m for m, wish in before.items() if wish.schedule.last_until(slot - _TICK, slot) == slot)
         if others not in savings:
             left = mine.symbols.difference(*(before[m].symbols for m in others))
             savings[others] = mine.calls_for(len(mine.symbols)) - mine.calls_for(len(left))
@@ -74,7 +74,7 @@ def _slots(schedule: Schedule, start: datetime, end: datetime) -> Iterator[datet
     slot = start - _TICK
     while True:
         try:
-            slot = schedule.following(slot)
+            slot = schedule.next_after(slot)
         except ValueError:
             return
         if slot >= end:
@@ -101,7 +101,7 @@ def runs_by_hour(jobs: Sequence[Job], calendars: Calendars, start: datetime, hou
             schedule = schedule_of(job, calendars)
         except ValueError as error:
             return str(error)
-        if isinstance(schedule, Never):
+        if isinstance(schedule, Unknown):
             return schedule.why
         edges = [start + timedelta(hours=hour) for hour in range(hours + 1)]
         # A slot counts for the hour that it begins.
@@ -126,9 +126,9 @@ class CostUnknownError(Exception):
 
 
 @dataclass(frozen=True)
-class _Costed:
+class JobUsage:
     job: Job
-    account: Account
+    account: ProviderAccount
     symbols: Sequence[str]
     runs: Sequence[int]
     shared: Sequence[int] = (0,) * _HOURS
@@ -146,14 +146,14 @@ class _Costed:
         return self.calls_for(len(self.symbols)) * sum(self.runs[span]) - sum(self.shared[span])
 
 
-def cost_plan(
-    jobs: Sequence[Job], symbols_of: SymbolsOf, accounts: Mapping[str, Account], calendars: Calendars, now: datetime
+def cost_estimate(
+    jobs: Sequence[Job], symbols_of: SymbolsOf, accounts: Mapping[str, ProviderAccount], calendars: Calendars, now: datetime
 ) -> CostPlan:
     """The costs of these jobs on the seven days from `now`'s on, and how much of each limit they want together."""
     day = now.astimezone(UTC).date()
     start = datetime.combine(day, time(), UTC)
     runs = runs_by_hour(jobs, calendars, start, _HOURS)
-    known: dict[str, _Costed] = {}
+    known: dict[str, JobUsage] = {}
     problems: dict[str, str] = {}
     for job in jobs:
         try:
@@ -167,27 +167,27 @@ def cost_plan(
     return CostPlan(from_day=day, jobs=costs, limits=limits)
 
 
-def _sharing(jobs: Sequence[_Costed], calendars: Calendars, start: datetime) -> Iterator[_Costed]:
+def _sharing(jobs: Sequence[JobUsage], calendars: Calendars, start: datetime) -> Iterator[JobUsage]:
     """The same with the calls that jobs share. Jobs that follow others, or want ranges, share none that can be foretold."""
-    series: dict[tuple[str, ...], list[_Costed]] = defaultdict(list)
+    series: dict[tuple[str, ...], list[JobUsage]] = defaultdict(list)
     for each in jobs:
         if each.job.after is not None or each.job.lookback_days is not None:
             yield each
         else:
             series[each.account.name, each.job.dataset, _timeframe(each.job) or ""].append(each)
     for alike in series.values():
-        wishes = [Wish(schedule_of(c.job, calendars), frozenset(c.symbols), sum(c.runs), c.calls_for) for c in alike]
-        for each, shared in zip(alike, shared_by_hour(wishes, start, _HOURS), strict=True):
+        wishes = [JobDemand(schedule_of(c.job, calendars), frozenset(c.symbols), sum(c.runs), c.calls_for) for c in alike]
+        for each, shared in zip(alike, shared_calls_by_hour(wishes, start, _HOURS), strict=True):
             yield replace(each, shared=shared)
 
 
-def _costed(job: Job, symbols: Sequence[str] | str, accounts: Mapping[str, Account], runs: Sequence[int] | str) -> _Costed:
+def _costed(job: Job, symbols: Sequence[str] | str, accounts: Mapping[str, ProviderAccount], runs: Sequence[int] | str) -> JobUsage:
     for fault in (symbols, runs):
         if isinstance(fault, str):
             raise CostUnknownError(fault)
     account = candidates(accounts, _probe(job), job.provider)[0]
     names = list(symbols)[: job.max_symbols]
-    return _Costed(job, account, names, [int(count) for count in runs])
+    return JobUsage(job, account, names, [int(count) for count in runs])
 
 
 def _timeframe(job: Job) -> Timeframe | None:
@@ -210,7 +210,7 @@ def _probe(job: Job) -> FetchTask:
     )
 
 
-def _cost(job: Job, costed: _Costed | None = None, problem: str | None = None) -> JobCost:
+def _cost(job: Job, costed: JobUsage | None = None, problem: str | None = None) -> JobCost:
     known: dict[str, Any] = {}
     if costed is not None:
         days = range(0, _HOURS, 24)
@@ -226,7 +226,7 @@ def _cost(job: Job, costed: _Costed | None = None, problem: str | None = None) -
     return JobCost(job=job.id, lane=job.lane, dataset=job.dataset, timeframe=_timeframe(job), problem=problem, **known)
 
 
-def _limits(account: Account, jobs: Sequence[_Costed]) -> Iterator[LimitUse]:
+def _limits(account: ProviderAccount, jobs: Sequence[JobUsage]) -> Iterator[LimitUse]:
     together: dict[str, int] = defaultdict(int)
     windows: dict[str, QuotaWindow] = {}
     for key in account.keys:
@@ -241,7 +241,7 @@ def _limits(account: Account, jobs: Sequence[_Costed]) -> Iterator[LimitUse]:
         )
 
 
-def _wanted(window: QuotaWindow, jobs: Sequence[_Costed]) -> int:
+def _wanted(window: QuotaWindow, jobs: Sequence[JobUsage]) -> int:
     if window.window == SYMBOLS:
         return len({symbol for job in jobs for symbol in job.symbols})
     if window.monthly:
@@ -253,7 +253,7 @@ def _wanted(window: QuotaWindow, jobs: Sequence[_Costed]) -> int:
     return math.ceil(fullest * share)
 
 
-def _advice(account: Account, token: str) -> str:
+def _advice(account: ProviderAccount, token: str) -> str:
     name = account.name
     if token == SYMBOLS:
         return f"fewer symbols, another provider, or a larger plan: providers.{name}.symbols_per_month"

@@ -10,9 +10,9 @@ from contracts.datasets import DATASETS
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Timeframe
 from services.fetcher.adapter.fields import day_start, pair_of, period_start
-from services.fetcher.last_event import last_served
-from services.fetcher.planning.plan import Plan
-from services.fetcher.routing.router import Choice
+from services.fetcher.last_event import last_events
+from services.fetcher.planning.plan import RequestPlan
+from services.fetcher.routing.router import ProviderSelection
 from services.runtime.bus import Bus
 from services.runtime.schedules.calendar_store import read_calendars
 from services.runtime.schedules.sessions import Calendar
@@ -20,8 +20,8 @@ from services.runtime.schedules.sessions import Calendar
 # Trades are reported and quotes move for a while after the close; a day's bar is corrected until late at night.
 SETTLES_IN_S = 900.0
 DAY_SETTLES_IN_S = 12 * 3600.0
-OF_DAYS: tuple[Timeframe | None, ...] = ("1d", "1wk", "1mo")
-NothingNew = Literal["closed", "holiday"]
+DAILY_OR_LONGER: tuple[Timeframe | None, ...] = ("1d", "1wk", "1mo")
+WhyUnchanged = Literal["closed", "holiday"]
 
 XNYS = "XNYS"
 # A ticker without a suffix, or with a share class alone, is one of the United States with every vendor.
@@ -38,9 +38,9 @@ class MarketHours:
         self._calendar = calendar
         self._dataset = dataset
         self._timeframe = timeframe
-        self._settle_s = delay_s + (DAY_SETTLES_IN_S if timeframe in OF_DAYS else SETTLES_IN_S)
+        self._settle_s = delay_s + (DAY_SETTLES_IN_S if timeframe in DAILY_OR_LONGER else SETTLES_IN_S)
 
-    def nothing_new(self, fetched_at: datetime, newest: datetime | None, now: datetime) -> NothingNew | None:
+    def why_unchanged(self, fetched_at: datetime, newest: datetime | None, now: datetime) -> WhyUnchanged | None:
         """Why nothing can be new since an answer: the exchange is closed, for a holiday, or for the night or the weekend.
 
         `fetched_at`: when the answer was asked for; `newest`: of when its newest bar or its quote is, None if it does not say.
@@ -53,15 +53,15 @@ class MarketHours:
         if last < 0:
             return None
         settled = self._calendar.hours[last][1] + self._settle_s
-        if now.timestamp() < settled or fetched_at.timestamp() < settled or not self._has(last, newest):
+        if now.timestamp() < settled or fetched_at.timestamp() < settled or not self._covers_session(last, newest):
             return None
         is_workday = today.weekday() < 5
         return "holiday" if is_workday and not self._calendar.has_session(today) else "closed"
 
-    def _has(self, session: int, newest: datetime | None) -> bool:
+    def _covers_session(self, session: int, newest: datetime | None) -> bool:
         """Whether an answer reaches that session. Some vendors take a night to make a day's bar, whatever they declare."""
         day = self._calendar.days[session]
-        if self._dataset == "bars" and self._timeframe in (None, *OF_DAYS):
+        if self._dataset == "bars" and self._timeframe in (None, *DAILY_OR_LONGER):
             return newest is not None and newest >= day_start(period_start(day, self._timeframe or "1d"))
         if self._dataset == "bars":
             return newest is not None and newest.timestamp() >= self._calendar.hours[session][0]
@@ -69,7 +69,9 @@ class MarketHours:
         return self._dataset != "quote" or newest is None or newest >= day_start(day)
 
 
-async def needless(bus: Bus, plan: Plan, probe: FetchTask, symbols: Sequence[str], choice: Choice) -> dict[str, str]:
+async def up_to_date(
+    bus: Bus, plan: RequestPlan, probe: FetchTask, symbols: Sequence[str], choice: ProviderSelection
+) -> dict[str, str]:
     """The symbols not worth a call, and why: `fresh`, fetched less than `max_age_s` ago, or `closed` or `holiday`: nothing is new.
 
     What counts is the last answer of anybody who would be asked now. A person who asks by hand gets all but what is fresh.
@@ -81,19 +83,19 @@ async def needless(bus: Bus, plan: Plan, probe: FetchTask, symbols: Sequence[str
     hours = await _hours(bus, plan, probe, symbols, choice)
     if not max_age_s and not hours:
         return {}
-    served = await last_served(bus, probe.dataset, probe.timeframe, symbols if max_age_s else list(hours))
+    served = await last_events(bus, probe.dataset, probe.timeframe, symbols if max_age_s else list(hours))
     found: dict[str, str] = {}
     for symbol, event in served.items():
-        if event.provider not in choice.names or not event.answers(probe.start, probe.end):
+        if event.provider not in choice.names or not event.covers(probe.start, probe.end):
             continue
         if max_age_s and event.fetched_at >= now - timedelta(seconds=max_age_s):
             found[symbol] = "fresh"
-        elif symbol in hours and (why := hours[symbol].nothing_new(event.fetched_at, event.newest, now)):
+        elif symbol in hours and (why := hours[symbol].why_unchanged(event.fetched_at, event.newest, now)):
             found[symbol] = why
     return found
 
 
-def exchange_of(symbol: str, probe: FetchTask, named: str | None, *, real: bool) -> str | None:
+def calendar_code_of(symbol: str, probe: FetchTask, named: str | None, *, real: bool) -> str | None:
     """Whose hours say whether there can be anything new; None: it goes on round the clock, or nobody knows.
 
     `named`: the calendar of the request. Without one only daily and longer bars of plain tickers have one (see decision 21).
@@ -102,7 +104,7 @@ def exchange_of(symbol: str, probe: FetchTask, named: str | None, *, real: bool)
         return None
     if named is not None:
         return named
-    return XNYS if real and probe.dataset == "bars" and probe.timeframe in OF_DAYS and _PLAIN.fullmatch(symbol) else None
+    return XNYS if real and probe.dataset == "bars" and probe.timeframe in DAILY_OR_LONGER and _PLAIN.fullmatch(symbol) else None
 
 
 def is_never_closed(symbol: str) -> bool:
@@ -113,11 +115,13 @@ def is_never_closed(symbol: str) -> bool:
     return pair_of(re.sub("[-_]", "", name)) is not None
 
 
-async def _hours(bus: Bus, plan: Plan, probe: FetchTask, symbols: Sequence[str], choice: Choice) -> dict[str, MarketHours]:
+async def _hours(
+    bus: Bus, plan: RequestPlan, probe: FetchTask, symbols: Sequence[str], choice: ProviderSelection
+) -> dict[str, MarketHours]:
     """The hours of each symbol that has some; none where it is not the latest that is asked for, or a person asks by hand."""
     if plan.lane == "manual" or plan.request.start is not None:
         return {}
-    exchanges = {symbol: exchange_of(symbol, probe, plan.request.calendar, real=choice.real) for symbol in symbols}
+    exchanges = {symbol: calendar_code_of(symbol, probe, plan.request.calendar, real=choice.real) for symbol in symbols}
     calendars = await read_calendars(bus.js, filter(None, exchanges.values()))
     known = {code: MarketHours(each, probe.dataset, probe.timeframe, choice.delay_s) for code, each in calendars.items()}
     return {symbol: known[code] for symbol, code in exchanges.items() if code in known}

@@ -13,8 +13,8 @@ from contracts.fetch_task import FetchTask
 from contracts.message import LANES, Lane, decode
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import Outcome, RunPlanned, RunResult
-from services.fetcher.routing.router import Asleep, Choice, Chosen
-from services.fetcher.routing.symbol_health import why_asleep
+from services.fetcher.routing.router import NoHealthyProvider, ProviderSelection, SelectedProvider
+from services.fetcher.routing.symbol_health import describe_health
 from services.runtime.bus import MESSAGE_ID
 
 SYMBOLS_PER_PART = 2000
@@ -30,7 +30,7 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class RequestPlan:
     """A request as it was understood. `run_id`: its sequence on REFRESH."""
 
     request: RefreshRequest
@@ -74,7 +74,7 @@ class Plan:
             **details,
         )
 
-    def announcements(self, symbols: Sequence[str], refused: str | None = None) -> list[RunPlanned]:
+    def planned_events(self, symbols: Sequence[str], refused: str | None = None) -> list[RunPlanned]:
         """What is told of this plan before its tasks go out, in as many parts as it takes; `refused`: why there are none."""
         parts = [symbols[i : i + SYMBOLS_PER_PART] for i in range(0, len(symbols), SYMBOLS_PER_PART)] or [[]]
         probe = self.task("", "X")
@@ -104,7 +104,7 @@ class Plan:
         ]
 
 
-def understand(msg: Msg, expiry: timedelta) -> Plan:
+def parse_request(msg: Msg, expiry: timedelta) -> RequestPlan:
     """The plan of a request message.
 
     Raises:
@@ -120,7 +120,7 @@ def understand(msg: Msg, expiry: timedelta) -> Plan:
     meta = msg.metadata
     accepted = meta.timestamp.astimezone(UTC)
     identity = request.request_id or (msg.headers or {}).get(MESSAGE_ID) or f"r{meta.sequence.stream}"
-    return Plan(
+    return RequestPlan(
         request=request,
         run_id=str(meta.sequence.stream),
         request_id=identity,
@@ -131,7 +131,7 @@ def understand(msg: Msg, expiry: timedelta) -> Plan:
     )
 
 
-def by_validity(symbols: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def split_valid(symbols: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The symbols that can be asked for, and why each other one cannot."""
     good: list[str] = []
     bad: dict[str, str] = {}
@@ -145,26 +145,28 @@ def by_validity(symbols: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return good, bad
 
 
-def share_out(plan: Plan, choice: Choice, symbols: Sequence[str]) -> tuple[list[FetchTask], list[RunResult]]:
+def assign_providers(
+    plan: RequestPlan, choice: ProviderSelection, symbols: Sequence[str]
+) -> tuple[list[FetchTask], list[RunResult]]:
     """The tasks of these symbols, and the results of those that nobody is asked for now."""
     tasks: list[FetchTask] = []
     skipped: list[RunResult] = []
     for symbol in symbols:
         # A person who asks by hand may know better than our last probe, and waits for whatever rests.
         match choice.of(symbol, always=plan.lane == "manual"):
-            case Chosen(standing=standing) as chosen if (
+            case SelectedProvider(availability=standing) as chosen if (
                 plan.lane != "manual" and standing.until and standing.until >= plan.expires_at
             ):
-                skipped.append(_too_late(plan, symbol, chosen))
-            case Chosen(account, instead_of, reason):
+                skipped.append(_expired_result(plan, symbol, chosen))
+            case SelectedProvider(account, instead_of, reason):
                 tasks.append(plan.task(account.name, symbol, instead_of, reason))
-            case Asleep(health):
+            case NoHealthyProvider(health):
                 why = health.verdict or health.state
-                skipped.append(plan.result(symbol, "skipped", why, provider=health.provider, message=why_asleep(health)))
+                skipped.append(plan.result(symbol, "skipped", why, provider=health.provider, message=describe_health(health)))
     return tasks, skipped
 
 
-def _too_late(plan: Plan, symbol: str, chosen: Chosen) -> RunResult:
-    name, state = chosen.account.name, chosen.standing.rests or ""
-    message = f"{name} rests until {chosen.standing.until:%Y-%m-%dT%H:%M:%SZ}, which is later than this is worth a call"
+def _expired_result(plan: RequestPlan, symbol: str, chosen: SelectedProvider) -> RunResult:
+    name, state = chosen.account.name, chosen.availability.blocked_state or ""
+    message = f"{name} rests until {chosen.availability.until:%Y-%m-%dT%H:%M:%SZ}, which is later than this is worth a call"
     return plan.result(symbol, "skipped", REASONS.get(state, state), provider=name, message=message)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import asyncpg
 
 from contracts.refresh_request import RefreshRequest
-from services.runtime.postgres import POSTGRES_TROUBLE
+from services.runtime.postgres import POSTGRES_UNAVAILABLE
 from services.runtime.settings import ACTIVE, WATCHLIST, UniverseSettings, unknown_universe
 
 QUERIES = {
@@ -57,10 +57,10 @@ class Universe:
             UniverseRefusedError: there is no such universe, or its query is wrong.
         """
         named = [symbol.strip().upper() for symbol in request.symbols]
-        listed = await self.of(request.universe) if request.universe else []
+        listed = await self.named(request.universe) if request.universe else []
         return list(dict.fromkeys([*named, *listed]))[: request.max_symbols]
 
-    async def of(self, name: str) -> list[str]:
+    async def named(self, name: str) -> list[str]:
         """The symbols of a universe, the most important first. Raises as `symbols` does."""
         settings = self._settings.get(name, UniverseSettings())
         query = settings.sql or QUERIES.get(name)
@@ -69,7 +69,7 @@ class Universe:
             raise UniverseRefusedError(unknown_universe(name, has_sql) or f"universe {name}: set universes.{name}.sql")
         try:
             found = await self._read(query, settings)
-        except POSTGRES_TROUBLE as error:
+        except POSTGRES_UNAVAILABLE as error:
             why = (str(error) or type(error).__name__).splitlines()[0]
             if _passes(error):
                 raise UniverseUnavailableError(f"universe {name} cannot be read: {why}") from error

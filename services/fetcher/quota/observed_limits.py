@@ -12,11 +12,11 @@ import nats.errors
 import structlog
 from nats.js.errors import APIError
 
-from services.fetcher.accounts import Key
+from services.fetcher.accounts import ApiKey
 from services.fetcher.adapter.responses import retry_after
 from services.fetcher.circuit.key_state import KeyState, KeyStateStore
 from services.fetcher.provider import LedgerError, Reply
-from services.fetcher.quota.ledger import LedgerMovedError, Wanted, take, used_permits
+from services.fetcher.quota.ledger import LedgerChangedError, PermitRequest, acquire_permits, permits_used
 from services.fetcher.quota.pacer import LONGEST_PACED_S
 from services.runtime.bus import Bus
 from services.runtime.quota import LARGEST_BATCH, SYMBOLS, QuotaWindow
@@ -31,9 +31,9 @@ _FIELD = re.compile(r"\b(limit|remaining|reset|r|t|q)\s*=\s*(\d+)")
 _SHORT = {"r": "remaining", "t": "reset", "q": "limit"}
 _EPOCH_S, _EPOCH_MS = 1_000_000_000, 1_000_000_000_000
 
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 TRIES = 3
-BURNED = b"burned: the provider says it is spent"
+CONSUMED_BODY = b"burned: the provider says it is spent"
 # A provider whose limit is nearly ours only rounds otherwise.
 ALIKE = 0.95
 
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Allowance:
+class RateLimitHeader:
     """`remaining` calls of `limit`; `reset_at` in UTC. `window`: second to month, if the header's name says so."""
 
     remaining: int | None = None
@@ -49,7 +49,7 @@ class Allowance:
     reset_at: datetime | None = None
     window: str | None = None
 
-    def of(self, windows: Sequence[QuotaWindow], now: datetime) -> QuotaWindow | None:
+    def match_window(self, windows: Sequence[QuotaWindow], now: datetime) -> QuotaWindow | None:
         """Which of our windows is meant: by its name, its limit, when it resets, or as there is no other; None if unclear."""
         own = [window for window in windows if window.lane is None and window.window != SYMBOLS]
         if self.window:
@@ -63,25 +63,25 @@ class Allowance:
 
 
 @dataclass
-class Heard:
+class ResponseObserver:
     """What the replies of one call told. `throttled`: one was a 429; `retry_at`: when it said to come back."""
 
     throttled: bool = False
     retry_at: datetime | None = None
-    allowances: Sequence[Allowance] = ()
+    allowances: Sequence[RateLimitHeader] = ()
 
-    def reply(self, reply: Reply) -> None:
+    def observe(self, reply: Reply) -> None:
         """Take note of a reply; of allowances the last reply's count."""
         now = datetime.now(UTC)
         if reply.status == 429:
             self.throttled, self.retry_at = True, retry_after(reply, now) or self.retry_at
-        self.allowances = allowances_in(reply.headers, now) or self.allowances
+        self.allowances = rate_limit_headers(reply.headers, now) or self.allowances
         if reply.status == 429 and self.retry_at is None:
             spent = [each.reset_at for each in self.allowances if each.remaining == 0 and each.reset_at]
             self.retry_at = max(spent, default=None)
 
 
-def allowances_in(headers: Mapping[str, str], now: datetime) -> list[Allowance]:
+def rate_limit_headers(headers: Mapping[str, str], now: datetime) -> list[RateLimitHeader]:
     """The allowances that headers (names in lower case) tell of, one a window. What cannot be read is left out."""
     found: dict[str | None, dict[str, str]] = {}
     for name, text in headers.items():
@@ -92,7 +92,7 @@ def allowances_in(headers: Mapping[str, str], now: datetime) -> list[Allowance]:
         elif name == "api-credits-left":
             found.setdefault("minute", {})["remaining"] = text
     told = [
-        Allowance(_number(each.get("remaining")), _number(each.get("limit")), _instant(each.get("reset"), now), window)
+        RateLimitHeader(_number(each.get("remaining")), _number(each.get("limit")), _instant(each.get("reset"), now), window)
         for window, each in found.items()
     ]
     return [each for each in told if each.remaining is not None or each.limit is not None]
@@ -128,20 +128,20 @@ def _date(text: str) -> datetime | None:
     return None
 
 
-class Learner:
+class ObservedLimits:
     """Learns for one key. `provider`, `key`: whose ledger it is."""
 
-    def __init__(self, bus: Bus, states: KeyStateStore, provider: str, key: Key) -> None:
+    def __init__(self, bus: Bus, states: KeyStateStore, provider: str, key: ApiKey) -> None:
         self._bus = bus
         self._states = states
         self._provider = provider
         self._key = key
         self._looked: dict[str, float] = {}
 
-    async def learn(self, allowances: Sequence[Allowance], called_at: datetime) -> None:
+    async def observe(self, allowances: Sequence[RateLimitHeader], called_at: datetime) -> None:
         """Take over what the replies of a call that began at `called_at` told. Best effort: the next reply tells again."""
         for allowance in allowances:
-            window = allowance.of(self._key.windows, datetime.now(UTC))
+            window = allowance.match_window(self._key.windows, datetime.now(UTC))
             if window is None:
                 continue
             if allowance.limit is not None:
@@ -170,7 +170,7 @@ class Learner:
 
     def _is_time(self, window: QuotaWindow) -> bool:
         now = datetime.now(UTC).timestamp()
-        if now - self._looked.get(window.token, 0.0) < LOOK_EVERY_S:
+        if now - self._looked.get(window.token, 0.0) < CHECK_EVERY_S:
             return False
         self._looked[window.token] = now
         return True
@@ -180,13 +180,13 @@ class Learner:
         took_s = (datetime.now(UTC) - called_at).total_seconds() + 1
         slack = 0 if window.by_date else max(1, math.ceil(window.limit * took_s / window.length_s))
         for _ in range(TRIES):
-            used, last = await used_permits(self._bus.js, window)
+            used, last = await permits_used(self._bus.js, window)
             extra = window.limit - used - theirs
             if extra <= slack:
                 return
             try:
-                await self._burn(window, extra, last)
-            except LedgerMovedError:
+                await self._consume_unused(window, extra, last)
+            except LedgerChangedError:
                 continue
             if window.length_s >= 3600:
                 log.warning(
@@ -195,14 +195,16 @@ class Learner:
                 )  # fmt: skip
             return
 
-    async def _burn(self, window: QuotaWindow, permits: int, last: int) -> None:
+    async def _consume_unused(self, window: QuotaWindow, permits: int, last: int) -> None:
         """Take permits that nobody will use, unless others were taken since `last`; the lanes' shares lose as many."""
         while permits > 0:
             batch = min(permits, LARGEST_BATCH)
-            if not (last := await take(self._bus, Wanted(window, batch, after=last, body=BURNED)) or 0):
+            if not (last := await acquire_permits(self._bus, PermitRequest(window, batch, after=last, body=CONSUMED_BODY)) or 0):
                 return
             for share in self._key.windows:
                 if share.window == window.window and share.lane:
-                    used, _ = await used_permits(self._bus.js, share)
-                    await take(self._bus, Wanted(share, min(batch, max(1, share.limit - used)), body=BURNED))
+                    used, _ = await permits_used(self._bus.js, share)
+                    await acquire_permits(
+                        self._bus, PermitRequest(share, min(batch, max(1, share.limit - used)), body=CONSUMED_BODY)
+                    )
             permits -= batch

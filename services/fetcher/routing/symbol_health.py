@@ -20,7 +20,7 @@ from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Timeframe, decode
 from contracts.symbol_health import SymbolHealth, SymbolState
-from services.fetcher.last_event import last_served
+from services.fetcher.last_event import last_events
 from services.fetcher.provider import ProviderError, Verdict
 from services.fetcher.retry_policy import RETRY_POLICIES, Scope
 from services.runtime.bus import EXPECTED_SUBJECT_SEQUENCE, WRONG_LAST_SEQUENCE, Bus
@@ -35,7 +35,7 @@ CHANGES = Counter("quotebus_symbol_changes_total", "Symbols whose health changed
 log = structlog.get_logger()
 
 
-class Series(NamedTuple):
+class SymbolHealthKey(NamedTuple):
     """What has a health of its own. A timeframe too, as plans often have daily bars of a symbol and no intraday ones."""
 
     provider: str
@@ -49,13 +49,13 @@ class Series(NamedTuple):
         return subjects.symbol_health(*self)
 
 
-def series_of(task: FetchTask, provider: str | None = None) -> Series:
+def series_of(task: FetchTask, provider: str | None = None) -> SymbolHealthKey:
     """The series that a task asks for, of its own provider or another."""
-    return Series(provider or task.provider, task.dataset, task.timeframe, task.symbol)
+    return SymbolHealthKey(provider or task.provider, task.dataset, task.timeframe, task.symbol)
 
 
 @dataclass(frozen=True)
-class ProbeRules:
+class ProbePolicy:
     """Seconds until a symbol is asked again, after one failure, two, …; the last one for ever after.
 
     `dead_after`: not found so many times in a row, and it is no more suspected but taken for dead.
@@ -72,13 +72,13 @@ class ProbeRules:
         return now + timedelta(seconds=wait_s * random.uniform(1.0, 1.0 + SPREAD))
 
 
-def is_asleep(health: SymbolHealth | None, now: datetime) -> bool:
+def is_suspended(health: SymbolHealth | None, now: datetime) -> bool:
     """Whether a symbol is not worth a call now: it is not active and its next probe is not due."""
     return health is not None and health.next_probe_at is not None and now < health.next_probe_at
 
 
-def after_failure(
-    known: SymbolHealth | None, series: Series, error: ProviderError, now: datetime, rules: ProbeRules
+def next_health(
+    known: SymbolHealth | None, series: SymbolHealthKey, error: ProviderError, now: datetime, rules: ProbePolicy
 ) -> SymbolHealth | None:
     """The health that follows from a failure; None if it says nothing new.
 
@@ -88,7 +88,7 @@ def after_failure(
         return None
     doubted = known if known is not None and known.state != "active" else None
     again = doubted is not None and doubted.verdict == error.verdict
-    if doubted and again and is_asleep(doubted, now) and error.renamed_to == doubted.renamed_to:
+    if doubted and again and is_suspended(doubted, now) and error.renamed_to == doubted.renamed_to:
         return None  # a person tried, or two calls crossed: the probe that counts is still to come
     failures = (doubted.failures if doubted and again else 0) + 1
     state = _state(error, failures, rules)
@@ -110,7 +110,7 @@ def after_failure(
     )
 
 
-def _state(error: ProviderError, failures: int, rules: ProbeRules) -> SymbolState:
+def _state(error: ProviderError, failures: int, rules: ProbePolicy) -> SymbolState:
     if error.verdict is Verdict.PLAN_RESTRICTED:
         return "plan_restricted"
     if error.renamed_to:
@@ -118,7 +118,7 @@ def _state(error: ProviderError, failures: int, rules: ProbeRules) -> SymbolStat
     return "suspect" if failures < rules.dead_after else "unknown"
 
 
-def after_answer(known: SymbolHealth | None, now: datetime) -> SymbolHealth | None:
+def health_after_answer(known: SymbolHealth | None, now: datetime) -> SymbolHealth | None:
     """The health that follows from an answer: active again; None if it always was."""
     if known is None or known.state == "active":
         return None
@@ -134,20 +134,20 @@ def after_answer(known: SymbolHealth | None, now: datetime) -> SymbolHealth | No
     )
 
 
-def why_asleep(health: SymbolHealth) -> str:
+def describe_health(health: SymbolHealth) -> str:
     """For the result of a symbol that was not asked for: how it stands, and when it is asked again."""
     until = f"{health.next_probe_at:%Y-%m-%dT%H:%M:%SZ}" if health.next_probe_at else "now"
     name = f" to {health.renamed_to}" if health.renamed_to else ""
     return f"{health.provider}: {health.state}{name} since {health.since:%Y-%m-%dT%H:%M:%SZ}; next probe at {until}"
 
 
-class SymbolStates:
+class SymbolHealthStore:
     """The health of symbols as this fetcher knows it."""
 
-    def __init__(self, bus: Bus, rules: ProbeRules) -> None:
+    def __init__(self, bus: Bus, rules: ProbePolicy) -> None:
         self._bus = bus
         self._rules = rules
-        self._known: dict[Series, tuple[SymbolHealth | None, int]] = {}
+        self._known: dict[SymbolHealthKey, tuple[SymbolHealth | None, int]] = {}
         self._read_to = 0
         self._news = asyncio.Condition()
         self._read_at = float("-inf")
@@ -180,22 +180,22 @@ class SymbolStates:
             await self._read_until(await self._last_sequence())
             self._read_at = began
 
-    def health(self, series: Series) -> SymbolHealth | None:
+    def health(self, series: SymbolHealthKey) -> SymbolHealth | None:
         """How a series stands; None when nothing was ever wrong with it."""
         health, _ = self._known.get(series, (None, 0))
         return health
 
-    def asleep(self, series: Series) -> SymbolHealth | None:
+    def suspended(self, series: SymbolHealthKey) -> SymbolHealth | None:
         """The health of a series that is not worth a call now; None if it is."""
         health = self.health(series)
-        return health if is_asleep(health, datetime.now(UTC)) else None
+        return health if is_suspended(health, datetime.now(UTC)) else None
 
-    def doubted(self, series: Series) -> bool:
+    def is_probe(self, series: SymbolHealthKey) -> bool:
         """Whether a call for it would be a probe."""
         health = self.health(series)
         return health is not None and health.state != "active"
 
-    async def note(self, task: FetchTask, error: ProviderError | None) -> None:
+    async def record(self, task: FetchTask, error: ProviderError | None) -> None:
         """Take a failed call, or without an error an answer, into account. Changes count once, whichever fetcher is quicker.
 
         Best effort: what the bus does not take now is found out by the next call.
@@ -207,29 +207,29 @@ class SymbolStates:
 
     async def _failed(self, task: FetchTask, error: ProviderError) -> None:
         series = series_of(task)
-        told = after_failure(self.health(series), series, error, datetime.now(UTC), self._rules)
+        told = next_health(self.health(series), series, error, datetime.now(UTC), self._rules)
         if told is None:
             return
-        if told.state == "unknown" and await self._had_prices(series):
+        if told.state == "unknown" and await self._has_stored_prices(series):
             told = msgspec.structs.replace(told, state="delisted", since=self._since(series, told))
-        await self._tell(series, told)
+        await self._publish(series, told)
 
     async def _answered(self, task: FetchTask) -> None:
         series = series_of(task)
-        if told := after_answer(self.health(series), datetime.now(UTC)):
-            await self._tell(series, told)
+        if told := health_after_answer(self.health(series), datetime.now(UTC)):
+            await self._publish(series, told)
 
-    def _since(self, series: Series, told: SymbolHealth) -> datetime:
+    def _since(self, series: SymbolHealthKey, told: SymbolHealth) -> datetime:
         known = self.health(series)
         return known.since if known and known.state == "delisted" else told.at
 
-    async def _had_prices(self, series: Series) -> bool:
+    async def _has_stored_prices(self, series: SymbolHealthKey) -> bool:
         if (known := self.health(series)) and known.state == "delisted":
             return True
-        served = await last_served(self._bus, series.dataset, series.timeframe, [series.symbol])
+        served = await last_events(self._bus, series.dataset, series.timeframe, [series.symbol])
         return series.symbol in served and served[series.symbol].provider == series.provider
 
-    async def _tell(self, series: Series, told: SymbolHealth) -> None:
+    async def _publish(self, series: SymbolHealthKey, told: SymbolHealth) -> None:
         _, sequence = self._known.get(series, (None, 0))
         headers = {EXPECTED_SUBJECT_SEQUENCE: str(sequence)}
         try:
@@ -260,7 +260,7 @@ class SymbolStates:
         except TimeoutError:
             raise nats.errors.TimeoutError from None
 
-    async def _load(self, series: Series) -> None:
+    async def _load(self, series: SymbolHealthKey) -> None:
         try:
             raw = await self._bus.js.get_last_msg(subjects.SYMBOLS, series.subject)
         except NotFoundError:
@@ -278,7 +278,7 @@ class SymbolStates:
 
     def _note(self, message: Msg) -> None:
         self._read_to = message.metadata.sequence.stream
-        series = Series(*subjects.parse_symbol_health(message.subject))
+        series = SymbolHealthKey(*subjects.parse_symbol_health(message.subject))
         if self._read_to > self._known.get(series, (None, 0))[1]:
             self._known[series] = (_decoded(message.subject, message.data), self._read_to)
 

@@ -18,7 +18,7 @@ from typing_extensions import override
 from contracts import subjects
 from contracts.fetch_task import FetchTask
 from contracts.message import Dataset, Timeframe, decode
-from services.fetcher.last_event import Served, last_served, serving
+from services.fetcher.last_event import LastEvent, last_events, satisfying_events
 from services.fetcher.tasks.results import report_result
 from services.runtime.bus import WINDOW_FULL, Bus
 from services.runtime.consumer import Batch, Handler
@@ -82,18 +82,18 @@ class CoalescedTasks(Handler[FetchTask]):
         events = await self._newest_events([deliveries[0][1] for deliveries in alike.values()])
         await asyncio.gather(*(self._check(subject, some, events.get(subject)) for subject, some in alike.items()))
 
-    async def _newest_events(self, tasks: Sequence[FetchTask]) -> dict[str, Served]:
+    async def _newest_events(self, tasks: Sequence[FetchTask]) -> dict[str, LastEvent]:
         """The newest event of each task's series, by the task's subject."""
         by_series: dict[tuple[Dataset, Timeframe | None], list[FetchTask]] = defaultdict(list)
         for task in tasks:
             by_series[task.dataset, task.timeframe].append(task)
-        found: dict[str, Served] = {}
+        found: dict[str, LastEvent] = {}
         for (dataset, timeframe), some in by_series.items():
-            events = await last_served(self._bus, dataset, timeframe, list({task.symbol for task in some}))
+            events = await last_events(self._bus, dataset, timeframe, list({task.symbol for task in some}))
             found |= {subjects.fetch_task(task): events[task.symbol] for task in some if task.symbol in events}
         return found
 
-    async def _check(self, subject: str, deliveries: Sequence[Delivery], newest: Served | None) -> None:
+    async def _check(self, subject: str, deliveries: Sequence[Delivery], newest: LastEvent | None) -> None:
         """End those of one subject that an event serves. Of the others the newest is enough on TASKS: its call serves them all."""
         waiting = []
         for msg, task in deliveries:
@@ -107,11 +107,11 @@ class CoalescedTasks(Handler[FetchTask]):
         for msg, task in waiting:
             await nak_unacked([msg], _next_look_s(msg, task))
 
-    async def _serving(self, task: FetchTask, newest: Served | None) -> Served | None:
+    async def _serving(self, task: FetchTask, newest: LastEvent | None) -> LastEvent | None:
         if newest is None or newest.fetched_at < task.wanted_at:
             return None
         # The newest may answer another range or provider, and hide one that answers this.
-        return newest if newest.serves(task) else (await serving(self._bus, [task])).get(task.symbol)
+        return newest if newest.satisfies(task) else (await satisfying_events(self._bus, [task])).get(task.symbol)
 
     async def _published(self, subject: str, delivery: Delivery) -> bool:
         msg, task = delivery

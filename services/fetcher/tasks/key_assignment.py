@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
-from services.fetcher.accounts import Key
+from services.fetcher.accounts import ApiKey
 from services.fetcher.circuit.breaker import KeyCircuit, QuotaSpentError
 from services.fetcher.provider import ProviderError, Verdict
-from services.fetcher.quota.ledger import RESET_GUARD, Wanted, reset_nearby, take
+from services.fetcher.quota.ledger import RESET_GUARD, PermitRequest, acquire_permits, reset_within_guard
 from services.fetcher.tasks.task_queue import PendingTask
 from services.runtime.bus import Bus
 from services.runtime.quota import QuotaWindow
@@ -21,7 +21,7 @@ def _no_room(window: QuotaWindow, symbol: str, now: datetime) -> ProviderError:
     return ProviderError(Verdict.PLAN_RESTRICTED, f"{window.provider}: {why}", reset.astimezone(UTC) + RESET_GUARD)
 
 
-class SymbolPermits:
+class KeySymbolQuota:
     """The symbols of one key. Those that count already are remembered: a permit is for the rest of the month."""
 
     def __init__(self, bus: Bus, window: QuotaWindow) -> None:
@@ -41,14 +41,14 @@ class SymbolPermits:
             LedgerError: the server does not answer: unknown is no permit.
         """
         now = datetime.now(UTC)
-        if near := reset_nearby(self._window, now):
+        if near := reset_within_guard(self._window, now):
             raise QuotaSpentError(self._window, near, f"its month resets within {RESET_GUARD.seconds} s")
         month = self._window.quota_date(now)
         known = self._known.setdefault(month, set())
         self._known = {month: known}
         refused = {}
         for symbol in symbols:
-            if symbol not in known and await take(self._bus, Wanted(self._window, symbol=symbol)) is None:
+            if symbol not in known and await acquire_permits(self._bus, PermitRequest(self._window, symbol=symbol)) is None:
                 refused[symbol] = _no_room(self._window, symbol, now)
             else:
                 known.add(symbol)
@@ -56,7 +56,7 @@ class SymbolPermits:
 
 
 @dataclass(frozen=True)
-class Placed:
+class KeyAssignment:
     """What becomes of tasks: called for with the `own` key, given to another key by name, or not possible now, with the error."""
 
     own: list[PendingTask] = field(default_factory=list)
@@ -64,22 +64,22 @@ class Placed:
     refused: list[tuple[PendingTask, ProviderError]] = field(default_factory=list)
 
 
-class SymbolDesk:
+class SymbolQuota:
     """Decides with which key of a provider a symbol is asked for: one that counts it already before one that has room."""
 
-    def __init__(self, bus: Bus, keys: Iterable[Key], circuits: Mapping[str, KeyCircuit]) -> None:
-        self._permits = {key.name: SymbolPermits(bus, key.symbols) for key in keys if key.symbols}
+    def __init__(self, bus: Bus, keys: Iterable[ApiKey], circuits: Mapping[str, KeyCircuit]) -> None:
+        self._permits = {key.name: KeySymbolQuota(bus, key.symbols) for key in keys if key.symbols}
         self._circuits = circuits
 
-    async def place(self, key: str, chosen: Sequence[PendingTask]) -> Placed:
+    async def assign(self, key: str, chosen: Sequence[PendingTask]) -> KeyAssignment:
         """Where to ask for what the worker of `key` has in hand. Raises as `SymbolPermits.take` does."""
-        placed = Placed()
+        placed = KeyAssignment()
         if key not in self._permits:
             placed.own.extend(chosen)
             return placed
         mine = []
         for held in chosen:
-            other = self._who_counts(held, key)
+            other = self._key_counting(held, key)
             if other is None:
                 mine.append(held)
             else:
@@ -92,13 +92,13 @@ class SymbolDesk:
                 placed.own.append(held)
         return placed
 
-    def _who_counts(self, held: PendingTask, key: str) -> str | None:
+    def _key_counting(self, held: PendingTask, key: str) -> str | None:
         if self._permits[key].counts(held.task.symbol):
             return None
         counting = (name for name, permits in self._permits.items() if permits.counts(held.task.symbol))
         return next((name for name in counting if not self._circuits[name].retry_in_s(held.task.lane)), None)
 
-    def _move(self, placed: Placed, held: PendingTask, error: ProviderError) -> None:
+    def _move(self, placed: KeyAssignment, held: PendingTask, error: ProviderError) -> None:
         left = [name for name in self._circuits if name not in held.refused_by]
         awake = [name for name in left if not self._circuits[name].retry_in_s(held.task.lane)]
         if awake:

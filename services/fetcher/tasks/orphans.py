@@ -13,7 +13,7 @@ from contracts.fetch_task import FetchTask
 from contracts.message import LANES, decode
 from services.fetcher.circuit.breaker import ProviderCircuit
 from services.fetcher.retry_policy import MAX_NAK_S
-from services.fetcher.routing.router import Chooser
+from services.fetcher.routing.router import Router
 from services.fetcher.tasks.coalesced import publish_task
 from services.fetcher.tasks.results import report_result
 from services.runtime.bus import Bus
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 class OrphanReaper:
     """Reaper of orphaned tasks on TASKS. Any number may run: a task is deleted once, and only who deleted it reports."""
 
-    def __init__(self, bus: Bus, circuits: Mapping[str, ProviderCircuit], chooser: Chooser, dead_letters: DeadLetters) -> None:
+    def __init__(self, bus: Bus, circuits: Mapping[str, ProviderCircuit], chooser: Router, dead_letters: DeadLetters) -> None:
         self._bus = bus
         self._dead_letters = dead_letters
         self._circuits = circuits
@@ -106,7 +106,7 @@ class OrphanReaper:
     async def _reroute(self, task: FetchTask, circuit: ProviderCircuit | None) -> bool:
         """Give the task to another provider, if there is one; for a provider that only rests to one that can do it now."""
         reason = "removed" if circuit is None else circuit.blocked_state(task.lane) or ""
-        moved = await self._chooser.instead(task, reason, ready=circuit is not None)
+        moved = await self._chooser.fail_over(task, reason, ready=circuit is not None)
         if moved is None:
             return False
         # Published before the old one is deleted: a crash in between costs a call, not the task.

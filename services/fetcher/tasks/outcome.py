@@ -12,13 +12,13 @@ import structlog
 from contracts.price_events import PriceEvent
 from contracts.run_events import Outcome
 from contracts.symbol_health import SymbolHealth
-from services.fetcher.calls.provider_call import Answered
+from services.fetcher.calls.provider_call import CallResult
 from services.fetcher.calls.publish import empty_answer, publish_answer
 from services.fetcher.circuit.breaker import ProviderCircuit
 from services.fetcher.provider import Profile, ProviderError, Verdict
 from services.fetcher.retry_policy import MAX_NAK_S, RETRY_POLICIES, Action, next_action, retry_delay_s
-from services.fetcher.routing.router import Chooser
-from services.fetcher.routing.symbol_health import SymbolStates, why_asleep
+from services.fetcher.routing.router import Router
+from services.fetcher.routing.symbol_health import SymbolHealthStore, describe_health
 from services.fetcher.tasks.coalesced import publish_task
 from services.fetcher.tasks.results import report_result
 from services.fetcher.tasks.task_queue import PendingTask
@@ -33,7 +33,13 @@ class TaskOutcomes:
     """Ends the tasks of one provider. Tries are counted here, in memory: they only decide when to give up."""
 
     def __init__(
-        self, bus: Bus, failures: FailurePolicy, profile: Profile, circuit: ProviderCircuit, chooser: Chooser, states: SymbolStates
+        self,
+        bus: Bus,
+        failures: FailurePolicy,
+        profile: Profile,
+        circuit: ProviderCircuit,
+        chooser: Router,
+        states: SymbolHealthStore,
     ) -> None:
         self._bus = bus
         self._failures = failures
@@ -45,7 +51,7 @@ class TaskOutcomes:
         self._states = states
         self._attempts: Counter[tuple[str, str]] = Counter()
 
-    async def finish_call(self, chosen: Sequence[PendingTask], answered: Answered, called_at: datetime) -> None:
+    async def finish_call(self, chosen: Sequence[PendingTask], answered: CallResult, called_at: datetime) -> None:
         """End the tasks that shared a call, each by itself. The call's permits are counted with the first."""
         error, share = answered.error, answered.permits
         if error is not None:
@@ -76,7 +82,7 @@ class TaskOutcomes:
         except ProviderError as error:
             await self.fail(held, error, called_at, calls)
             return
-        await self._states.note(held.task, None)
+        await self._states.record(held.task, None)
         await self.finish(held, "refreshed" if rows else "empty", called_at=called_at, rows=rows, calls=calls)
 
     async def fail(
@@ -91,7 +97,7 @@ class TaskOutcomes:
             return
         if not (shared and error.verdict is Verdict.NOT_FOUND):
             # Which of the symbols it was that was not found, a shared error does not say.
-            await self._states.note(held.task, error)
+            await self._states.record(held.task, error)
         key = (held.task.run_id, held.msg.subject)
         self._attempts[key] += 1
         other_key = not self._circuit.retry_in_s(held.task.lane)
@@ -112,7 +118,7 @@ class TaskOutcomes:
         """End a task whose symbol this provider does not have, at no call: somebody else may, else it is skipped."""
         reason = health.verdict or health.state
         if not await self._fail_over(held, reason):
-            await self.finish(held, "skipped", reason=reason, message=why_asleep(health))
+            await self.finish(held, "skipped", reason=reason, message=describe_health(health))
 
     async def _retry_later(self, held: PendingTask) -> None:
         """Back to the queue; to somebody who can do it now, if this provider rests for long."""
@@ -124,7 +130,7 @@ class TaskOutcomes:
 
     async def _fail_over(self, held: PendingTask, reason: str, *, ready: bool = False) -> bool:
         """Give the task to the next provider of the same kind of series; False when there is none."""
-        task = await self._chooser.instead(held.task, reason, ready=ready)
+        task = await self._chooser.fail_over(held.task, reason, ready=ready)
         if task is None:
             return False
         await publish_task(self._bus, task)
@@ -147,10 +153,10 @@ class TaskOutcomes:
         except nats.errors.Error as unavailable:
             await self._failures.redeliver(held.msg, unavailable)
 
-    async def _isolated(self, held: PendingTask, end: Coroutine[Any, Any, None]) -> None:
+    async def _isolated(self, held: PendingTask, finish: Coroutine[Any, Any, None]) -> None:
         """Await the end of one task; what it raises concerns no other one."""
         try:
-            await end
+            await finish
         except Exception as error:  # a bug, or the bus refuses what must be told
             await self.broken(held, error)
 

@@ -271,7 +271,7 @@ async def job_views(bucket: JobBucket, jobs: Sequence[tuple[Job, int]]) -> list[
 def next_slot(job: Job, calendars: Calendars, now: datetime) -> datetime | None:
     """Its next slot; none if it follows another job, if its sessions are not known, or if no slot will come."""
     try:
-        return schedule_of(job, calendars).following(now)
+        return schedule_of(job, calendars).next_after(now)
     except ValueError:
         return None
 

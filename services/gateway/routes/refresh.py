@@ -18,7 +18,7 @@ from services.gateway.request import checked_symbol, parse_body, read_body
 from services.gateway.response import json_response
 from services.gateway.routes.jobs import check_universe
 from services.gateway.routing import Gateway, Route
-from services.runtime.jobs.store import wish_by_hand
+from services.runtime.jobs.store import manual_request
 
 BACKFILL_IS_WORTH_A_CALL_S = 86400.0
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)]
@@ -84,7 +84,7 @@ async def refresh_prices(gateway: Gateway, request: web.Request) -> web.StreamRe
     jobs = [job for job, _ in await gateway.jobs.revisions() if job.enabled]
     if not jobs:
         raise Problem(409, "nothing_to_refresh", "no job is started: name symbols, or make a job at /scheduler/jobs")
-    accepted = [await _publish(gateway, request, wish_by_hand(job), "manual") for job in jobs]
+    accepted = [await _publish(gateway, request, manual_request(job), "manual") for job in jobs]
     return json_response(request, AcceptedAll(accepted), status=202)
 
 
@@ -98,7 +98,7 @@ async def backfill(gateway: Gateway, request: web.Request) -> web.StreamResponse
 async def run_job(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     """Run a job now, stopped or not."""
     job, _ = await gateway.jobs.find(request.match_info["id"])
-    accepted = await _publish(gateway, request, wish_by_hand(job), "manual")
+    accepted = await _publish(gateway, request, manual_request(job), "manual")
     return json_response(request, accepted, status=202, headers={"Location": accepted.run})
 
 

@@ -10,7 +10,7 @@ from nats.js.errors import NotFoundError
 
 from contracts import subjects
 from services.runtime.bus import wait_until_provisioned
-from services.runtime.jetstream.quota_streams import carry_over
+from services.runtime.jetstream.quota_streams import migrate_quota_streams
 from services.runtime.jetstream.topology import NOTIFY_PREFIX, Topology
 
 __all__ = ["drift", "provision", "wait_until_provisioned"]
@@ -26,7 +26,7 @@ _WHOSE = {subjects.TASKS: "its provider", subjects.RUNS: "its [[notify]] table"}
 
 async def provision(js: JetStreamContext, wanted: Topology) -> list[str]:
     """Create what is missing, update what differs, remove consumers of providers that are gone; give a line for each change."""
-    done = await carry_over(js, wanted.ledgers, wanted.replicas)
+    done = await migrate_quota_streams(js, wanted.ledgers, wanted.replicas)
     for stream in wanted.streams:
         done += await _provision_stream(js, stream)
     for bucket in wanted.buckets:

@@ -20,7 +20,7 @@ _RETIRED = "quota-retired"
 _STREAMS_A_PAGE = 256
 
 
-def ledger_stream(window: QuotaWindow, replicas: int, *, ready: bool = True) -> StreamConfig:
+def quota_stream_config(window: QuotaWindow, replicas: int, *, ready: bool = True) -> StreamConfig:
     """The stream that is a window's ledger. Until it is `ready` no fetcher spends by it."""
     length = window.length_s + (0 if window.by_date else window.margin_s)
     subject = subjects.quota(window.provider, window.key, window.token)
@@ -47,7 +47,7 @@ def ledger_stream(window: QuotaWindow, replicas: int, *, ready: bool = True) -> 
     )
 
 
-async def carry_over(js: JetStreamContext, ledgers: Iterable[QuotaWindow], replicas: int) -> list[str]:
+async def migrate_quota_streams(js: JetStreamContext, ledgers: Iterable[QuotaWindow], replicas: int) -> list[str]:
     """Replace each ledger whose limit changed; give a line for each. May be stopped anywhere and run again.
 
     Nobody spends meanwhile: the old stream gives up its subject first, the new one is not ready until it holds as many permits
@@ -64,7 +64,9 @@ async def carry_over(js: JetStreamContext, ledgers: Iterable[QuotaWindow], repli
         for info in old:
             await js.delete_stream(str(info.config.name))
         carried = sum(spent.values())
-        done.append(f"{window.provider}: {window.limit} {window.counted} from now on; {carried} already spent were carried over")
+        done.append(
+            f"{window.provider}: {window.limit} {window.describe_limit} from now on; {carried} already spent were carried over"
+        )
     return done
 
 
@@ -80,7 +82,9 @@ async def _streams(js: JetStreamContext) -> AsyncIterator[StreamInfo]:
 
 def _of_another_limit(stream: str, window: QuotaWindow) -> bool:
     # A key may be called like the beginning of another ledger's name.
-    return stream != window.stream and stream.startswith(window.stem) and stream.removeprefix(window.stem).isdigit()
+    return (
+        stream != window.stream and stream.startswith(window.stream_prefix) and stream.removeprefix(window.stream_prefix).isdigit()
+    )
 
 
 async def _retire_and_count(js: JetStreamContext, info: StreamInfo) -> Counter[str]:
@@ -99,7 +103,7 @@ async def _create_spent(js: JetStreamContext, window: QuotaWindow, spent: Counte
     try:
         state = (await js.stream_info(window.stream)).config.metadata or {}
     except NotFoundError:
-        await js.add_stream(ledger_stream(window, replicas, ready=False))
+        await js.add_stream(quota_stream_config(window, replicas, ready=False))
         state = {LEDGER_STATE: LEDGER_CARRYING}
     if state.get(LEDGER_STATE) != LEDGER_CARRYING:
         return
@@ -110,7 +114,7 @@ async def _create_spent(js: JetStreamContext, window: QuotaWindow, spent: Counte
             if room is None or room > 0:
                 await js.publish(subject, b"carried over", headers=_identity(window))
                 room = None if room is None else room - 1
-    await js.update_stream(ledger_stream(window, replicas))
+    await js.update_stream(quota_stream_config(window, replicas))
 
 
 def _identity(window: QuotaWindow) -> dict[str, str]:

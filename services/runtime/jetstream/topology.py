@@ -17,7 +17,7 @@ from nats.js.api import (
 
 from contracts import subjects
 from contracts.message import LANES
-from services.runtime.jetstream.quota_streams import ledger_stream
+from services.runtime.jetstream.quota_streams import quota_stream_config
 from services.runtime.quota import DAY_S, QuotaWindow
 from services.runtime.settings import Settings
 
@@ -40,7 +40,7 @@ def topology(settings: Settings, quotas: Mapping[str, Iterable[QuotaWindow]]) ->
     """The table for these settings; `quotas` holds the windows of every provider that works."""
     ledgers = [window for windows in quotas.values() for window in windows]
     return Topology(
-        streams=[*_streams(settings), *(ledger_stream(window, settings.nats.replicas) for window in ledgers)],
+        streams=[*_streams(settings), *(quota_stream_config(window, settings.nats.replicas) for window in ledgers)],
         consumers=_consumers(settings, list(quotas)),
         buckets=[
             KeyValueConfig(bucket=name, history=1, replicas=settings.nats.replicas)

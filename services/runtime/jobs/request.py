@@ -10,14 +10,14 @@ from contracts.refresh_request import RefreshRequest
 _LONGEST_S = 366 * 86400.0
 
 
-class Range(NamedTuple):
+class DateRange(NamedTuple):
     """UTC days, `start` included, `end` not; both None: the latest data."""
 
     start: date | None = None
     end: date | None = None
 
 
-def range_of(job: Job, at: datetime, missed_since: datetime | None = None) -> Range:
+def date_range(job: Job, at: datetime, missed_since: datetime | None = None) -> DateRange:
     """What is asked for at this instant: the days the job looks back, and those since which slots were missed; else the latest."""
     starts = []
     # East of London an exchange's day begins before the UTC day of that date does.
@@ -26,10 +26,10 @@ def range_of(job: Job, at: datetime, missed_since: datetime | None = None) -> Ra
         starts.append(today - timedelta(days=job.lookback_days))
     if missed_since is not None and job.dataset == "bars":
         starts.append(missed_since.astimezone(UTC).date())
-    return Range(min(starts), today + timedelta(days=1)) if starts else Range()
+    return DateRange(min(starts), today + timedelta(days=1)) if starts else DateRange()
 
 
-def check_spans(job: Job) -> None:
+def check_durations(job: Job) -> None:
     """Refuse an instant so far away that no clock and no planner could work with it.
 
     Raises:
@@ -41,7 +41,7 @@ def check_spans(job: Job) -> None:
             raise ValueError(f"job {job.id}: {name}: {seconds:g}; give at most {_LONGEST_S:.0f}, a year")
 
 
-def wish_of(job: Job, days: Range, expires_at: datetime) -> RefreshRequest:
+def request_for_job(job: Job, days: DateRange, expires_at: datetime) -> RefreshRequest:
     """What the job asks for: these days of its symbols."""
     return RefreshRequest(
         symbols=job.symbols,

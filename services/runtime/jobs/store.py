@@ -11,12 +11,12 @@ from nats.js.api import DeliverPolicy
 from nats.js.errors import InvalidKeyError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
-from contracts.job import TIMES, WHEN, Job, chain_fault
+from contracts.job import SCHEDULE_FIELDS, TIMING_FIELDS, Job, check_chain
 from contracts.message import decode, encode
 from contracts.refresh_request import RefreshRequest
 from contracts.subjects import JOBS_BUCKET
 from services.runtime.follow import BucketEntry, bucket_entry, read_stream
-from services.runtime.jobs.request import check_spans, range_of, wish_of
+from services.runtime.jobs.request import check_durations, date_range, request_for_job
 from services.runtime.schedules.build import schedule_of
 from services.runtime.schedules.calendar_store import read_calendars
 from services.runtime.schedules.sessions import Calendars
@@ -82,7 +82,7 @@ class JobBucket:
 
     async def add(self, fields: Mapping[str, object]) -> Job:
         """Make a job of these fields."""
-        job = made({**fields, "enabled_at": datetime.now(UTC)})
+        job = build_job({**fields, "enabled_at": datetime.now(UTC)})
         await self._check_chain(job)
         try:
             await self._bucket.create(job.id, encode(job))
@@ -96,11 +96,11 @@ class JobBucket:
         if job.origin == "settings":
             raise JobError("refused", f"job {job_id} comes from the settings: change it there, or pause it")
         life = {"enabled": job.enabled, "paused_reason": job.paused_reason}
-        changed = made({**life, **fields, "id": job_id, "enabled_at": job.enabled_at})
+        changed = build_job({**life, **fields, "id": job_id, "enabled_at": job.enabled_at})
         await self._check_chain(changed)
-        if changed.enabled and (not job.enabled or any(getattr(job, name) != getattr(changed, name) for name in TIMES)):
+        if changed.enabled and (not job.enabled or any(getattr(job, name) != getattr(changed, name) for name in TIMING_FIELDS)):
             changed = msgspec.structs.replace(changed, paused_reason=None, enabled_at=datetime.now(UTC))
-        with _nobody_quicker(job_id):
+        with _first_writer_wins(job_id):
             await self._bucket.update(job_id, encode(changed), last=revision)
         return changed
 
@@ -115,18 +115,18 @@ class JobBucket:
         if job.origin == "settings" and not life_only:
             raise JobError("refused", f"job {job_id} comes from the settings: change it there, or pause it")
         kept = msgspec.structs.asdict(job)
-        if changes.keys() & set(WHEN):
-            kept |= dict.fromkeys((*WHEN, *_OF_ONE_KIND)) | {"at": []}
+        if changes.keys() & set(SCHEDULE_FIELDS):
+            kept |= dict.fromkeys((*SCHEDULE_FIELDS, *_OF_ONE_KIND)) | {"at": []}
             kept |= {"days": []} if "cron" in changes else {}
             kept |= {"jitter_s": 0.0} if "after" in changes else {}
-        if changes.keys() & set(TIMES):
+        if changes.keys() & set(TIMING_FIELDS):
             changes = {**changes, "enabled_at": datetime.now(UTC)}
         if "dataset" in changes and changes["dataset"] != "bars":
             kept["timeframe"] = None
-        changed = made({**kept, **changes})
+        changed = build_job({**kept, **changes})
         if "after" in changes:
             await self._check_chain(changed)
-        with _nobody_quicker(job_id):
+        with _first_writer_wins(job_id):
             await self._bucket.update(job_id, encode(changed), last=revision)
         return changed
 
@@ -145,7 +145,7 @@ class JobBucket:
         with suppress(msgspec.MsgspecError):
             if decode(entry.value or b"", Job).origin == "settings":
                 raise JobError("refused", f"job {job_id} comes from the settings: remove it there, or pause it")
-        with _nobody_quicker(job_id):
+        with _first_writer_wins(job_id):
             await self._bucket.delete(job_id, last=entry.revision)
 
     async def get(self, job_id: str) -> Job:
@@ -178,7 +178,7 @@ class JobBucket:
     async def _check_chain(self, job: Job) -> None:
         if job.after is not None:
             others = {other.id: other.after for other in await self.all()}
-            if fault := chain_fault(job.id, others | {job.id: job.after}):
+            if fault := check_chain(job.id, others | {job.id: job.after}):
                 raise JobError("bad_request", fault)
 
 
@@ -194,21 +194,21 @@ async def open_job_bucket(nc: Client) -> JobBucket:
         raise JobError("not_provisioned", "the bucket of jobs does not exist: run `quotebus migrate`") from None
 
 
-def made(fields: Mapping[str, object]) -> Job:
+def build_job(fields: Mapping[str, object]) -> Job:
     """A job of these fields that any scheduler can run."""
     try:
         job = msgspec.convert(dict(fields), Job)
         schedule_of(job)
-        check_spans(job)
+        check_durations(job)
     except (msgspec.ValidationError, ValueError) as error:
         raise JobError("bad_request", str(error)) from None
     return job
 
 
-def wish_by_hand(job: Job) -> RefreshRequest:
+def manual_request(job: Job) -> RefreshRequest:
     """What a person asks for who runs this job by hand, now."""
     now = datetime.now(UTC)
-    return wish_of(job, range_of(job, now), now + timedelta(seconds=job.expires_after_s))
+    return request_for_job(job, date_range(job, now), now + timedelta(seconds=job.expires_after_s))
 
 
 def _jetstream(nc: Client) -> JetStreamContext:
@@ -216,7 +216,7 @@ def _jetstream(nc: Client) -> JetStreamContext:
 
 
 @contextmanager
-def _nobody_quicker(job_id: str) -> Iterator[None]:
+def _first_writer_wins(job_id: str) -> Iterator[None]:
     try:
         yield
     except KeyWrongLastSequenceError:

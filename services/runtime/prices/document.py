@@ -171,7 +171,7 @@ def as_of_text(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def real(feed: str) -> Literal[0, 1]:
+def is_real_flag(feed: str) -> Literal[0, 1]:
     """0 for a made-up market's feed, else 1."""
     return 0 if feed == SYNTHETIC else 1
 
@@ -182,7 +182,7 @@ def version_suffix(basis: str, feed: str, as_of: datetime) -> bytes:
 
 
 def _end(feed: str, as_of: datetime) -> bytes:
-    return f',"real":{real(feed)},"as_of":"{as_of_text(as_of)}"}}'.encode()
+    return f',"real":{is_real_flag(feed)},"as_of":"{as_of_text(as_of)}"}}'.encode()
 
 
 def encode_document(document: Document, *, compress: bool) -> bytes:

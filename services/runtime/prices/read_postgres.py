@@ -18,7 +18,7 @@ from services.runtime.prices.document import (
     IvDocument,
     QuoteDocument,
     as_of_text,
-    real,
+    is_real_flag,
 )
 
 if TYPE_CHECKING:
@@ -191,4 +191,4 @@ def _bars_document(series: asyncpg.Record, row: asyncpg.Record) -> BarsDocument:
 
 
 def _end(feed: str, as_of: datetime) -> dict[str, Any]:
-    return {"feed": feed, "real": real(feed), "as_of": as_of_text(as_of)}
+    return {"feed": feed, "real": is_real_flag(feed), "as_of": as_of_text(as_of)}

@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from services.runtime.circuit_breaker import Breaker
+from services.runtime.circuit_breaker import CircuitBreaker
 from services.runtime.prices.document import (
     VERSION_SUFFIX_BYTES,
     BarsDocument,
@@ -29,7 +29,7 @@ from services.runtime.prices.document import (
 from services.runtime.settings import RedisSettings
 
 # Many documents in one command may take this many times as long as one.
-MANY_TIMEOUTS = 5
+BULK_TIMEOUTS = 5
 # The document's end tells how new it is. Not older than the one there: parts of one answer share an instant.
 SET_NEWER = """
 if redis.call('GETRANGE', KEYS[1], -#ARGV[3], -1) > ARGV[3] then return 0 end
@@ -69,18 +69,18 @@ class DocumentCache:
     def __init__(self, client: Redis | None, settings: RedisSettings) -> None:
         self._client = client
         self._settings = settings
-        self._breaker = Breaker("redis", asyncio.get_running_loop().time)
+        self._breaker = CircuitBreaker("redis", asyncio.get_running_loop().time)
 
     async def documents(self, keys: Sequence[str]) -> Mapping[str, bytes]:
         """The JSON of those that are there. Redis's failures look like nothing being there."""
-        if self._client is None or not self._breaker.allows():
+        if self._client is None or not self._breaker.allow():
             return {}
         try:
             values = await self._client.mget(keys)
         except (RedisError, OSError, TimeoutError) as error:
-            self._breaker.failed(error)
+            self._breaker.record_failure(error)
             return {}
-        self._breaker.succeeded()
+        self._breaker.record_success()
         found = {}
         for key, value in zip(keys, values, strict=True):
             try:
@@ -92,11 +92,11 @@ class DocumentCache:
 
     async def put_if_newer(self, documents: Iterable[Document]) -> None:
         """Put documents there that were missing, as the cacher does: only where there is none that is newer."""
-        if self._client is None or not self._breaker.allows():
+        if self._client is None or not self._breaker.allow():
             return
         try:
             async with (
-                asyncio.timeout(MANY_TIMEOUTS * self._settings.timeout_s),
+                asyncio.timeout(BULK_TIMEOUTS * self._settings.timeout_s),
                 self._client.pipeline(transaction=False) as pipeline,
             ):
                 for document in documents:
@@ -107,7 +107,7 @@ class DocumentCache:
                     )
                 await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError) as error:
-            self._breaker.failed(error)
+            self._breaker.record_failure(error)
 
 
 async def read_price(settings: RedisSettings, symbol: str, timeframe: str | None) -> BarsDocument | QuoteDocument | None:
@@ -131,7 +131,7 @@ async def read_price(settings: RedisSettings, symbol: str, timeframe: str | None
         raise RedisUnreadableError(f"Redis holds no price under {key}: {error}") from None
 
 
-async def answers(settings: RedisSettings) -> bool:
+async def ping(settings: RedisSettings) -> bool:
     """Whether Redis is there.
 
     Raises:

@@ -16,14 +16,14 @@ _DAY_S = 86400
 # The rarest date that cron can name, a 29 February on one weekday, may be 40 years away.
 _FARTHEST_DAYS = 50 * 366
 
-Gap = Literal["next", "skip"]
-Fold = Literal["first", "both"]
+DstGap = Literal["next", "skip"]
+DstFold = Literal["first", "both"]
 
 
 class Schedule(Protocol):
     """Rising instants without end. All are UTC; costs do not grow with the number of slots in between."""
 
-    def following(self, after: datetime) -> datetime:
+    def next_after(self, after: datetime) -> datetime:
         """The first slot later than `after`.
 
         Raises:
@@ -31,7 +31,7 @@ class Schedule(Protocol):
         """
         ...
 
-    def newest(self, after: datetime, until: datetime) -> datetime | None:
+    def last_until(self, after: datetime, until: datetime) -> datetime | None:
         """The last slot later than `after` and not later than `until`."""
         ...
 
@@ -43,15 +43,15 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Never:
+class Unknown:
     """No slot that can be known. `why`: what is missing."""
 
     why: str
 
-    def following(self, after: datetime) -> datetime:  # noqa: ARG002  (what a Schedule is asked)
+    def next_after(self, after: datetime) -> datetime:  # noqa: ARG002  (what a Schedule is asked)
         raise ValueError(self.why)
 
-    def newest(self, after: datetime, until: datetime) -> datetime | None:  # noqa: ARG002
+    def last_until(self, after: datetime, until: datetime) -> datetime | None:  # noqa: ARG002
         return None
 
     def count(self, after: datetime, until: datetime) -> int:  # noqa: ARG002
@@ -59,15 +59,15 @@ class Never:
 
 
 @dataclass(frozen=True, slots=True)
-class Every:
+class Interval:
     """Whole multiples of a length, counted from the epoch: the same slots for every clock, whenever it was started."""
 
     microseconds: int
 
-    def following(self, after: datetime) -> datetime:
+    def next_after(self, after: datetime) -> datetime:
         return self._slot(self._number(after) + 1)
 
-    def newest(self, after: datetime, until: datetime) -> datetime | None:
+    def last_until(self, after: datetime, until: datetime) -> datetime | None:
         slot = self._slot(self._number(until))
         return slot if slot > after else None
 
@@ -82,7 +82,7 @@ class Every:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Daily:
+class TimesOfDay:
     """Times of day on the days that `falls_on` names.
 
     `seconds`: since midnight on the wall, rising. `gap`: a time that the wall does not show because clocks go forward falls on
@@ -91,11 +91,11 @@ class Daily:
 
     zone: ZoneInfo
     seconds: tuple[int, ...]
-    falls_on: Callable[[date], bool]
-    gap: Gap = "next"
-    fold: Fold = "first"
+    includes: Callable[[date], bool]
+    gap: DstGap = "next"
+    fold: DstFold = "first"
 
-    def following(self, after: datetime) -> datetime:
+    def next_after(self, after: datetime) -> datetime:
         today, start = self._date(after), _seconds(after)
         # A repeated hour before midnight lies after the next day's first instants, so a day may end within its neighbour.
         near = [slot for n in (-1, 0, 1) for slot in _first(_slots(self, today + n * _DAY), start)]
@@ -106,7 +106,7 @@ class Daily:
                 return _instant(slot)
         raise ValueError(f"no slot within 50 years of {after:%Y-%m-%d}")
 
-    def newest(self, after: datetime, until: datetime) -> datetime | None:
+    def last_until(self, after: datetime, until: datetime) -> datetime | None:
         today, first, end = self._date(until), _seconds(after), _seconds(until)
         for day in range((today - self._date(after)).days + 2):
             around = (today + _DAY, today, today - _DAY) if day == 0 else (today - (day + 1) * _DAY,)
@@ -143,19 +143,19 @@ def _first(slots: tuple[int, ...], after: float) -> tuple[int, ...]:
 
 # Small: a job of every minute has 1,440 slots a day, and those that fall due next are the ones looked at.
 @lru_cache(maxsize=64)
-def _slots(daily: Daily, day: date) -> tuple[int, ...]:
+def _slots(daily: TimesOfDay, day: date) -> tuple[int, ...]:
     """The slots that belong to a day on the wall, as seconds since the epoch, rising."""
-    if not daily.falls_on(day):
+    if not daily.includes(day):
         return ()
     midnight = datetime(day.year, day.month, day.day, tzinfo=daily.zone)
     wall = (day - _EPOCH.date()).days * _DAY_S
     offset = midnight.utcoffset()
     if offset == (midnight + _DAY).replace(fold=1).utcoffset() and offset is not None:
         return tuple(wall + second - int(offset.total_seconds()) for second in daily.seconds)
-    return tuple(sorted({slot for second in daily.seconds for slot in _showings(daily, wall + second)}))
+    return tuple(sorted({slot for second in daily.seconds for slot in _occurrences(daily, wall + second)}))
 
 
-def _showings(daily: Daily, wall: int) -> set[int]:
+def _occurrences(daily: TimesOfDay, wall: int) -> set[int]:
     """The instants at which the wall shows `wall` (seconds since 1970 on the wall itself), on a day that the clocks change."""
     naive = datetime(1970, 1, 1) + timedelta(seconds=wall)  # noqa: DTZ001  (a wall's time has no zone yet)
     first, second = (int(_seconds(naive.replace(tzinfo=daily.zone, fold=fold))) for fold in (0, 1))

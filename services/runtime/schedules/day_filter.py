@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from contracts.schedule import Days
+from contracts.schedule import DaySelector
 from services.runtime.schedules.clock_times import Schedule
 from services.runtime.schedules.sessions import Calendar
 
@@ -14,9 +14,9 @@ _TICK = timedelta(microseconds=1)
 _FARTHEST_DAYS = 50 * 366
 
 
-def day_filter(days: Days, calendar: Calendar | None) -> Callable[[date], bool]:
+def day_filter(days: DaySelector, calendar: Calendar | None) -> Callable[[date], bool]:
     """Whether a date counts. `last` and `last_of_week` mean the last one with a session, if there is a calendar."""
-    named = days != Days()
+    named = days != DaySelector()
 
     def counts(day: date) -> bool:
         if calendar is not None and not calendar.has_session(day):
@@ -30,7 +30,7 @@ def day_filter(days: Days, calendar: Calendar | None) -> Callable[[date], bool]:
     return counts
 
 
-class OnDays:
+class DayFiltered:
     """The slots of another schedule on the days that count, each day from its first midnight in the zone to the next day's."""
 
     def __init__(self, schedule: Schedule, zone: ZoneInfo, counts: Callable[[date], bool]) -> None:
@@ -38,13 +38,13 @@ class OnDays:
         self._zone = zone
         self._counts = lru_cache(64)(counts)
 
-    def following(self, after: datetime) -> datetime:
+    def next_after(self, after: datetime) -> datetime:
         """The first slot later than `after`.
 
         Raises:
             ValueError: there is none within 50 years.
         """
-        slot = self._schedule.following(after)
+        slot = self._schedule.next_after(after)
         farthest = after + _FARTHEST_DAYS * _DAY
         while slot < farthest:
             day = self._day(slot)
@@ -52,14 +52,14 @@ class OnDays:
                 return slot
             while not self._counts(day := day + _DAY) and _start(self._zone, day) < farthest:
                 pass
-            slot = self._schedule.following(_start(self._zone, day) - _TICK)
+            slot = self._schedule.next_after(_start(self._zone, day) - _TICK)
         raise ValueError(f"no slot within 50 years of {after:%Y-%m-%d}")
 
-    def newest(self, after: datetime, until: datetime) -> datetime | None:
+    def last_until(self, after: datetime, until: datetime) -> datetime | None:
         """The last slot later than `after` and not later than `until`."""
-        slot = self._schedule.newest(after, until)
+        slot = self._schedule.last_until(after, until)
         while slot is not None and not self._counts(day := self._day(slot)):
-            slot = self._schedule.newest(after, _start(self._zone, day) - _TICK)
+            slot = self._schedule.last_until(after, _start(self._zone, day) - _TICK)
         return slot
 
     def count(self, after: datetime, until: datetime) -> int:

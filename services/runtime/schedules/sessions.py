@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import accumulate
 from zoneinfo import ZoneInfo
 
-from contracts.schedule import Edge, SessionTimes
+from contracts.schedule import SessionAnchor, SessionTimes
 from contracts.trading_sessions import TradingSessions
 from services.runtime.schedules.clock_times import Schedule
 
@@ -65,7 +65,7 @@ def _seconds(instant: datetime) -> int:
     return int(instant.timestamp())
 
 
-class InSessions:
+class SessionTimesSchedule:
     """The times of every session whose date `falls_on` names, as far as sessions are known.
 
     Slots of one session never reach into those of the session before; none falls inside a pause at noon.
@@ -79,7 +79,7 @@ class InSessions:
         self._lasts = [run[-1] for run in self._runs]
         self._before = list(accumulate((len(run) for run in self._runs), initial=0))
 
-    def following(self, after: datetime) -> datetime:
+    def next_after(self, after: datetime) -> datetime:
         """The first slot later than `after`.
 
         Raises:
@@ -93,7 +93,7 @@ class InSessions:
         run = self._runs[number]
         return _instant(run[bisect_right(run, seconds)])
 
-    def newest(self, after: datetime, until: datetime) -> datetime | None:
+    def last_until(self, after: datetime, until: datetime) -> datetime | None:
         """The last slot later than `after` and not later than `until`."""
         seconds = _epoch_seconds(until)
         number = bisect_right(self._firsts, seconds) - 1
@@ -132,7 +132,7 @@ def _around(pause: tuple[int, int] | None, run: range) -> tuple[range, ...]:
     return run[: bisect_right(run, pause[0])], run[bisect_right(run, pause[1] - 1) :]
 
 
-def _at(edge: Edge, hours: tuple[int, int]) -> int:
+def _at(edge: SessionAnchor, hours: tuple[int, int]) -> int:
     return hours[edge.side == "close"] + edge.offset_s
 
 

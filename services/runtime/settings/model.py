@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec import Meta, Struct, field
 
-from contracts.job import Job, chain_fault
+from contracts.job import Job, check_chain
 from contracts.message import UniverseName
 
 FIRST_KEY = "k1"  # the name of the key in a provider's own table
@@ -369,7 +369,7 @@ class Settings(Section, frozen=True, kw_only=True):
         after = {str(table["id"]): table.get("after") for table in self.job}
         # One that is not here may be a person's.
         here = {job: str(follows) if follows in after else None for job, follows in after.items()}
-        for fault in filter(None, (chain_fault(job, here) for job in here)):
+        for fault in filter(None, (check_chain(job, here) for job in here)):
             yield Fault(("job",), fault)
             return
 

@@ -10,7 +10,7 @@ from contracts.job import Job
 from contracts.message import decode, encode
 from contracts.plan_ask import CostPlan, PlanAsk
 from quotebus.client import Client
-from services.fetcher.on_plan_ask import PlanDesk
+from services.fetcher.on_plan_ask import PlanAskHandler
 from services.runtime.bus import Bus
 from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings, Settings
 
@@ -53,7 +53,7 @@ async def test_the_same_is_answered_over_the_bus_with_a_job_that_is_not_there_ye
         postgres=PostgresSettings(dsn=os.environ["QUOTEBUS_POSTGRES__DSN"]),  # type: ignore[arg-type]
         providers={"tiingo": ProviderSettings(api_key="k")},  # type: ignore[arg-type]
     )
-    desk = PlanDesk(settings)
+    desk = PlanAskHandler(settings)
     assert (await desk.on_plan_ask(b"")).error
     desk.open(Bus(qb.nc, qb.js))
     draft = Job(id="new", symbols=["A"], every_s=3600, timeframe="1d")

@@ -12,8 +12,8 @@ import pytest
 from contracts import subjects
 from quotebus.client import Client
 from services.fetcher.circuit.key_state import KeyState
-from services.fetcher.quota.ledger import Ledger
-from services.fetcher.tasks.key_assignment import SymbolPermits
+from services.fetcher.quota.ledger import QuotaLedger
+from services.fetcher.tasks.key_assignment import KeySymbolQuota
 from services.runtime.bus import Bus, connect
 from services.runtime.quota import SYMBOLS, QuotaWindow
 from services.runtime.settings import NatsSettings
@@ -34,8 +34,8 @@ async def test_each_limit_of_each_key_has_a_line_without_a_fetcher(two_keys: Non
     bus = Bus(qb.nc, qb.js)
     hour = QuotaWindow("tiingo", "k1", "hour", 50, ZONE)
     for _ in range(3):
-        await Ledger(bus, [hour]).permit()
-    await SymbolPermits(bus, QuotaWindow("tiingo", "k1", SYMBOLS, 500, ZONE)).take(["A", "B"])
+        await QuotaLedger(bus, [hour]).acquire()
+    await KeySymbolQuota(bus, QuotaWindow("tiingo", "k1", SYMBOLS, 500, ZONE)).take(["A", "B"])
     until = datetime.now(UTC) + timedelta(minutes=10)
     resting = KeyState(provider="tiingo", key="second", state="cooling_down", until=until, reason="too many requests", pace=0.5)
     resting = msgspec.structs.replace(resting, slowed_at=datetime.now(UTC))
@@ -58,7 +58,7 @@ async def test_a_limit_that_is_used_up_says_so(servers: None, monkeypatch: pytes
     monkeypatch.setenv("QUOTEBUS_PROVIDERS__YAHOO__WINDOWS__600S", "2")
     assert (await quotebus("migrate")).code == 0
     async with connect(NatsSettings(url=os.environ["QUOTEBUS_NATS__URL"]), "test") as bus:
-        await Ledger(bus, [QuotaWindow("yahoo", "k1", "600s", 2)]).permit(2)
+        await QuotaLedger(bus, [QuotaWindow("yahoo", "k1", "600s", 2)]).acquire(2)
     rows = {row["window"]: row for row in (await quotebus("providers", "-o", "ndjson")).rows if row["provider"] == "yahoo"}
     assert (rows["600s"]["state"], rows["600s"]["used"]) == ("quota_spent", 2)
     assert 590 < rows["600s"]["resets_in_s"] <= 601

@@ -21,7 +21,7 @@ from contracts.refresh_ask import RefreshAnswer, RefreshAsk, SymbolOutcome
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunFinished, RunMissed, RunPlanned, RunResult
 from quotebus.client import Client
-from services.cacher.store_postgres.prices import SESSION
+from services.cacher.store_postgres.prices import SERVER_SETTINGS
 from services.cacher.store_postgres.runs import HistoryStore, RunEvent, RunStore
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
@@ -32,7 +32,7 @@ SLOT = datetime(2024, 3, 4, 21, tzinfo=UTC)
 
 @pytest.fixture
 async def pool(migrated: None, postgres_url: str) -> AsyncIterator[asyncpg.Pool]:
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SESSION) as pool:
+    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         yield pool
 
 

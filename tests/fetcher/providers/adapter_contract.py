@@ -9,7 +9,7 @@ import msgspec
 
 from contracts import subjects
 from contracts.price_events import Column, PriceActions, PriceBars, PriceChain, PriceEvent, PriceQuote
-from services.cacher.decode_event import EventReader, MalformedEventError
+from services.cacher.decode_event import EventDecoder, MalformedEventError
 from services.fetcher.calls.validation import HIGHEST_PRICE, LARGEST_VOLUME, may_be_negative, validate, validate_facts
 from services.fetcher.provider import Answer, FetchCall
 
@@ -37,7 +37,7 @@ def _published(event: PriceEvent, call: FetchCall, now: datetime) -> Iterator[st
     sound = validate(event, now)[0] if isinstance(event, PriceBars) else validate_facts(event, now)[0]
     subject = subjects.price(call.dataset, call.timeframe, event.symbol)
     try:
-        EventReader().read(subject, msgspec.json.encode(sound))
+        EventDecoder().decode(subject, msgspec.json.encode(sound))
     except MalformedEventError as error:
         yield f"no cacher could store it: {error}; read values with `fields.number`, `price`, `instant_of`, `unit_of`"
         return
