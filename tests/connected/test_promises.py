@@ -12,7 +12,7 @@ from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunFinished
 from tests.connected.deployment import Deployment, deployed, until
-from tests.connected.played_yahoo import PlayedYahoo
+from tests.connected.fake_yahoo import PlayedYahoo
 
 SYMBOLS = [f"S{i:03d}" for i in range(500)]
 STORED = """

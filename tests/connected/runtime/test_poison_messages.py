@@ -11,7 +11,7 @@ from contracts.dead_letter import DeadLetter
 from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from tests.connected.deployment import Deployment, deployed, until
-from tests.connected.played_yahoo import PlayedYahoo
+from tests.connected.fake_yahoo import PlayedYahoo
 
 NESTED = b'{"symbols":' + b"[" * 3_000 + b"]" * 3_000 + b"}"
 DURABLES = {
