@@ -120,7 +120,7 @@ def _adapter(name: str, settings: "ProviderSettings") -> Provider:
 
 async def _ask(adapter: Provider, settings: "ProviderSettings", call: FetchCall, printed: Output) -> dict[str, ProviderError]:
     """Print what the provider has, a batch of symbols a call; give the symbols of which it has nothing, and why."""
-    from services.fetcher.calls.provider_call import safe_fetch
+    from services.fetcher.calls.safe_fetch import safe_fetch
     from services.fetcher.http.client import MeteredHttp, no_permit_needed, open_session
     from services.fetcher.http.egress_policy import policy_for
     from services.fetcher.retry_policy import RETRY_POLICIES, Scope

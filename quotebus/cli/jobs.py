@@ -1,4 +1,4 @@
-"""Command `jobs`: list, add, change, pause and run jobs."""
+"""`quotebus jobs`: list, add, change, pause and run jobs."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""Command `runs`: run history, progress bars and retries."""
+"""`quotebus runs`: show what ran, and what became of it."""
 
 import json
 import re

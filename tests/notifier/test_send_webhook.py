@@ -106,7 +106,7 @@ async def test_a_name_that_means_another_address_by_the_time_of_the_call_is_chec
 
 
 async def test_no_error_holds_the_address_or_the_secret(receiver: PlayedWebhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook, "TRIES", 1)
+    monkeypatch.setattr(webhook, "ATTEMPTS", 1)
     for url in (receiver.url + "?token=canary", "http://canary:canary@127.0.0.1:1/canary", "http://127.0.0.1:1/canary"):
         receiver.statuses = [500]
         async with sender(url, secret="canary") as hook:

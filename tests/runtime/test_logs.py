@@ -58,7 +58,7 @@ def test_a_body_without_a_secret_is_the_very_same_object_and_a_short_word_is_no_
 @contextmanager
 def logging_like_a_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Logs as a service writes them, with a secret hidden; put back as they were afterwards."""
-    monkeypatch.setattr(logs, "_HIDDEN", logs._Secrets())
+    monkeypatch.setattr(logs, "_SECRETS", logs._Secrets())
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
@@ -101,7 +101,7 @@ def test_no_log_line_holds_a_secret_wherever_it_hides_in_the_line(
 
 
 def test_the_state_of_a_part_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_HIDDEN", logs._Secrets())
+    monkeypatch.setattr(logs, "_SECRETS", logs._Secrets())
     logs.register_secrets([KEY])
     health = Health("fetcher")
     health.ready("worker", False, f"ValueError('{KEY}')")

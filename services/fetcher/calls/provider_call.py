@@ -1,4 +1,4 @@
-"""Provider call: pace, permit and HTTP around an adapter, with every outcome an answer or a redacted error."""
+"""Provider call: pace, permit and HTTP around an adapter, and what its outcome teaches about key and limits."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,23 +10,21 @@ from prometheus_client import Histogram
 
 from contracts.message import Lane
 from services.fetcher.accounts import ApiKey, ProviderAccount
+from services.fetcher.calls.safe_fetch import AdapterCrashError, safe_fetch
 from services.fetcher.circuit.breaker import KeyCircuit
 from services.fetcher.provider import (
     Answer,
     FetchCall,
     Http,
     LedgerError,
-    Provider,
     ProviderError,
     Reply,
     Verdict,
-    refuse_unoffered,
 )
 from services.fetcher.quota.ledger import QuotaLedger
 from services.fetcher.quota.observed_limits import ObservedLimits, ResponseObserver
 from services.fetcher.quota.pacer import Pacer
 from services.fetcher.retry_policy import RETRY_POLICIES, Scope
-from services.runtime.logs import Redactor
 
 CALL_SECONDS = Histogram("quotebus_provider_call_seconds", "Duration of a call, all its requests.", ["provider", "verdict"])
 
@@ -34,36 +32,6 @@ AcquirePermit = Callable[[int], Awaitable[None]]
 HttpFactory = Callable[[AcquirePermit, AcquirePermit, Callable[[Reply], None]], Http]
 
 log = structlog.get_logger()
-
-
-class AdapterCrashError(ProviderError):
-    """The adapter itself failed, which no answer should bring about: the cause is the bug."""
-
-
-async def safe_fetch(provider: Provider, call: FetchCall, http: Http, now: datetime, redact: Redactor) -> Answer:
-    """What the provider answers; its errors in one line each, without the keys that `redact` knows.
-
-    Raises:
-        ProviderError: the call as a whole failed; an `AdapterFaultError` if the adapter did.
-        LedgerError: the ledger gives no answer, so nothing was asked.
-    """
-    try:
-        refuse_unoffered(provider.profile, call)
-        answer = await provider.fetch(call, http, now)
-    except ProviderError as error:
-        raise _redacted(error, redact) from None
-    except LedgerError:
-        raise
-    except Exception as error:
-        fault = f"{provider.profile.name}: the adapter failed on the answer ({type(error).__name__}); its log has more"
-        raise AdapterCrashError(Verdict.MALFORMED, fault) from error
-    return replace(answer, failed={symbol: _redacted(error, redact) for symbol, error in answer.failed.items()})
-
-
-def _redacted(error: ProviderError, redact: Redactor) -> ProviderError:
-    message = redact.text(" ".join(error.message.split()))
-    # The very same error where it can stay: it may be of a kind that says more.
-    return error if message == error.message else ProviderError(error.verdict, message, error.retry_at, renamed_to=error.renamed_to)
 
 
 @dataclass(frozen=True)

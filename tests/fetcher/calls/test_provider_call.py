@@ -3,7 +3,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from services.fetcher.calls.provider_call import AdapterCrashError, safe_fetch
+from services.fetcher.calls.safe_fetch import AdapterCrashError, safe_fetch
 from services.fetcher.circuit.breaker import QuotaSpentError
 from services.fetcher.provider import Answer, Credentials, FetchCall, Http, Profile, ProviderError, Verdict, providers
 from services.runtime.jetstream.topology import QuotaWindow

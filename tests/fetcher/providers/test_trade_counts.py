@@ -3,11 +3,11 @@
 from datetime import UTC, date, datetime
 
 import pytest
-from tests.fetcher.fake_vendor import Asking, at
 
 from services.fetcher.provider import Credentials, FetchCall
 from services.fetcher.providers.alpaca import Alpaca
 from services.fetcher.providers.polygon import Polygon
+from tests.fetcher.fake_vendor import Asking, at
 
 NOW = datetime(2024, 3, 15, 18, 20, tzinfo=UTC)
 DAYS = FetchCall("bars", ("ACME",), "1d", date(2024, 3, 12), date(2024, 3, 14))

@@ -33,6 +33,8 @@ BAR_KEYS = [
     "close",
     "volume",
     "adjusted_close",
+    "trade_count",
+    "vwap",
     "currency",
     "basis",
     "final",

@@ -87,7 +87,7 @@ def test_bad_settings_are_named_line_by_line(capsys: pytest.CaptureFixture[str])
     Path("quotebus.toml").write_text("[nat]\nx = 1\n[log]\nlevel = 'loud'\n")
     assert run(["status"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "quotebus: quotebus.toml: log.level: Input should be 'debug', 'info', 'warning' or 'error'",
+        "quotebus: quotebus.toml: log.level: give one of debug, info, warning, error",
         "quotebus.toml: nat: no such setting; did you mean nats?",
     ]
 
