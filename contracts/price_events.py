@@ -4,6 +4,8 @@ from datetime import UTC, date
 from operator import ge
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from contracts.message import Message, UtcInstant
 
 MAX_ROWS = 2000
@@ -50,8 +52,9 @@ class _Provenance(Message, frozen=True, kw_only=True):
     `fetched_at`: when the call started. `feed`: the class of source, such as `sip`, `iex`, `delayed`, `eod` or `synthetic`;
     rows of two feeds are never mixed. `currency`: ISO 4217, the major unit; `quoted_in`: the vendor's own unit where that
     is a hundredth of it (GBp, ILA, ZAc) and prices were divided by 100. `fallback_from`: providers in whose place this one
-    answers, the first choice first; `fallback_reason`: why not the first choice, a verdict or the state it was in. `delay`: how
-    late the provider's newest data is (real_time, delayed, end_of_day). Readers take further words as they come.
+    answers, the first choice first, left out where there are none; `fallback_reason`: why not the first choice, a verdict or the
+    state it was in. `delay`: how late the provider's newest data is (real_time, delayed, end_of_day).
+    Readers take further words as they come.
     """
 
     symbol: str
@@ -63,7 +66,7 @@ class _Provenance(Message, frozen=True, kw_only=True):
     quoted_in: str | None = None
     request_id: str | None = None
     run_id: str | None = None
-    fallback_from: list[str] = []
+    fallback_from: list[str] | msgspec.UnsetType | None = msgspec.UNSET
     fallback_reason: str | None = None
     delay: str | None = None
 

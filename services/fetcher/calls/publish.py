@@ -33,7 +33,8 @@ async def publish_answer(bus: Bus, profile: Profile, task: FetchTask, events: Se
             fetched_at=called_at,
             request_id=task.request_id,
             run_id=task.run_id,
-            fallback_from=task.fallback_from or task.tried,
+            # Left out where empty: every list of an event is a column of its rows.
+            fallback_from=task.fallback_from or task.tried or msgspec.UNSET,
             fallback_reason=task.fallback_reason,
             delay=_delay(profile, answered),
         )

@@ -491,5 +491,5 @@ def test_the_client_and_the_reader_load_nothing_but_nats_msgspec_and_contracts()
         "print(sorted({'structlog', 'faststream', 'pydantic', 'asyncpg', 'redis', 'prometheus_client'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    ours = ["quotebus", "quotebus.client", "quotebus.client", "services", "services.runtime", "services.runtime.follow"]
+    ours = ["quotebus", "quotebus.client", "services", "services.runtime", "services.runtime.follow"]
     assert done.stdout.splitlines() == [str(ours), "[]"]

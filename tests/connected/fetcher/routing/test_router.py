@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from contracts import subjects
 from contracts.message import decode
@@ -72,7 +73,7 @@ async def test_what_the_first_does_not_have_the_second_gives_and_says_for_whom_a
         ("GONE", "alpha_vantage", "refreshed"),
     }
     assert await provenance(bus, "GONE") == [("alpha_vantage", ["tiingo"], "not_found", "end_of_day")] * 2
-    assert await provenance(bus, "AAPL") == [("tiingo", [], None, "end_of_day")] * 2
+    assert await provenance(bus, "AAPL") == [("tiingo", UNSET, None, "end_of_day")] * 2
     # The second run did not ask the first one again: it is known not to have it.
     assert pair.asked["tiingo", "GONE"] == 1
 

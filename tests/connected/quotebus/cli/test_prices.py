@@ -94,8 +94,10 @@ async def test_history_prints_a_range_of_one_series_in_every_form(quotebus: Any,
     ]
     ended = await quotebus("history", "BRK.B", "--start", "2024-01-03", "--end", "2024-01-04", "--feed", "synthetic", "-o", "csv")
     header, line = ended.out.splitlines()
-    assert header.startswith("symbol,timeframe,at,open,high,low,close,volume,adjusted_close,currency,basis,final,provider")
-    assert line.startswith("BRK.B,1d,2024-01-03T00:00:00Z,501.0,501.0,501.0,501.0,,,USD,raw,true,synthetic")
+    assert header.startswith(
+        "symbol,timeframe,at,open,high,low,close,volume,adjusted_close,trade_count,vwap,currency,basis,final,provider"
+    )
+    assert line.startswith("BRK.B,1d,2024-01-03T00:00:00Z,501.0,501.0,501.0,501.0,,,,,USD,raw,true,synthetic")
     assert len(json.loads((await quotebus("history", "BRK.B", "-o", "json")).out)) == 3
 
 
