@@ -9,6 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from quotebus.embedded import NatsServer, PostgresServer, RedisServer
+from services.runtime.bus import Bus, connect
+from services.runtime.settings import NatsSettings
 
 _numbers = count(1)
 
@@ -38,6 +40,13 @@ async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 def nats_url(nats_server: NatsServer) -> str:
     """Where this test's own, empty NATS listens."""
     return nats_server.url
+
+
+@pytest.fixture
+async def bus(nats_url: str) -> AsyncIterator[Bus]:
+    """A connection of the test's own to its NATS."""
+    async with connect(NatsSettings(url=nats_url), "test") as bus:
+        yield bus
 
 
 @pytest.fixture

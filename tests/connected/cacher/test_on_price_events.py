@@ -28,7 +28,7 @@ from services.runtime.postgres import open_pool
 from services.runtime.prices.read_redis import open_redis
 from services.runtime.settings import CacherSettings, NatsSettings, PostgresSettings, RedisSettings, Secret, Settings
 from tests.cacher.events import bars, chain, quote, read, subject, volatility
-from tests.connected.cacher.test_on_run_events import planned, result
+from tests.connected.cacher.run_events import planned, result
 
 
 class World:

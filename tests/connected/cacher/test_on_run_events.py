@@ -4,19 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 
-import msgspec
 import pytest
 
-from contracts.run_events import Outcome, RunFinished, RunPlanned, RunResult
+from contracts.run_events import RunFinished, RunResult
 from services.cacher.migrate import migrate
 from services.cacher.store_postgres.prices import SERVER_SETTINGS
 from services.cacher.store_postgres.runs import RunStore
 from services.runtime.postgres import open_pool
 from services.runtime.settings import PostgresSettings, Secret
-
-SOON = datetime.now(UTC) + timedelta(hours=1)
-WANTED = datetime(2024, 3, 4, 12, tzinfo=UTC)
-TASK = "task.yahoo.live.bars.1d.latest.AAPL"
+from tests.connected.cacher.run_events import TASK, WANTED, planned, result
 
 
 @pytest.fixture
@@ -24,29 +20,6 @@ async def runs(postgres_url: str) -> AsyncIterator[RunStore]:
     await migrate(postgres_url)
     async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
         yield RunStore(pool)
-
-
-def planned(*symbols: str, run_id: str = "1", request_id: str = "r", **other: object) -> RunPlanned:
-    plan = RunPlanned(
-        run_id=run_id,
-        request_id=request_id,
-        lane="live",
-        dataset="bars",
-        requested_at=WANTED,
-        wanted_at=WANTED,
-        deadline_at=SOON,
-        planned=len(symbols),
-        symbols=list(symbols),
-    )
-    return msgspec.structs.replace(plan, **other)
-
-
-def result(
-    symbol: str = "AAPL", outcome: Outcome = "refreshed", *, second: int = 0, run_id: str = "1", **other: object
-) -> RunResult:
-    at = WANTED + timedelta(seconds=second)
-    fields: dict[str, object] = {"request_id": "r", "provider": "yahoo", "task": TASK, "called_at": at, "calls": 1, "rows": 5}
-    return RunResult(run_id=run_id, symbol=symbol, outcome=outcome, wanted_at=WANTED, at=at, **(fields | other))  # type: ignore[arg-type]
 
 
 async def test_a_run_is_over_when_its_last_symbol_has_a_result(runs: RunStore) -> None:

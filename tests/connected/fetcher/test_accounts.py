@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 from contracts import subjects
 from contracts.refresh_request import RefreshRequest
 from services.fetcher.circuit.key_state import KeyState
-from services.runtime.bus import Bus, connect
-from services.runtime.settings import KeySettings, NatsSettings, ProviderSettings, Secret
+from services.runtime.bus import Bus
 from tests.connected.fake_tiingo import PlayedTiingo
-from tests.connected.fetcher.test_on_fetch_task import fetching, results, settings_for
+from tests.connected.fetcher.fetcher_harness import fetching, results, settings_for
+from tests.connected.fetcher.keys_harness import account, asked
 
 
 @pytest.fixture(autouse=True)
@@ -31,20 +31,6 @@ async def tiingo() -> AsyncIterator[PlayedTiingo]:
         yield played
 
 
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_url), "test") as bus:
-        yield bus
-
-
-def account(tiingo: PlayedTiingo, *further: str, **limits: int) -> ProviderSettings:
-    """Tiingo's account with the played one: the key `first`, and further ones called like what they are."""
-    keys = {name: KeySettings(api_key=Secret(name)) for name in further}
-    return ProviderSettings(
-        base_url=tiingo.url, api_key=Secret("first"), keys=keys, kept_for_manual=0, kept_for_live=0, **{"per_hour": 0, **limits}
-    )
-
-
 async def state_of(bus: Bus, key: str) -> KeyState:
     entry = await (await bus.js.key_value(subjects.STATE_BUCKET)).get(subjects.key_state("tiingo", key))
     return msgspec.json.decode(entry.value or b"", type=KeyState)
@@ -55,10 +41,6 @@ async def blocked_as(bus: Bus, key: str) -> str:
         return (await state_of(bus, key)).state
     except KeyNotFoundError:
         return "ok"
-
-
-def asked(count: int) -> RefreshRequest:
-    return RefreshRequest(symbols=[f"S{i}" for i in range(count)])
 
 
 async def test_each_key_has_its_own_limit_and_together_they_serve_everything(bus: Bus, nats_url: str, tiingo: PlayedTiingo):

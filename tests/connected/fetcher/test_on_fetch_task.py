@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,17 +17,15 @@ from contracts.price_events import PriceBars
 from contracts.refresh_ask import RefreshAsk
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunResult
-from services.fetcher.accounts import accounts, quotas
-from services.fetcher.app import run_workers
-from services.fetcher.http.client import open_session
+from services.fetcher.accounts import quotas
 from services.fetcher.on_refresh_ask import RefreshAskHandler
-from services.runtime.bus import Bus, connect
-from services.runtime.health import Health
+from services.runtime.bus import Bus
 from services.runtime.jetstream.provision import drift, provision
 from services.runtime.jetstream.topology import topology
 from services.runtime.puller import Puller
-from services.runtime.settings import FetcherSettings, NatsSettings, PostgresSettings, ProviderSettings, Settings
+from services.runtime.settings import ProviderSettings
 from tests.connected.fake_yahoo import PlayedYahoo
+from tests.connected.fetcher.fetcher_harness import fetching, results, settings_for, stored
 
 
 @pytest.fixture
@@ -37,51 +34,9 @@ async def yahoo() -> AsyncIterator[PlayedYahoo]:
         yield played
 
 
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_url), "test") as bus:
-        yield bus
-
-
 def played(yahoo: PlayedYahoo, per_second: int = 0) -> ProviderSettings:
     """Yahoo's account with the played one; no limit unless one is given."""
     return ProviderSettings(base_url=yahoo.url, per_second=per_second, burst=max(1, per_second))
-
-
-def settings_for(nats_url: str, **providers: ProviderSettings) -> Settings:
-    return Settings(
-        nats=NatsSettings(url=nats_url),
-        postgres=PostgresSettings(dsn="postgresql://nobody@127.0.0.1:1/none"),
-        fetcher=FetcherSettings(ack_wait_s=5),
-        providers=providers,
-    )
-
-
-@asynccontextmanager
-async def fetching(bus: Bus, settings: Settings) -> AsyncIterator[None]:
-    known = accounts(settings)
-    await provision(bus.js, topology(settings, quotas(settings)))
-    async with open_session() as session, run_workers(settings, known, bus, session, Health("fetcher")):
-        yield
-
-
-async def stored(bus: Bus, stream: str, pattern: str) -> list[bytes]:
-    """Every message of a stream whose subject matches."""
-    found = []
-    state = (await bus.js.stream_info(stream)).state
-    for sequence in range(max(1, state.first_seq), state.last_seq + 1):
-        raw = await bus.js.get_msg(stream, seq=sequence)
-        if (raw.subject or "").startswith(pattern):
-            found.append(raw.data or b"")
-    return found
-
-
-async def results(bus: Bus, count: int) -> list[RunResult]:
-    """The first `count` results."""
-    async with asyncio.timeout(20):
-        while len(found := await stored(bus, subjects.RUNS, "run.result")) < count:
-            await asyncio.sleep(0.05)
-    return [decode(body, RunResult) for body in found]
 
 
 async def dead(bus: Bus, count: int) -> list[DeadLetter]:

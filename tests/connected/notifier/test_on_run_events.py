@@ -27,7 +27,7 @@ from services.runtime.jetstream.topology import topology
 from services.runtime.service import StartRefusedError
 from services.runtime.settings import NatsSettings, NotifySettings, Secret, Settings
 from tests.connected.deployment import Deployment, deployed, until
-from tests.connected.quotebus.test_end_to_end import quotebus, started
+from tests.connected.quotebus.up_process import quotebus, started
 from tests.fake_webhook_receiver import SECRET, PlayedWebhook
 
 NOW = datetime(2024, 3, 4, 21, tzinfo=UTC)

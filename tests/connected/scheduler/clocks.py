@@ -94,3 +94,11 @@ async def born(url: str, folder: Path) -> asyncio.subprocess.Process:
     }
     command = (sys.executable, "-m", "services.scheduler")
     return await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
+
+
+HOUR = timedelta(hours=1)
+
+
+def job(name: str = "j", **terms: object) -> Job:
+    terms = {"every_s": 1.0, "enabled_at": utc_now(), **({} if "cron" not in terms else {"every_s": None}), **terms}
+    return Job(id=name, symbols=["AAPL"], **terms)

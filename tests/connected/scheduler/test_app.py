@@ -1,12 +1,10 @@
 """Clocks against a real server: several at once, one killed, the server killed, jobs of every kind."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
-import pytest
 import structlog
 from nats.errors import Error as NatsError
 
@@ -16,28 +14,12 @@ from contracts.message import encode
 from contracts.refresh_request import RefreshRequest
 from quotebus.embedded import NatsServer
 from services.runtime.bus import Bus, connect
-from services.runtime.jetstream.provision import provision
-from services.runtime.jetstream.topology import topology
 from services.runtime.jobs.store import job_of, read_job_entries
 from services.runtime.schedules.build import schedule_of
-from services.runtime.settings import NatsSettings, Settings
+from services.runtime.settings import NatsSettings
 from services.scheduler.clock import utc_now
 from services.scheduler.sync_jobs import PAUSED_BY_SETTINGS, sync_settings_jobs
-from tests.connected.scheduler.clocks import asked, processes, put, requests, ticking, until
-
-HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_server.url), "test") as bus:
-        await provision(bus.js, topology(Settings(nats=NatsSettings(url=nats_server.url)), {}))
-        yield bus
-
-
-def job(name: str = "j", **terms: object) -> Job:
-    terms = {"every_s": 1.0, "enabled_at": utc_now(), **({} if "cron" not in terms else {"every_s": None}), **terms}
-    return Job(id=name, symbols=["AAPL"], **terms)
+from tests.connected.scheduler.clocks import HOUR, asked, job, processes, put, requests, ticking, until
 
 
 async def bucket_jobs(bus: Bus) -> dict[str, Job]:

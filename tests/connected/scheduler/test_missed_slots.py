@@ -1,30 +1,18 @@
 """Slots without a request of their own: told once, by whichever clock finds them, and with every slot named."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-
-import pytest
 
 from contracts import subjects
 from contracts.message import decode
 from contracts.run_events import MAX_SLOTS, RunMissed
 from quotebus.embedded import NatsServer
 from services.runtime.bus import Bus, connect
-from services.runtime.jetstream.provision import provision
-from services.runtime.jetstream.topology import topology
 from services.runtime.schedules.build import schedule_of
-from services.runtime.settings import NatsSettings, Settings
+from services.runtime.settings import NatsSettings
 from services.scheduler.clock import utc_now
 from services.scheduler.missed_slots import Missed, publish_missed
-from tests.connected.scheduler.test_app import HOUR, asked, job, put, requests, ticking, until
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_server.url), "test") as bus:
-        await provision(bus.js, topology(Settings(nats=NatsSettings(url=nats_server.url)), {}))
-        yield bus
+from tests.connected.scheduler.clocks import HOUR, asked, job, put, requests, ticking, until
 
 
 async def told(bus: Bus) -> list[RunMissed]:

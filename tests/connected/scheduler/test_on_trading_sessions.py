@@ -1,6 +1,5 @@
 """Sessions, chains, ranges and jitter on a real server, and clocks as processes that are killed."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,15 @@ from contracts.run_events import RunFinished
 from contracts.trading_sessions import TradingSessions
 from quotebus.embedded import NatsServer
 from services.runtime.bus import Bus, connect
-from services.runtime.jetstream.provision import provision
-from services.runtime.jetstream.topology import topology
 from services.runtime.schedules.build import schedule_of
 from services.runtime.schedules.calendar_store import read_sessions
-from services.runtime.settings import NatsSettings, Settings
+from services.runtime.settings import NatsSettings
 from services.scheduler.clock import utc_now
 from services.scheduler.renew_sessions import SessionsError, renew
 from tests.connected.scheduler.clocks import asked, born, processes, put, requests, ticking, until
 from tests.runtime.schedules.exchanges import sessions
 
 HOUR, DAY, SECOND = timedelta(hours=1), timedelta(days=1), timedelta(seconds=1)
-
-
-@pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_server.url), "test") as bus:
-        await provision(bus.js, topology(Settings(nats=NatsSettings(url=nats_server.url)), {}))
-        yield bus
 
 
 def job(name: str = "j", **terms: Any) -> Job:

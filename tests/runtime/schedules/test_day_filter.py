@@ -14,7 +14,7 @@ from services.runtime.schedules.build import schedule_of
 from services.runtime.schedules.clock_times import Schedule
 from services.runtime.schedules.sessions import Calendar
 from tests.runtime.schedules.exchanges import DAY, exchange, new_york
-from tests.runtime.schedules.test_clock_times import CHANGES, MINUTE, agrees, by_the_wall, clock_times, job, spans, walk
+from tests.runtime.schedules.walked_slots import CHANGES, MINUTE, agrees, by_the_wall, clock_times, job, spans, walk
 
 NEW_YORK = new_york(date(2026, 1, 1), date(2026, 12, 31))
 CALENDARS = {"XNYS": NEW_YORK}

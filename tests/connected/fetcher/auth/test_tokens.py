@@ -33,7 +33,7 @@ from services.runtime.health import Health
 from services.runtime.jetstream.provision import drift, provision
 from services.runtime.jetstream.topology import topology
 from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings, Settings
-from tests.connected.fetcher.test_on_fetch_task import stored as messages
+from tests.connected.fetcher.fetcher_harness import stored as messages
 from tests.fetcher.fake_vendor import FakeVendor
 
 ACCESS = Credentials(api_key="app-7f3a", api_secret="secret-9b1c", refresh_token="refresh-0")
@@ -89,12 +89,6 @@ class PlayedSchwab:
 async def schwab() -> AsyncIterator[PlayedSchwab]:
     async with PlayedSchwab().serve() as played:
         yield played
-
-
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_url), "test") as bus:
-        yield bus
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from contracts import subjects
 from contracts.message import LANES, Lane
 from contracts.refresh_request import RefreshRequest
 from services.runtime.bus import Bus, connect
-from services.runtime.settings import NatsSettings, ProviderSettings
+from services.runtime.settings import ProviderSettings
 from tests.connected.deployment import until
 from tests.connected.fake_tiingo import PlayedTiingo
-from tests.connected.fetcher.test_on_fetch_task import fetching, settings_for
+from tests.connected.fetcher.fetcher_harness import fetching, settings_for
 
 REPLICAS = 2
 TASKS_A_LANE = 30
@@ -23,12 +23,6 @@ TASKS_A_LANE = 30
 async def tiingo() -> AsyncIterator[PlayedTiingo]:
     async with PlayedTiingo().serve() as played:
         yield played
-
-
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_url), "test") as bus:
-        yield bus
 
 
 async def deliveries(bus: Bus) -> Mapping[Lane, int]:

@@ -16,10 +16,10 @@ from contracts.message import LANES, Lane, decode
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunResult
 from services.runtime.bus import Bus, connect
-from services.runtime.settings import FetcherSettings, NatsSettings, ProviderSettings, Secret, Settings
+from services.runtime.settings import FetcherSettings, ProviderSettings, Secret, Settings
 from tests.connected.deployment import until
 from tests.connected.fake_tiingo import PlayedTiingo
-from tests.connected.fetcher.test_on_fetch_task import fetching, results, settings_for, stored
+from tests.connected.fetcher.fetcher_harness import fetching, results, settings_for, stored
 
 WAITING: Mapping[Lane, str] = {"manual": "M", "live": "L", "backfill": "B"}
 
@@ -28,12 +28,6 @@ WAITING: Mapping[Lane, str] = {"manual": "M", "live": "L", "backfill": "B"}
 async def tiingo() -> AsyncIterator[PlayedTiingo]:
     async with PlayedTiingo().serve() as played:
         yield played
-
-
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_url), "test") as bus:
-        yield bus
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from contracts.run_events import RunFinished
 from services.runtime.jetstream.topology import CACHER
 from tests.cacher.events import chain, subject, volatility
 from tests.connected.deployment import Deployment, deployed, until
-from tests.connected.fetcher.test_on_fetch_task import stored
+from tests.connected.fetcher.fetcher_harness import stored
 from tests.connected.scheduler.clocks import put
 
 SYNTHETIC = {"QUOTEBUS_PROVIDERS__SYNTHETIC__ENABLED": "true", "QUOTEBUS_FETCHER__RISK_FREE_RATE": "0.04"}

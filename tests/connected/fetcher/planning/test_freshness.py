@@ -1,6 +1,5 @@
 """What is not asked for, on a real NATS: nothing can be new, or nobody can bring it in time; each symbol says which."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -12,23 +11,15 @@ from contracts.message import encode
 from contracts.refresh_request import RefreshRequest
 from contracts.trading_sessions import TradingSessions
 from services.fetcher.accounts import quotas
-from services.runtime.bus import Bus, connect
+from services.runtime.bus import Bus
 from services.runtime.jetstream.provision import provision
 from services.runtime.jetstream.topology import topology
-from services.runtime.settings import FetcherSettings, NatsSettings, ProviderSettings
+from services.runtime.settings import FetcherSettings, ProviderSettings
 from tests.connected.deployment import until
 from tests.connected.fake_tiingo import PlayedTiingo
-from tests.connected.fetcher.routing.test_router import is_in_state
-from tests.connected.fetcher.routing.test_symbol_health import run
-from tests.connected.fetcher.test_on_fetch_task import fetching, settings_for
+from tests.connected.fetcher.fetcher_harness import fetching, is_in_state, run, settings_for
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_url), "test") as bus:
-        yield bus
 
 
 def sessions(*days: datetime) -> TradingSessions:

@@ -18,7 +18,7 @@ from services.fetcher.planning.universe import Universe, UniverseRefusedError, U
 from services.runtime.bus import Bus, connect
 from services.runtime.settings import NatsSettings, PostgresSettings, ProviderSettings, Secret, UniverseSettings
 from tests.connected.deployment import deployed, until
-from tests.connected.fetcher.test_on_fetch_task import fetching, settings_for, stored
+from tests.connected.fetcher.fetcher_harness import fetching, settings_for, stored
 
 TABLES = """
 INSERT INTO holdings (symbol, quantity) VALUES ('HELD', 3), ('SOLD', 0), ('BOTH', 1);

@@ -17,12 +17,6 @@ from services.runtime.quota import QuotaWindow
 from services.runtime.settings import NatsSettings
 
 
-@pytest.fixture
-async def bus(nats_server: NatsServer):
-    async with connect(NatsSettings(url=nats_server.url), "test") as bus:
-        yield bus
-
-
 async def opened(bus: Bus, *windows: QuotaWindow) -> QuotaLedger:
     for window in windows:
         await bus.js.add_stream(quota_stream_config(window, 1))

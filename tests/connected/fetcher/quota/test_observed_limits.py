@@ -12,12 +12,11 @@ from structlog.testing import capture_logs
 from contracts import subjects
 from services.fetcher.circuit.key_state import KeyState
 from services.fetcher.quota.ledger import permits_used
-from services.runtime.bus import Bus, connect
+from services.runtime.bus import Bus
 from services.runtime.quota import QuotaWindow
-from services.runtime.settings import NatsSettings
 from tests.connected.fake_tiingo import PlayedTiingo
-from tests.connected.fetcher.test_accounts import account, asked
-from tests.connected.fetcher.test_on_fetch_task import fetching, results, settings_for
+from tests.connected.fetcher.fetcher_harness import fetching, results, settings_for
+from tests.connected.fetcher.keys_harness import account, asked
 
 LIMIT_IN_WORDS = "Error: You have run over your hourly request allocation."
 
@@ -26,12 +25,6 @@ LIMIT_IN_WORDS = "Error: You have run over your hourly request allocation."
 async def tiingo() -> AsyncIterator[PlayedTiingo]:
     async with PlayedTiingo().serve() as played:
         yield played
-
-
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_url), "test") as bus:
-        yield bus
 
 
 @asynccontextmanager

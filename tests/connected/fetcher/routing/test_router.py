@@ -14,26 +14,18 @@ from contracts import subjects
 from contracts.message import decode
 from contracts.price_events import PriceBars
 from contracts.refresh_request import RefreshRequest
-from services.fetcher.circuit.key_state import KeyState
 from services.runtime.bus import Bus, connect
-from services.runtime.settings import FetcherSettings, NatsSettings, ProviderSettings, Settings
+from services.runtime.settings import FetcherSettings, ProviderSettings, Settings
 from tests.connected.deployment import deployed, until
 from tests.connected.fake_pair import PlayedPair
 from tests.connected.fake_yahoo import PlayedYahoo
-from tests.connected.fetcher.routing.test_symbol_health import run
-from tests.connected.fetcher.test_on_fetch_task import fetching, settings_for, stored
+from tests.connected.fetcher.fetcher_harness import fetching, is_in_state, run, settings_for, state_of, stored
 
 
 @pytest.fixture
 async def pair() -> AsyncIterator[PlayedPair]:
     async with PlayedPair().serve() as played:
         yield played
-
-
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_url), "test") as bus:
-        yield bus
 
 
 def both(nats_url: str, pair: PlayedPair, tiingo: dict[str, Any] | None = None, **terms: Any) -> Settings:
@@ -49,18 +41,6 @@ async def bars(bus: Bus, symbol: str) -> list[PriceBars]:
 
 async def provenance(bus: Bus, symbol: str) -> list[tuple[str, list[str], str | None, str | None]]:
     return [(e.provider, e.fallback_from, e.fallback_reason, e.delay) for e in await bars(bus, symbol)]
-
-
-async def state_of(bus: Bus, provider: str) -> dict[str, Any]:
-    entry = await (await bus.js.key_value(subjects.STATE_BUCKET)).get(subjects.key_state(provider, "k1"))
-    return msgspec.structs.asdict(msgspec.json.decode(entry.value or b"", type=KeyState))
-
-
-async def is_in_state(bus: Bus, provider: str, *states: str) -> bool:
-    try:
-        return (await state_of(bus, provider))["state"] in states
-    except Exception:
-        return False
 
 
 async def test_what_the_first_does_not_have_the_second_gives_and_says_for_whom_and_why(bus: Bus, nats_url: str, pair: PlayedPair):

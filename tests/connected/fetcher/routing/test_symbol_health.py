@@ -10,16 +10,15 @@ import msgspec
 import pytest
 
 from contracts import subjects
-from contracts.message import Lane, decode
+from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
-from contracts.run_events import RunResult
 from contracts.symbol_health import SymbolHealth
 from services.runtime.bus import Bus, connect
-from services.runtime.settings import FetcherSettings, NatsSettings, ProviderSettings, Settings
+from services.runtime.settings import FetcherSettings, ProviderSettings, Settings
 from tests.connected.deployment import deployed, until
 from tests.connected.fake_pair import PlayedPair
 from tests.connected.fake_yahoo import PlayedYahoo
-from tests.connected.fetcher.test_on_fetch_task import fetching, settings_for, stored
+from tests.connected.fetcher.fetcher_harness import fetching, run, settings_for
 
 GONE = subjects.symbol_health("yahoo", "bars", "1d", "GONE")
 
@@ -30,28 +29,11 @@ async def yahoo() -> AsyncIterator[PlayedYahoo]:
         yield played
 
 
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_url), "test") as bus:
-        yield bus
-
-
 def probing(nats_url: str, yahoo: PlayedYahoo, *probe_after_s: float, **other: Any) -> Settings:
     """Settings with these probe intervals."""
     settings = settings_for(nats_url, yahoo=ProviderSettings(base_url=yahoo.url, per_second=0))
     terms = FetcherSettings(ack_wait_s=5, probe_after_s=list(probe_after_s), **other)
     return msgspec.structs.replace(settings, fetcher=terms)
-
-
-async def run(bus: Bus, *symbols: str, lane: Lane = "live", **wish: Any) -> list[RunResult]:
-    """The results of one request."""
-    ack = await bus.publish(subjects.refresh_request(lane), RefreshRequest(symbols=list(symbols), **wish))
-    async with asyncio.timeout(20):
-        while True:
-            told = [decode(body, RunResult) for body in await stored(bus, subjects.RUNS, "run.result")]
-            if len(mine := [result for result in told if result.run_id == str(ack.seq)]) >= len(symbols):
-                return mine
-            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

@@ -10,22 +10,15 @@ from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from contracts.run_events import RunResult
 from contracts.symbol_health import SymbolHealth
-from services.runtime.bus import Bus, connect
-from services.runtime.settings import NatsSettings
+from services.runtime.bus import Bus
 from tests.connected.fake_pair import PlayedPair
-from tests.connected.fetcher.test_on_fetch_task import fetching, results, settings_for
+from tests.connected.fetcher.fetcher_harness import fetching, results, settings_for
 
 
 @pytest.fixture
 async def pair() -> AsyncIterator[PlayedPair]:
     async with PlayedPair().serve() as played:
         yield played
-
-
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    async with connect(NatsSettings(url=nats_url), "test") as bus:
-        yield bus
 
 
 async def quotes(bus: Bus, symbols: list[str]) -> list[RunResult]:
