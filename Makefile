@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTED ?=
 
-.PHONY: help up test check lint bench golden clean
+.PHONY: help up test test-fast check lint bench golden clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: $(READY)  ## NATS, Postgres, Redis and all services on this machine; Ctrl-C stops them
 	@$(BIN)/quotebus up
@@ -17,6 +17,9 @@ up: $(READY)  ## NATS, Postgres, Redis and all services on this machine; Ctrl-C 
 # Each service that a test starts reads its compiled modules, also where the shell forbids to keep any: that halves its start.
 test: $(READY)  ## all tests, against real servers
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test-fast: $(READY)  ## the tests that need no server, in less than a minute
+	@$(BIN)/pytest -n auto -m "not slow" $(foreach room,connected promises quotebus/embedded quotebus/simulate,--ignore tests/$(room))
 
 check: lint $(if $(TESTED),,test)  ## lint and test (TESTED=1: the tests have run already)
 

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from random import Random
 from typing import Any, cast
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +85,7 @@ def every_slot_once(job: Job, asked: list[RefreshRequest], began: datetime, ende
     assert all(request.missed_slots == 0 and not request.late for request in asked[: len(expected)])
 
 
+@pytest.mark.slow
 def test_three_clocks_of_which_one_is_killed_every_minute_of_a_week_ask_for_every_slot_once() -> None:
     random, jobs, ended = Random(7), the_jobs(SPRING - DAY), SPRING + 6 * DAY
     server = PlayedServer(random)
@@ -142,6 +144,7 @@ job_sets = st.lists(st.builds(lambda kind, policy: {**kind, **policy}, kinds, po
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from([SPRING, AUTUMN]), job_sets, st.lists(events, min_size=1, max_size=12), st.integers(0, 2**16))
+@pytest.mark.slow
 def test_whatever_is_killed_set_wrong_or_cut_off_no_slot_is_asked_twice_and_each_is_accounted_for(
     change: datetime, terms: list[dict[str, Any]], disasters: list[tuple[timedelta, str, int, int]], seed: int
 ) -> None:

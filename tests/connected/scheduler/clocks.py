@@ -8,14 +8,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from nats.js.errors import NotFoundError
 
 from contracts import subjects
 from contracts.job import Job
 from contracts.message import decode, encode
 from contracts.refresh_request import RefreshRequest
-from services.runtime.bus import Bus
+from quotebus.embedded import NatsServer
+from services.runtime.bus import Bus, connect
 from services.runtime.health import Health
+from services.runtime.jetstream.provision import provision
+from services.runtime.jetstream.topology import topology
+from services.runtime.schedules.build import schedule_of
+from services.runtime.settings import NatsSettings, Settings
 from services.scheduler.app import run_clock
 from services.scheduler.clock import Clock, utc_now
 
@@ -102,3 +108,18 @@ HOUR = timedelta(hours=1)
 def job(name: str = "j", **terms: object) -> Job:
     terms = {"every_s": 1.0, "enabled_at": utc_now(), **({} if "cron" not in terms else {"every_s": None}), **terms}
     return Job(id=name, symbols=["AAPL"], **terms)
+
+
+def each_slot_once(wanted: Job, found: list[RefreshRequest]) -> None:
+    """Asked and missed slots together are every slot from the first to the last, none of them twice."""
+    slots = [request.slot_at for request in found]
+    assert slots == sorted(set(slots))
+    assert sum(request.missed_slots + 1 for request in found[1:]) == schedule_of(wanted).count(slots[0], slots[-1])
+
+
+@pytest.fixture
+async def provisioned_bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """A connection to a server that has the streams and buckets, and no provider."""
+    async with connect(NatsSettings(url=nats_server.url), "test") as bus:
+        await provision(bus.js, topology(Settings(nats=NatsSettings(url=nats_server.url)), {}))
+        yield bus

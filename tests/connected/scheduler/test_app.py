@@ -1,7 +1,7 @@
 """Clocks against a real server: several at once, one killed, the server killed, jobs of every kind."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -13,10 +13,8 @@ from contracts.job import Job
 from contracts.message import encode
 from contracts.refresh_request import RefreshRequest
 from quotebus.embedded import NatsServer
-from services.runtime.bus import Bus, connect
+from services.runtime.bus import Bus
 from services.runtime.jobs.store import job_of, read_job_entries
-from services.runtime.schedules.build import schedule_of
-from services.runtime.settings import NatsSettings
 from services.scheduler.clock import utc_now
 from services.scheduler.sync_jobs import PAUSED_BY_SETTINGS, sync_settings_jobs
 from tests.connected.scheduler.clocks import HOUR, asked, job, processes, put, requests, ticking, until
@@ -24,89 +22,6 @@ from tests.connected.scheduler.clocks import HOUR, asked, job, processes, put, r
 
 async def bucket_jobs(bus: Bus) -> dict[str, Job]:
     return {entry.key: job_of(entry) async for entry in read_job_entries(bus.nc) if entry.value is not None}
-
-
-def each_slot_once(wanted: Job, found: list[RefreshRequest]) -> None:
-    """Asked and missed slots together are every slot from the first to the last, none of them twice."""
-    slots = [request.slot_at for request in found]
-    assert slots == sorted(set(slots))
-    assert sum(request.missed_slots + 1 for request in found[1:]) == schedule_of(wanted).count(slots[0], slots[-1])
-
-
-async def test_two_processes_and_one_killed_ask_for_each_slot_once(bus: Bus, nats_server: NatsServer, tmp_path: Path):
-    await put(bus, wanted := job())
-    async with processes(nats_server.url, tmp_path, 2) as clocks:
-        await asked(bus, 2)
-        clocks[0].kill()
-        await clocks[0].wait()
-        each_slot_once(wanted, await asked(bus, len(await requests(bus)) + 3))
-        clocks[1].terminate()
-        assert await clocks[1].wait() == 0
-
-
-async def test_clocks_that_differ_by_seconds_ask_for_each_slot_once(bus: Bus, nats_server: NatsServer):
-    await put(bus, wanted := job())
-    async with (
-        connect(NatsSettings(url=nats_server.url), "fast") as other,
-        ticking(bus),
-        ticking(other, ahead=timedelta(seconds=2.3)),
-    ):
-        each_slot_once(wanted, await asked(bus, 5))
-
-
-async def test_a_clock_that_was_down_asks_once_for_the_newest_slot(bus: Bus):
-    await put(bus, wanted := job(every_s=600.0, enabled_at=utc_now() - 2 * HOUR, expires_after_s=60.0))
-    async with ticking(bus, ahead=-HOUR):
-        await asked(bus, 1)
-    started = utc_now()
-    async with ticking(bus) as clock:
-        before, late = await asked(bus, 2)
-        assert late.slot_at in {schedule_of(wanted).last_until(before.slot_at, at) for at in (started, utc_now())}
-        assert late.missed_slots == schedule_of(wanted).count(before.slot_at, late.slot_at) - 1 > 3
-        assert late.expires_at > utc_now()
-        await put(bus, job("other"))
-        await asked(bus, 1, "other")
-        assert len(await requests(bus)) == 2
-        assert sorted(clock.jobs) == ["j", "other"]
-
-
-async def test_slots_too_old_to_catch_up_are_reported_and_counted_in_the_next_request(bus: Bus):
-    started = utc_now()
-    hourly = job(every_s=3600.0, enabled_at=started - 5 * HOUR, catch_up="none")
-    await put(bus, hourly)
-    half_past = started.replace(minute=30, second=0, microsecond=0)
-    with structlog.testing.capture_logs() as lines:
-        async with ticking(bus, ahead=half_past - started):
-
-            async def said() -> bool:
-                return any(line["event"] == "slots_missed" for line in lines)
-
-            await until(said)
-    assert await requests(bus) == []
-    [line] = [line for line in lines if line["event"] == "slots_missed"]
-    missed = line["missed_slots"]
-    assert missed == schedule_of(hourly).count(hourly.enabled_at, half_past)
-    async with ticking(bus, ahead=half_past - started + HOUR / 2):
-        [request] = await asked(bus, 1)
-    assert request.missed_slots == missed
-
-
-async def test_a_killed_server_costs_no_slot_and_no_duplicate(bus: Bus, nats_server: NatsServer):
-    await put(bus, wanted := job())
-    async with ticking(bus):
-        await asked(bus, 2)
-        await nats_server.kill()
-        await asyncio.sleep(1.2)
-        await nats_server.start()
-
-        async def again() -> bool:
-            return bus.nc.is_connected
-
-        await until(again)
-        found = await asked(bus, len(await requests(bus)) + 3)
-        await put(bus, job("new"))
-        await asked(bus, 1, "new")
-    each_slot_once(wanted, found)
 
 
 async def test_a_paused_job_asks_nothing_until_it_is_resumed_and_its_pause_is_no_miss(bus: Bus):

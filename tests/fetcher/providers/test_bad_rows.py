@@ -17,6 +17,8 @@ from tests.fetcher.providers.adapter_contract import broken_promises
 from tests.fetcher.providers.adapter_harness import CASES, KEY, built, call_of, fixtures, records
 from tests.fetcher.providers.mutated import Document, document_of, harmless, mutations, paths, replaced, spelt
 
+pytestmark = pytest.mark.slow  # together they take more than a minute
+
 MOST_REQUESTS = 300
 TELL = 8
 # Each fixture with an answer, and which of its answers goes wrong.

@@ -1,49 +1,17 @@
 """The order rule on a real Postgres: newer wins, older and equal change nothing, and what does not change is not written."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from itertools import permutations
 
 import asyncpg
 import msgspec
 import pytest
 
-from contracts.message import Message
 from contracts.price_events import BAR_COLUMN_NAMES
 from services.cacher.decode_event import SeriesKey
-from services.cacher.migrate import migrate
-from services.cacher.store_postgres.prices import SERVER_SETTINGS, PostgresStore, WriteResult
-from services.runtime.postgres import open_pool
-from services.runtime.settings import PostgresSettings, Secret
+from services.cacher.store_postgres.prices import PostgresStore
 from tests.cacher.events import DAY, FIRST, NOON, actions, bars, chain, quarantined, quote, read, volatility
-
-
-class Database:
-    """A migrated database with a store on it."""
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self.pool = pool
-        self.store = PostgresStore(pool)
-
-    async def write(self, *events: Message) -> WriteResult:
-        return await self.store.write(read(*events))
-
-    async def closes(self, symbol: str = "AAPL", timeframe: str = "1d") -> list[float]:
-        rows = await self.pool.fetch(
-            "SELECT close FROM price_bars WHERE symbol = $1 AND timeframe = $2 ORDER BY at, feed", symbol, timeframe
-        )
-        return [row["close"] for row in rows]
-
-    async def count(self, table: str) -> int:
-        return await self.pool.fetchval(f"SELECT count(*) FROM {table}")
-
-
-@pytest.fixture
-async def db(postgres_url: str) -> AsyncIterator[Database]:
-    await migrate(postgres_url)
-    async with open_pool(PostgresSettings(dsn=Secret(postgres_url)), SERVER_SETTINGS) as pool:
-        yield Database(pool)
+from tests.connected.cacher.store_postgres.database import Database
 
 
 async def test_bars_come_back_to_the_digit(db: Database) -> None:
@@ -58,15 +26,6 @@ async def test_bars_come_back_to_the_digit(db: Database) -> None:
         ("USD", "yahoo", "delayed", "split", True)
     }
     assert written.changed_bars == 3
-
-
-async def test_the_same_event_twice_changes_nothing(db: Database) -> None:
-    await db.write(bars())
-    before = await db.pool.fetch("SELECT xmin, * FROM bars ORDER BY at")
-    written = await db.write(bars(), bars())
-    assert await db.pool.fetch("SELECT xmin, * FROM bars ORDER BY at") == before
-    assert written.changed_bars == 0
-    assert await db.count("observations") == 1
 
 
 async def test_an_unchanged_refresh_writes_an_observation_and_no_bar(db: Database) -> None:
@@ -92,26 +51,6 @@ async def test_an_unchanged_refresh_writes_less_than_a_byte_of_wal_per_row(db: D
     assert await db.pool.fetchval("SELECT pg_relation_size('bars_1d')") == size
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))))
-@pytest.mark.parametrize("together", [True, False])
-async def test_in_whatever_order_events_come_the_newest_prices_stay(db: Database, order: tuple[int, ...], together: bool) -> None:
-    events = [bars(closes=(10.0 + n, 11.0 + n, 12.0 + n), minute=n) for n in range(3)]
-    shuffled = [events[n] for n in order]
-    if together:
-        await db.write(*shuffled)
-    else:
-        for event in shuffled:
-            await db.write(event)
-    assert await db.closes() == [12.0, 13.0, 14.0]
-
-
-async def test_an_older_event_does_not_bring_back_a_bar_that_a_newer_answer_no_longer_has(db: Database) -> None:
-    asked = {"asked_from": FIRST, "asked_to": FIRST + 5 * DAY}
-    await db.write(bars(closes=(10.0,), minute=5, **asked))
-    await db.write(bars(closes=(9.0, 9.0, 9.0), minute=1, **asked))
-    assert await db.closes() == [10.0]
-
-
 async def test_an_older_event_fills_what_no_newer_one_looked_at(db: Database) -> None:
     await db.write(bars(closes=(10.0,), minute=5))
     written = await db.write(bars(closes=(9.0, 9.1, 9.2), minute=1))
@@ -132,12 +71,6 @@ async def test_an_empty_answer_leaves_stored_bars_alone(db: Database) -> None:
     await db.write(bars())
     await db.write(bars(closes=(), minute=5, asked_from=FIRST, asked_to=FIRST + 5 * DAY))
     assert await db.closes() == [10.0, 11.0, 12.0]
-
-
-async def test_an_unfinished_bar_never_replaces_a_final_one(db: Database) -> None:
-    await db.write(bars(closes=(10.0,)))
-    await db.write(bars(closes=(11.0,), minute=1, final=[False]))
-    assert await db.closes() == [10.0]
 
 
 async def test_a_forming_bar_moves_and_then_becomes_final_without_a_correction(db: Database) -> None:

@@ -1,4 +1,4 @@
-"""P9: a provider's key appears nowhere. A provider repeats its key in every way, and all that a run leaves is searched for it."""
+"""P9: a provider's key appears nowhere."""
 
 import asyncio
 import base64

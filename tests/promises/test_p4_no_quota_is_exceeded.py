@@ -1,4 +1,4 @@
-"""The limits as the provider sees them, by its own clock, while fetchers and NATS are killed."""
+"""P4: no window of any key is exceeded, by any number of fetchers, through kills."""
 
 import asyncio
 import random

@@ -1,10 +1,7 @@
-"""Messages that no handler survives, on every durable of the running services: each is a dead letter, and the work goes on."""
+"""P8: no message, whatever its bytes, ends a process, stops a consumer or comes again for ever."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from contracts import subjects
 from contracts.dead_letter import DeadLetter
@@ -12,6 +9,7 @@ from contracts.message import decode
 from contracts.refresh_request import RefreshRequest
 from tests.connected.deployment import Deployment, deployed, until
 from tests.connected.fake_yahoo import PlayedYahoo
+from tests.promises.whole_run import SYMBOLS, all_stored, dead_letters, finished, is_there, with_yahoo
 
 NESTED = b'{"symbols":' + b"[" * 3_000 + b"]" * 3_000 + b"}"
 DURABLES = {
@@ -21,12 +19,6 @@ DURABLES = {
     subjects.SYMBOLS: "cacher-symbols",
 }
 SERVICES = ("fetcher", "cacher", "notifier")
-
-
-@pytest.fixture
-async def yahoo() -> AsyncIterator[PlayedYahoo]:
-    async with PlayedYahoo().serve() as played:
-        yield played
 
 
 def environment(yahoo: PlayedYahoo) -> dict[str, str]:
@@ -96,3 +88,21 @@ async def test_a_request_for_prices_of_an_impossible_age_is_refused_by_its_field
 
 async def _count_is(deployment: Deployment, count: int) -> bool:
     return (await deployment.bus.js.stream_info(subjects.DEAD)).state.messages == count
+
+
+async def test_malformed_events_and_results_are_dead_letters_and_stop_no_consumer(tmp_path: Path, yahoo: PlayedYahoo):
+    bad = {
+        "price.bars.1d.BAD": b'{"type":"price_bars.v1","symbol":"BAD"}',
+        "price.quote.BAD": b"not json",
+        "run.result.-": b'{"type":"run_result.v1","run_id":7}',
+        "run.planned.-": b"[]",
+    }
+    async with deployed(tmp_path, ("fetcher", "cacher"), with_yahoo(yahoo)) as deployment:
+        for subject, body in bad.items():
+            await deployment.bus.js.publish(subject, body)
+        await deployment.bus.publish(subjects.refresh_request("live"), RefreshRequest(symbols=SYMBOLS[:5]))
+        await until(lambda: all_stored(deployment, 5))
+        await until(lambda: is_there(finished(deployment)))
+        await until(lambda: dead_letters(deployment, len(bad)))
+        info = await deployment.bus.js.consumer_info(subjects.PRICES, "cacher")
+        assert info.num_ack_pending == info.num_pending == 0
