@@ -140,8 +140,7 @@ async def run_workers(
     tending = {"sweeper": OrphanReaper(bus, circuits, chooser, dead_letters).run(), "symbol_health": symbols.run()}
     if stores:
         tending["logins"] = LoginWatch(bucket, known, stores).run()
-    names = [(name, key.name) for name, account in known.items() for key in account.keys]
-    async with keys.watch(names), supervise(health, parts, stop), supervise(health, tending, None):
+    async with keys.watch(), supervise(health, parts, stop), supervise(health, tending, None):
         yield
 
 

@@ -1,24 +1,26 @@
 """State of each API key, shared by all replicas: blocked until when and why, blocked lanes, learned pace; in the bucket `state`.
 
-Each change is written by compare-and-set, so of several replicas that meet the same refusal one writes it. The others watch the
-bucket; they read it when they are connected again.
+Each change is written by compare-and-set, so of several replicas that meet the same refusal one writes it. The others follow the
+bucket.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import nats.errors
 import structlog
-from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from contracts import subjects
 from contracts.message import Lane, UtcInstant
 from services.runtime.bus import Bus
+from services.runtime.faults import decode_or_skip
+from services.runtime.follow import follow_bucket
 
 RECOVERS_IN_S = 600.0
 TRIES = 5
@@ -59,6 +61,7 @@ class KeyState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 Update = Callable[[KeyState], KeyState | None]
+_decode = msgspec.json.Decoder(KeyState).decode
 
 
 class KeyStateStore:
@@ -68,26 +71,18 @@ class KeyStateStore:
         self._bus = bus
         self._bucket = bucket
         self._known: dict[str, KeyState] = {}
-        self._names: list[str] = []
-        self._reading: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def watch(self, keys: Iterable[tuple[str, str]]) -> AsyncIterator[None]:
-        """Keep the states of these providers' keys up to date while the block runs."""
-        self._names = [subjects.key_state(provider, key) for provider, key in keys]
-        await self._read_all()
-        watcher: Any = await self._bucket.watch(subjects.key_state("*", "*"))
-        listening = asyncio.create_task(self._listen(watcher))
-        # The watcher is late after a restart of the server.
-        self._bus.on_reconnect.append(self._read_again)
+    async def watch(self) -> AsyncIterator[None]:
+        """Keep the states of all keys up to date while the block runs, which begins once they are read."""
+        read = asyncio.Event()
+        following = asyncio.create_task(self._follow(read))
         try:
+            await read.wait()
             yield
         finally:
-            self._bus.on_reconnect.remove(self._read_again)
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
-            with suppress(nats.errors.Error):
-                await watcher.stop()
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
     def get(self, provider: str, key: str) -> KeyState:
         """State of one key; `ok` if none is stored."""
@@ -108,7 +103,7 @@ class KeyStateStore:
                 await self._bucket.update(name, msgspec.json.encode(wanted), last=revision)
             except KeyWrongLastSequenceError:
                 continue
-            except (APIError, nats.errors.Error) as error:
+            except nats.errors.Error as error:
                 log.debug("state_not_told", provider=provider, key=key, error=str(error))
                 if (wanted := update(self.get(provider, key))) is None:
                     return False
@@ -125,33 +120,25 @@ class KeyStateStore:
         self._cache(name, entry.value or b"")
         return int(entry.revision or 0)
 
-    async def _read_all(self) -> None:
+    async def _follow(self, read: asyncio.Event) -> None:
         try:
-            for name in self._names:
-                await self._read(name)
-        except (APIError, nats.errors.Error) as error:
-            log.debug("states_not_read", error=str(error))
-
-    def _read_again(self) -> None:
-        task = asyncio.create_task(self._read_all())
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
-
-    async def _listen(self, watcher: AsyncIterator[KeyValue.Entry | None]) -> None:
-        async for entry in watcher:
-            if entry is not None:
-                self._cache(entry.key, entry.value or b"")
+            async with aclosing(follow_bucket(self._bus.nc, subjects.STATE_BUCKET, subjects.key_state("*", "*"))) as changes:
+                async for change in changes:
+                    for entry in change.entries:
+                        self._cache(entry.key, entry.value or b"")
+                    if change.caught_up:
+                        read.set()
+        finally:
+            read.set()
 
     def _cache(self, name: str, body: bytes) -> None:
         if not body:
             # Deleted, by somebody who knows better.
             self._known.pop(name, None)
             return
-        try:
-            self._known[name] = msgspec.json.decode(body, type=KeyState)
-        except msgspec.MsgspecError as error:
-            # Written by another version, or by hand: what we know ourselves goes on.
-            log.debug("state_not_read", key=name, error=str(error))
+        # Where it is malformed, written by another version or by hand, the state known so far holds.
+        if (state := decode_or_skip(name, body, _decode)) is not None:
+            self._known[name] = state
 
 
 def opened(state: KeyState, name: State, until: datetime, reason: str) -> KeyState | None:
