@@ -1,1 +1,3 @@
-"""Asks: publishes a refresh request for every slot that falls due."""
+"""Scheduler: the clock that publishes a refresh request for every slot that falls due."""
+
+SERVICE = "scheduler"

@@ -7,13 +7,13 @@ import asyncio
 import gc
 import signal
 import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import cast
 
-import structlog
-
-from services.runtime.logs import configure_logging, register_secrets
 from services.runtime.schedules.build import schedule_of
 from services.runtime.settings import Settings, SettingsError, load_settings, secrets_of
-from services.scheduler.app import SERVICE, run
+from services.scheduler import SERVICE
 
 _BAD_SETTINGS, _PART_FAILED = 78, 1
 
@@ -21,12 +21,17 @@ _BAD_SETTINGS, _PART_FAILED = 78, 1
 def main() -> None:
     """Tick until SIGTERM or SIGINT; exit 0 then, 78 for bad settings, 1 when a part failed."""
     settings = _read_settings()
+    with _unavailable(_unneeded(settings)):
+        import structlog  # noqa: PLC0415  (inside the block)
+
+        from services.runtime.logs import configure_logging, register_secrets  # noqa: PLC0415
+        from services.scheduler.app import run  # noqa: PLC0415
     configure_logging(settings.log, SERVICE)
     register_secrets(secrets_of(settings))
     gc.collect()
     gc.freeze()
     try:
-        asyncio.run(_run_until_told(settings))
+        asyncio.run(_until_stopped(run(settings)))
     except asyncio.CancelledError:
         return
     except Exception as error:
@@ -45,12 +50,30 @@ def _read_settings() -> Settings:
     return settings
 
 
-async def _run_until_told(settings: Settings) -> None:
-    ticking = asyncio.current_task()
-    assert ticking is not None
+def _unneeded(settings: Settings) -> list[str]:
+    """Libraries that nats-py (for WebSockets) and structlog (for colours) load where they are installed: 12 MiB."""
+    needed = {"aiohttp": settings.nats.url.startswith("ws"), "rich": settings.log.format == "console"}
+    return [name for name in needed if not needed[name] and name not in sys.modules]
+
+
+@contextmanager
+def _unavailable(names: list[str]) -> Iterator[None]:
+    """Let imports of these libraries fail while the block runs, as where they are not installed."""
+    modules = cast("dict[str, object]", sys.modules)
+    modules.update(dict.fromkeys(names))
+    try:
+        yield
+    finally:
+        for name in names:
+            del modules[name]
+
+
+async def _until_stopped(clock: Coroutine[None, None, None]) -> None:
+    running = asyncio.current_task()
+    assert running is not None
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ticking.cancel)
-    await run(settings)
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    await clock
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from services.runtime.health import STATUS_ASK, Health
 from services.runtime.jobs.store import JOBS_STREAM
 from services.runtime.schedules.calendar_store import SESSIONS_STREAM
 from services.runtime.settings import Settings
+from services.scheduler import SERVICE
 from services.scheduler.clock import Clock, utc_now
 from services.scheduler.on_job import JobWatcher
 from services.scheduler.on_run_events import RunWatcher
@@ -23,7 +24,6 @@ from services.scheduler.renew_sessions import renew_forever
 from services.scheduler.settings_jobs import settings_jobs
 from services.scheduler.sync_jobs import sync_settings_jobs
 
-SERVICE = "scheduler"
 _RETRY_S = 1.0
 
 log = structlog.get_logger()

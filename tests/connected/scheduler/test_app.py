@@ -175,7 +175,7 @@ async def test_a_clock_loads_no_library_of_other_services_and_no_secret_is_in_si
         process = psutil.Process(clock.pid)
         loaded = " ".join(part.path for part in process.memory_maps())
         assert "msgspec" in loaded
-        for library in ("pydantic", "hiredis", "asyncpg", "numpy"):
+        for library in ("pydantic", "aiohttp", "hiredis", "asyncpg", "numpy"):
             assert library not in loaded
         assert "canary" not in " ".join([*process.cmdline(), *process.environ().values()])
 
