@@ -23,8 +23,8 @@ RESULT = Counter("quotebus_run_result_total", "Symbols of runs by what became of
 FINISHED = Counter("quotebus_run_finished_total", "Runs that ended.", ["state"])
 MISSED = Counter("quotebus_run_missed_total", "Slots that got no run of their own.", ["reason"])
 _SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
-DELAY = Histogram("quotebus_run_late_seconds", "From a run's slot to its request.", buckets=_SECONDS)
-DURATION = Histogram("quotebus_run_took_seconds", "From a run's request to its end.", buckets=_SECONDS)
+DELAY = Histogram("quotebus_run_delay_seconds", "From a run's slot to its request.", buckets=_SECONDS)
+DURATION = Histogram("quotebus_run_duration_seconds", "From a run's request to its end.", buckets=_SECONDS)
 
 BATCH_EVENTS = 256
 # Results come one by one, and a transaction for each would cost more than the prices they tell of.

@@ -77,8 +77,8 @@ class StaleReadRefresher:
         )
         try:
             ack = await self._bus.publish(subjects.refresh_request("live"), request)
-            log.info("stale_prices_asked_for", kind=kind, symbols=len(symbols), run_id=str(ack.seq))
+            log.info("stale_prices_refreshed", kind=kind, symbols=len(symbols), run_id=str(ack.seq))
         except NATS_TROUBLE as error:
             for symbol in symbols:
                 self._asked.pop((kind, symbol), None)
-            log.warning("stale_prices_not_asked_for", kind=kind, symbols=len(symbols), error=str(error) or type(error).__name__)
+            log.warning("stale_refresh_failed", kind=kind, symbols=len(symbols), error=str(error) or type(error).__name__)

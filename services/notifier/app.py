@@ -50,7 +50,7 @@ def build(settings: Settings) -> FastStream:
             }
             if not parts:
                 health.ready("notifications", True)
-                log.info("nobody_to_notify", reason="there is no [[notify]] table")
+                log.info("no_receivers", reason="there is no [[notify]] table")
             async with supervise(health, parts, stop):
                 yield
 

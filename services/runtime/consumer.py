@@ -252,7 +252,7 @@ class Consumer(Generic[E]):
         try:
             await self._handler.give_up(event, why)
         except Exception as error:
-            log.warning("giving_up_not_told", subject=msg.subject, error=describe(error))
+            log.warning("give_up_failed", subject=msg.subject, error=describe(error))
         await self._failures.dead_letters.end(msg, reason, why)
 
 

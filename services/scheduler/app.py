@@ -70,7 +70,7 @@ async def _setup_once(bus: Bus, settings: Settings) -> bool:
             await check_clock_skew(bus)
         await sync_settings_jobs(bus.nc, await settings_jobs(bus.js, settings), utc_now())
     except (NatsError, OSError, TimeoutError) as error:
-        log.warning("jobs_unseeded", error=f"{type(error).__name__}: {error}", retry_in_s=_RETRY_S)
+        log.warning("jobs_sync_failed", error=f"{type(error).__name__}: {error}", retry_in_s=_RETRY_S)
         await asyncio.sleep(_RETRY_S)
         return False
     return True

@@ -46,7 +46,7 @@ async def publish_missed_best_effort(bus: Bus, scheduled: ScheduledJob, missed: 
     try:
         await publish_missed(bus, job, scheduled.schedule, missed)
     except NatsError as error:
-        log.warning("missed_slots_untold", job=job, error=f"{type(error).__name__}: {error}")
+        log.warning("missed_slots_failed", job=job, error=f"{type(error).__name__}: {error}")
 
 
 def missed_slots(schedule: Schedule, after: datetime, until: datetime) -> list[datetime]:

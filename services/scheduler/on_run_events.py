@@ -63,7 +63,7 @@ class RunWatcher:
                 for scheduled in self._clock.dependents():
                     await self._load(scheduled)
             except (NatsError, OSError, TimeoutError) as error:
-                log.warning("runs_unread", error=f"{type(error).__name__}: {error}", retry_in_s=_RETRY_S)
+                log.warning("runs_read_failed", error=f"{type(error).__name__}: {error}", retry_in_s=_RETRY_S)
                 self._clock.dependents_changed.set()
                 await asyncio.sleep(_RETRY_S)
 

@@ -46,7 +46,7 @@ async def _put(bucket: KeyValue, job: Job, entry: BucketEntry | None, now: datet
         there = _parsed(entry)
         if there is None or there.origin == "person":
             whose = "a person's" if there else "malformed"
-            log.warning("job_not_seeded", job=job.id, reason=f"the one in the bucket is {whose}; rename one or delete that one")
+            log.warning("job_not_synced", job=job.id, reason=f"the one in the bucket is {whose}; rename one or delete that one")
             return
         new = _merged(job, there, now)
         if new != there:

@@ -104,7 +104,7 @@ class KeyStateStore:
             except KeyWrongLastSequenceError:
                 continue
             except nats.errors.Error as error:
-                log.debug("state_not_told", provider=provider, key=key, error=str(error))
+                log.debug("state_publish_failed", provider=provider, key=key, error=str(error))
                 if (wanted := update(self.get(provider, key))) is None:
                     return False
             self._known[name] = wanted

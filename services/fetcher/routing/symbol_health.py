@@ -203,7 +203,7 @@ class SymbolHealthStore:
         try:
             await (self._failed(task, error) if error else self._answered(task))
         except (APIError, nats.errors.Error) as fault:
-            log.debug("symbol_health_not_told", symbol=task.symbol, error=str(fault) or type(fault).__name__)
+            log.debug("symbol_health_publish_failed", symbol=task.symbol, error=str(fault) or type(fault).__name__)
 
     async def _failed(self, task: FetchTask, error: ProviderError) -> None:
         series = series_of(task)

@@ -50,4 +50,4 @@ async def tell_state(bucket: KeyValue, provider: str, **what: object) -> None:
     try:
         await bucket.put(f"provider.{provider}", msgspec.json.encode({"provider": provider, "at": datetime.now(UTC), **what}))
     except (nats.errors.Error, APIError) as error:
-        log.debug("state_not_told", provider=provider, error=str(error))
+        log.debug("state_publish_failed", provider=provider, error=str(error))
