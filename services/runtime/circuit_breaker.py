@@ -29,7 +29,7 @@ class CircuitBreaker:
     def record_success(self) -> None:
         """It works."""
         if self.open:
-            log.info(f"{self._name}_answers_again")
+            log.info(f"{self._name}_circuit_closed")
         self.open, self._failures, self._pause_s = False, 0, FIRST_OPEN_S
 
     def record_failure(self, error: BaseException) -> None:
@@ -39,5 +39,5 @@ class CircuitBreaker:
             self._pause_s = min(2 * self._pause_s, LONGEST_OPEN_S)
         elif self._failures >= FAILURES:
             self.open = True
-            log.warning(f"{self._name}_left_alone", error=str(error) or type(error).__name__, retry_s=self._pause_s)
+            log.warning(f"{self._name}_circuit_opened", error=str(error) or type(error).__name__, retry_s=self._pause_s)
         self._closed_again_at = self._clock() + self._pause_s
