@@ -39,10 +39,13 @@ def encode(message: Message) -> bytes:
 
 
 def decode(body: bytes, kind: type[M]) -> M:
-    """The message of one kind in `body`.
+    """Decode the message of one kind in `body`.
 
     Raises:
         msgspec.ValidationError: the body is no such message; the text names the field.
-        msgspec.DecodeError: the body is not JSON.
+        msgspec.DecodeError: the body is not JSON, or it is nested too deeply to read.
     """
-    return msgspec.json.decode(body, type=kind)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except RecursionError:
+        raise msgspec.DecodeError("JSON is nested too deeply") from None

@@ -52,3 +52,8 @@ def test_a_price_that_is_no_number_never_enters():
     for bad in (b"NaN", b"Infinity", b"null", b'"500"'):
         with pytest.raises(msgspec.MsgspecError):
             decode(body.replace(b"500.25", bad, 1), PriceBars)
+
+
+def test_json_nested_deeper_than_the_stack_is_an_error_of_decoding():
+    with pytest.raises(msgspec.DecodeError, match="nested too deeply"):
+        decode(b'{"type":' + b"[" * 3000 + b"]" * 3000 + b"}", RefreshRequest)

@@ -224,7 +224,7 @@ def decode_tokens(value: bytes) -> Tokens | None:
     """Decode the value of a store; None if it is empty or not ours to read."""
     try:
         return msgspec.json.decode(value, type=Tokens) if value else None
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 

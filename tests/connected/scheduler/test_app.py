@@ -78,6 +78,15 @@ async def test_a_malformed_job_is_said_once_with_its_field_and_stops_nobody(bus:
         assert word in said[key]
 
 
+async def test_a_job_nested_deeper_than_the_stack_stops_no_other(bus: Bus):
+    async with ticking(bus):
+        bucket = await bus.js.key_value(subjects.JOBS_BUCKET)
+        await bucket.put("deep", b'{"type":' + b"[" * 3000 + b"]" * 3000 + b"}")
+        await put(bus, job("good"))
+        await asked(bus, 2, "good")
+    assert await requests(bus, "deep") == []
+
+
 async def test_a_job_that_a_person_ran_by_hand_goes_on_with_its_slots(bus: Bus):
     await put(bus, job())
     async with ticking(bus):
