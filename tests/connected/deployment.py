@@ -90,7 +90,7 @@ async def _stop_all(deployment: Deployment) -> None:
     await asyncio.gather(*(service.stop(4) for service in deployment.services.values()))
 
 
-async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 180.0) -> None:
     """Return when the condition holds; fail when it does not for so long."""
     async with asyncio.timeout(timeout_s):
         while True:

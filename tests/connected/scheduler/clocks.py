@@ -45,7 +45,7 @@ async def requests(bus: Bus, name: str = "j") -> list[RefreshRequest]:
         sequence = (message.seq or 0) + 1
 
 
-async def until(true: Callable[[], Awaitable[object]], timeout_s: float = 20.0) -> None:
+async def until(true: Callable[[], Awaitable[object]], timeout_s: float = 120.0) -> None:
     """Return when it is."""
     async with asyncio.timeout(timeout_s):
         while not await true():
