@@ -1,1 +1,1 @@
-"""What crosses the bus: messages and subjects."""
+"""Messages and subjects of the bus."""

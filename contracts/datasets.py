@@ -39,7 +39,7 @@ class DatasetDescriptor:
         return f"price.{self.name}.*.*" if self.timeframed else f"price.{self.name}.*"
 
     def rows(self, event: PriceEvent) -> int:
-        """How many rows an event of it holds; a single row without any value is none."""
+        """Number of rows in an event of this dataset; a single row without any value counts as none."""
         if self.index is not None:
             return len(getattr(event, self.index))
         return 1 if any(getattr(event, name, None) is not None for name in ("price", "bid", "ask")) else 0

@@ -76,12 +76,12 @@ class Job(Message, frozen=True, kw_only=True, tag="job.v1", forbid_unknown_field
 
     @property
     def catch_up_window(self) -> timedelta:
-        """How far back a missed slot is still worth a request."""
+        """Longest age of a missed slot for which the scheduler still publishes a request."""
         return timedelta(seconds=self.catch_up_window_s)
 
 
 def check_job(job: Job) -> Iterator[str]:
-    """What is wrong with the job, each in one line that begins with the field."""
+    """Validate a job; yields one line per error, which begins with the field."""
     if sum(1 for name in SCHEDULE_FIELDS if getattr(job, name) not in (None, [])) != 1:
         yield "give exactly one of cron, every_s, at, session and after"
     yield from _check_times(job)
@@ -125,7 +125,7 @@ def _check_dst_and_chaining(job: Job) -> Iterator[str]:
 
 
 def check_chain(job: str, after: Mapping[str, str | None]) -> str | None:
-    """What is wrong with what this job follows, if anything. `after`: of every job that is known, which one it follows, if any."""
+    """Validate the chain of jobs that this one follows; returns its error, if any. `after`: the job that each known job follows."""
     seen = [job]
     while (following := after.get(seen[-1])) is not None:
         if following not in after:

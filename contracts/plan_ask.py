@@ -18,7 +18,7 @@ class PlanAsk(Message, frozen=True, kw_only=True, tag="plan_ask.v1", forbid_unkn
 
 
 class JobCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What one job costs. `runs`, `calls`, `merged`: on its fullest day of the next seven; `calls`: permits at least.
+    """Cost of one job. `runs`, `calls`, `merged`: on its fullest day of the next seven; `calls`: permits at least.
 
     More than `calls` are needed where an answer has several pages. `merged`: further ones that it would need if no other job
     wanted the same as of the same instant. `problem`: why it is not known, or what is wrong with the job.
@@ -37,7 +37,7 @@ class JobCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitUse(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of one limit of a provider the jobs want, all its keys together.
+    """Demand of the jobs on one rate limit of a provider, all its keys together.
 
     `window`: as in `quotebus providers`; `wanted`: calls (of `symbols`: different symbols) in the fullest such window of the next
     seven days, of a month: thirty days like these. `do`: what helps where it does not fit.
@@ -61,5 +61,5 @@ class CostPlan(Message, frozen=True, kw_only=True, tag="cost_plan.v1"):
 
     @property
     def fits(self) -> bool:
-        """Whether every limit has room for what is wanted."""
+        """True if the demand fits every limit."""
         return all(limit.fits for limit in self.limits)

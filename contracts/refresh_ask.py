@@ -27,7 +27,7 @@ class RefreshAsk(Message, frozen=True, kw_only=True, tag="refresh_ask.v1", forbi
 
 
 class SymbolOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one symbol: the outcome of its `RunResult`, or `pending` when the time was up first."""
+    """Outcome of one symbol: that of its `RunResult`, or `pending` when the timeout passed first."""
 
     symbol: str
     outcome: str

@@ -42,13 +42,13 @@ class RunPlanned(Message, frozen=True, kw_only=True, tag="run_planned.v1"):
 
 
 class RunResult(Message, frozen=True, kw_only=True, tag="run_result.v1"):
-    """What became of one symbol of one run. Sent by the fetcher on `run.result.<job>`; received by the cacher and by whoever asked.
+    """Outcome of one symbol of a run. Sent by the fetcher on `run.result.<job>`; received by the cacher and by the requester.
 
     `outcome`, of which readers take further ones as they come: refreshed (rows were published), empty (asked, nothing there),
     skipped (`reason`: fresh; closed or holiday, when nothing can be new; no_budget, breaker, rate_limited or unauthorized, when
-    the provider rests for too long; or the verdict by which it does not have the symbol; `message` says when it is asked again),
-    merged (a call that started at or after `wanted_at` served this task too), failed (`reason` is the
-    verdict), expired.
+    the provider is unavailable for too long; or the verdict by which it does not have the symbol; `message` says when it is
+    asked again), merged (a call that started at or after `wanted_at` served this task too), failed (`reason` is the verdict),
+    expired.
     `task`: the task's subject, the same for every run that wants the same thing; none when no task was made.
     `called_at`: start of the call that served it. `calls`: permits this symbol cost; a shared call counts with one symbol.
     """
@@ -102,7 +102,7 @@ class RunFinished(Message, frozen=True, kw_only=True, tag="run_finished.v1"):
 
     @property
     def state(self) -> Literal["complete", "partial", "failed"]:
-        """Whether all, some or none of its symbols have what was asked for. Without symbols it is complete, unless refused."""
+        """State of the run: all, some or none of its symbols have the data. Without symbols it is complete, unless refused."""
         if self.refused:
             return "failed"
         return "complete" if not self.failed else "partial" if self.failed < sum(self.counts.values()) else "failed"

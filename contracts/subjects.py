@@ -68,7 +68,7 @@ def symbol_from_token(token: str) -> str:
 
 
 def refresh_request(lane: Lane, job: str | None = None) -> str:
-    """Where a request is published; a job's goes under its own name."""
+    """Subject of a refresh request; a job's requests have a subject under its own name."""
     return f"refresh.request.{lane}" if job is None else f"refresh.request.{lane}.{job}"
 
 
@@ -94,13 +94,13 @@ def range_token(start: date | None, end: date | None) -> str:
 
 
 def fetch_task(task: FetchTask) -> str:
-    """Where a task is published: two tasks that want the same of the same provider and lane share the subject."""
+    """Subject of a task: tasks for the same data, provider and lane share it."""
     wanted = f"{task.dataset}.{task.timeframe or '-'}.{range_token(task.start, task.end)}"
     return f"task.{task.provider}.{task.lane}.{wanted}.{symbol_token(task.symbol)}"
 
 
 def waiting_task(task: FetchTask) -> str:
-    """Where a task is published while TASKS has two of its subject."""
+    """Subject of a task that waits while TASKS holds two of its subject."""
     return f"waiting.{fetch_task(task).removeprefix('task.')}"
 
 
@@ -123,28 +123,28 @@ def provider_of(tasks: str) -> str | None:
 
 
 def price(dataset: str, timeframe: str | None, symbol: str) -> str:
-    """Where an event of this dataset and symbol is published; the timeframe is told where there is one series for each."""
+    """Subject of the price events of a dataset and symbol; it names the timeframe where each timeframe is a series of its own."""
     token = symbol_token(symbol)
     return f"price.{dataset}.{timeframe}.{token}" if DATASETS[dataset].timeframed else f"price.{dataset}.{token}"
 
 
 def price_corrected(timeframe: str, symbol: str) -> str:
-    """Where the correction of a final bar is published."""
+    """Subject of the corrections of final bars."""
     return f"price.corrected.{timeframe}.{symbol_token(symbol)}"
 
 
 def price_quarantined(symbol: str) -> str:
-    """Where rows that failed validation are published."""
+    """Subject of the rows that failed validation."""
     return f"price.quarantined.{symbol_token(symbol)}"
 
 
 def run(kind: str, job: str | None) -> str:
-    """Where a run's event of this kind (planned, result, finished, missed) is published."""
+    """Subject of a run's events of one kind: planned, result, finished or missed."""
     return f"run.{kind}.{job or NO_JOB}"
 
 
 def symbol_health(provider: str, dataset: str, timeframe: str | None, symbol: str) -> str:
-    """Where the health of a symbol with one provider is published; the last message of the subject is how it stands."""
+    """Subject of the health of a symbol with one provider; its last message is the current state."""
     return f"symbol.health.{provider}.{dataset}.{timeframe or '-'}.{symbol_token(symbol)}"
 
 
@@ -156,7 +156,7 @@ class SymbolSubject(NamedTuple):
 
 
 def parse_symbol_health(subject: str) -> SymbolSubject:
-    """What the health on this subject is of, as it came; of a token that no symbol gives, the token."""
+    """Parse a symbol-health subject; a token that decodes to no symbol stands for itself."""
     _, _, provider, dataset, timeframe, token = subject.split(".")
     try:
         symbol = symbol_from_token(token)
@@ -166,12 +166,12 @@ def parse_symbol_health(subject: str) -> SymbolSubject:
 
 
 def dead(reason: str) -> str:
-    """Where a message that was given up on for this reason is published."""
+    """Subject of the dead letters with this reason."""
     return f"refresh.dead.{reason}"
 
 
 def quota(provider: str, key: str, window: str, day: date | None = None, symbol: str | None = None) -> str:
-    """Where a permit of one window is published; windows that reset on a date have one subject per date, or per date and symbol."""
+    """Subject of the permits of one window; windows that reset on a date have one subject per date, or per date and symbol."""
     parts = ["quota", provider, key, window, *([f"{day:%Y%m%d}"] if day else []), *([symbol_token(symbol)] if symbol else [])]
     return ".".join(parts)
 

@@ -8,7 +8,7 @@ SymbolState = Literal["active", "suspect", "plan_restricted", "delisted", "unkno
 
 
 class SymbolHealth(Message, frozen=True, kw_only=True, tag="symbol_health.v1"):
-    """How a symbol stands with one provider. Sent by the fetcher, and by the command line where a person resets one.
+    """Health of a symbol with one provider. Sent by the fetcher, and by the command line when an operator resets it.
 
     Received by every fetcher (the last message of a subject is the state; no message means active), by the cacher, and by
     anybody. One is sent when the state changes, and when a probe failed and the next one is due later; never once a run.

@@ -72,7 +72,7 @@ def to_df(event: AnyPrice) -> Any:
 
 
 class ClientError(Exception):
-    """What was asked for could not be done; the text says what to do.
+    """The client could not serve the request; the text says what to do.
 
     `kind`: unreachable, not_provisioned, no_fetcher, timeout or refused.
     """

@@ -198,7 +198,7 @@ async def _redis(here: "LocalSettings") -> Check:
 
 
 async def login_checks(here: "LocalSettings", qb: "Client") -> AsyncIterator[Check]:
-    """How long the logins last that a person has to renew."""
+    """Check the lifetime of each login that a person has to renew."""
     from nats.js.errors import NotFoundError
 
     from services.fetcher.accounts import accounts

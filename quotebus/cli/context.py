@@ -1,4 +1,4 @@
-"""What commands reach: settings, NATS, PostgreSQL; with errors that say what is not there and what to do."""
+"""Connections of the commands: settings, NATS, PostgreSQL; with errors that name what is missing and the remedy."""
 
 import asyncio
 import functools
@@ -25,7 +25,7 @@ _START = "start everything with `quotebus up`, or set"
 
 @dataclass(frozen=True)
 class CommandContext:
-    """Where the command was told to look for settings and for a running `quotebus up`."""
+    """Paths of a command's settings file and of the data folder of a running `quotebus up`."""
 
     config: Path | None
     data: Path
@@ -119,7 +119,7 @@ async def postgres_of(here: "LocalSettings") -> AsyncIterator["asyncpg.Connectio
 
 
 def reason_of(error: BaseException) -> str:
-    """Why it failed, in the fewest words."""
+    """Short reason of an error: the first line of its text, or its errno's."""
     import os
 
     if isinstance(error, TimeoutError):

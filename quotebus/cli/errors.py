@@ -1,4 +1,4 @@
-"""How a command fails: one line on stderr that says what to do, and an exit code."""
+"""Errors of a command: one line on stderr that says what to do, and an exit code."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class CommandError(click.ClickException):
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
-    """Whether these arguments ask for JSON; looked at by eye, as an error may come before they are parsed."""
+    """True if the arguments select JSON output; scanned without the parser, as an error may precede parsing."""
     for index, argument in enumerate(arguments):
         if argument in ("-o", "--output") and arguments[index + 1 : index + 2]:
             return arguments[index + 1] in ("json", "ndjson")

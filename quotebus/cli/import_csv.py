@@ -54,7 +54,7 @@ KINDS: Mapping[str, type[Row]] = {"tickers": Ticker, "watchlist": Watched, "hold
 
 @dataclass(frozen=True)
 class Imported:
-    """What a file holds: rows of a table, of which the file gives these columns."""
+    """Rows that a file gives for a table, with the columns that the file has."""
 
     table: str
     columns: Sequence[str]
@@ -62,7 +62,7 @@ class Imported:
 
 
 def rows_of(table: str, file: TextIO) -> Imported:
-    """What a CSV file with a header holds, symbols upper case; of several rows with one key the last.
+    """Read the rows of a CSV file with a header, symbols upper case; of several rows with one key the last wins.
 
     Raises:
         BadRowsError: a row or the header is not as the table wants it.

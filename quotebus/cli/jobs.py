@@ -120,7 +120,7 @@ def job_fields(job: "Job") -> Row:
 
 
 def job_row(job: "Job", calendars: "Calendars", now: datetime) -> Row:
-    """When it runs, what it asks for, and when next."""
+    """Row of a job: its schedule, its request, and its next slot."""
     return {
         "job": job.id,
         "when": when(job),

@@ -26,7 +26,7 @@ class LocalSettings:
     _from_file: frozenset[tuple[str, ...]]
 
     def origin(self, *key: str) -> str:
-        """Where the value of this key comes from: `default`, a file, or a variable."""
+        """Source of this key's value: `default`, a file, or a variable."""
         return f"file {self.file}" if key in self._from_file else self._loaded.origin(*key)
 
 

@@ -1,4 +1,4 @@
-"""How rows are printed: a table for people; JSON, NDJSON or CSV for programs. The only place that writes data to stdout."""
+"""Output of rows: a table for people; JSON, NDJSON or CSV for programs. The only place that writes data to stdout."""
 
 import csv
 import sys
@@ -84,7 +84,7 @@ def text_of(value: object) -> str:
 
 
 def age_of(instant: datetime, now: datetime) -> str:
-    """How long ago that was, in the largest unit that fits."""
+    """Format the age of an instant, in the largest unit that fits."""
     seconds = max(0.0, (now - instant).total_seconds())
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:

@@ -38,7 +38,7 @@ def plan(place: CommandContext, *, output: str) -> int:
 
 
 async def costs_of(here: "LocalSettings", job: "Job") -> list[str]:
-    """What adding or changing this job costs, a line each; nothing where it cannot be told."""
+    """Cost of adding or changing this job, a line each; no lines where it is unknown."""
     found = await _costs_here(here, job)
     mine = next((cost for cost in found.jobs if cost.job == job.id), None)
     if mine is None:

@@ -1,4 +1,4 @@
-"""How long work shows that it goes on: on stderr, and only where somebody looks at a terminal."""
+"""Progress of long work: on stderr, and only on a terminal."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -91,7 +91,7 @@ async def _windows(js: "JetStreamContext", state: "KeyState", windows: tuple["Qu
 
 
 async def _use(js: "JetStreamContext", window: "QuotaWindow", now: datetime) -> dict[str, object]:
-    """How much of a window is used, and when it resets."""
+    """Usage of a quota window, and when it resets."""
     from nats.js.errors import NotFoundError
 
     from services.fetcher.quota.ledger import permits_used

@@ -85,7 +85,7 @@ async def run(connection: Connection, run_id: str) -> dict[str, Any] | None:
 
 
 async def results(connection: Connection, run_id: str, request_id: str) -> list[dict[str, Any]]:
-    """What became of each symbol of a run; an outcome of none while nothing is known."""
+    """Outcome of each symbol of a run; the outcome is None while it is unknown."""
     rows = await connection.fetch(
         "SELECT symbol, outcome, reason, provider, rows, calls, called_at, at, message FROM run_results"
         " WHERE run_id = $1 AND request_id = $2 ORDER BY symbol",
@@ -96,6 +96,6 @@ async def results(connection: Connection, run_id: str, request_id: str) -> list[
 
 
 async def oldest_going(connection: Connection) -> datetime | None:
-    """When the oldest run that goes on was asked for."""
+    """Request time of the oldest unfinished run."""
     found: datetime | None = await connection.fetchval("SELECT min(requested_at) FROM run_history WHERE finished_at IS NULL")
     return found

@@ -42,7 +42,7 @@ async def _status(here: "LocalSettings") -> tuple[list[Row], bool]:
 
 
 async def _services(qb: "Client") -> dict[str, dict[str, object]]:
-    """What each service says of itself; of several of one name the one that is not ready, if there is such."""
+    """Health that each service reports; of several replicas, that of one that is not ready, if any."""
     import nats.errors
 
     from services.runtime.health import STATUS_ASK

@@ -86,7 +86,7 @@ async def _show_table(here: "LocalSettings", pattern: str, count: int | None) ->
 
 
 def row_of(event: "AnyPrice") -> Row:
-    """What the table shows of an event: its newest price, and where it comes from."""
+    """Table row of an event: its newest price, and its source."""
     from contracts.price_events import PriceActions, PriceBars, PriceChain, PriceCorrected, PriceIv, PriceQuarantined, PriceQuote
 
     at: datetime | None = None

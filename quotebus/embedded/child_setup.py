@@ -1,4 +1,4 @@
-"""What a child of ours does between fork and exec: it ties its life to its parent's, and takes another user's place.
+"""Child setup between fork and exec: ties the child's lifetime to its parent's, and switches to another user.
 
 Source: prctl(2), capabilities(7).
 """

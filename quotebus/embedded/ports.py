@@ -21,7 +21,7 @@ _turns = in_any_order(OURS)
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this loopback port now."""
+    """True if a server can listen on this loopback port now."""
     with socket.socket() as probe:
         # As servers do: connections of the last run that are still winding down do not hold the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -16,7 +16,7 @@ _LOCKS = Path("/run")
 
 
 def account_for(folder: Path) -> OsUser | None:
-    """Whose process the server of this folder must be; none means ours.
+    """OS user that the server of this data folder must run as; None means the current user.
 
     Root's server belongs to the folder's owner, and a new folder to a system user that is made for it here.
 
@@ -34,7 +34,7 @@ def account_for(folder: Path) -> OsUser | None:
 
 
 def may_pass(account: OsUser, path: Path) -> bool:
-    """Whether a user of no further groups may pass all folders on the way to `path`, and enter or run what is there."""
+    """True if a user without further groups can traverse every folder of `path`, and enter or execute its end."""
 
     def allowed(step: Path) -> bool:
         found = step.stat()

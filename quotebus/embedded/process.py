@@ -33,7 +33,7 @@ class ChildProcess(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where it is to be reached, with user and password where there are any."""
+        """URL of the server, with user and password where it has them."""
 
     @property
     def pid(self) -> int:
@@ -48,7 +48,7 @@ class ChildProcess(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """True while the process is alive."""
         return self._process is not None and self._process.returncode is None
 
     @abstractmethod
@@ -118,7 +118,7 @@ class ChildProcess(ABC):
 
     @abstractmethod
     async def _answers(self) -> bool:
-        """Whether it takes work."""
+        """True if the server accepts requests."""
 
     def _signal(self, number: signal.Signals) -> None:
         if self.running and self._process is not None:

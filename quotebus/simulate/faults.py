@@ -1,4 +1,4 @@
-"""What goes wrong at a vendor now and then, by lot: the same lots in every run with the same seed."""
+"""Random faults of a simulated vendor: the same sequence in every run with the same seed."""
 
 import asyncio
 import random

@@ -53,16 +53,16 @@ class SimulatedMarket:
     asked: list[str] = field(default_factory=list)
 
     def is_dead(self, symbol: str) -> bool:
-        """Whether the symbol is unknown: it begins with DEAD, or looks like no symbol."""
+        """True if the symbol is unknown: it begins with DEAD, or is malformed."""
         self.asked += [symbol] if symbol not in self.asked else []
         return symbol.upper().startswith(DEAD) or instrument(canonical(symbol), self.seed) is None
 
     def is_paid(self, symbol: str) -> bool:
-        """Whether the symbol wants a larger plan: it begins with PAID."""
+        """True if the symbol requires a paid plan: it begins with PAID."""
         return symbol.upper().startswith(PAID)
 
     def instrument(self, symbol: str) -> Instrument:
-        """What a symbol in any vendor's spelling stands for; it is not dead."""
+        """Instrument of a symbol in any vendor's spelling; the symbol must be known."""
         found = instrument(canonical(symbol), self.seed)
         assert found is not None
         return found
@@ -100,7 +100,7 @@ class SimulatedMarket:
         return [action for year in years for action in _actions(found, year) if first <= action.date <= last]
 
     def split_factor(self, symbol: str, day: date) -> float:
-        """What prices of this day are divided by to be comparable with today's: the product of later splits."""
+        """Split factor of a day: prices of the day divided by it compare with today's; the product of later splits."""
         split = self.instrument(symbol).split
         return float(split[1]) if split and day < split[0] <= self.now.date() else 1.0
 
@@ -122,7 +122,7 @@ def _actions(found: Instrument, year: int) -> tuple[Action, ...]:
 
 
 class _Adjustment:
-    """What later splits and dividends make of an earlier price: it is divided by these factors."""
+    """Divisors that adjust an earlier price for later splits and dividends."""
 
     def __init__(self, found: Instrument, actions: Sequence[Action]) -> None:
         self._splits = {action.date: action.value for action in actions if action.kind == "split"}

@@ -28,7 +28,7 @@ def now_utc() -> datetime:
 
 @dataclass(frozen=True)
 class Rules:
-    """How a vendor behaves. `faults`: the share of requests that go wrong; `clock`: what it takes for now."""
+    """Behaviour of a simulated vendor. `faults`: share of requests that fail; `clock`: source of its current time."""
 
     limits: Limits = field(default_factory=Limits)
     faults: float = 0.0
@@ -49,7 +49,7 @@ class SimulatedCall(msgspec.Struct):
 
 
 class Calls(msgspec.Struct):
-    """What is told at /_quotebus/calls: counts of outcomes, violations of the quota, and the newest calls."""
+    """Response of /_quotebus/calls: counts of outcomes, violations of the quota, and the newest calls."""
 
     provider: str
     count: int
@@ -96,7 +96,7 @@ class Simulator:
             await runner.cleanup()
 
     def report(self) -> Calls:
-        """What it was asked so far."""
+        """Report of the calls received so far."""
         count = sum(self._outcomes.values())
         return Calls(self.vendor.name, count, dict(self._outcomes), self.quota.violations, list(self._calls))
 

@@ -1,4 +1,4 @@
-"""What a played vendor is: routes, where a key stands in a request, and how it says no."""
+"""Definition of a simulated vendor: its routes, the place of the API key in a request, and its error responses."""
 
 import importlib
 import pkgutil
@@ -23,7 +23,7 @@ SECRETS = {"api_key": "simulated-key", "api_secret": "simulated-secret", "refres
 
 
 class Reason(StrEnum):
-    """Why a request brings no data."""
+    """Reason for which the vendor rejects a request."""
 
     UNKNOWN = "unknown"
     PAID = "paid"
@@ -88,7 +88,7 @@ Handler = Callable[[VendorRequest], object]
 
 
 def one(_ask: VendorRequest) -> int:
-    """What a request weighs with most vendors."""
+    """Weight of a request with most vendors: one call."""
     return 1
 
 
@@ -110,7 +110,7 @@ class Vendor:
 
     @property
     def profile(self) -> Profile:
-        """What the adapter says of it."""
+        """Profile of the vendor's adapter."""
         return providers()[self.name].profile
 
 

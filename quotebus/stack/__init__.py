@@ -38,7 +38,7 @@ NOTIFIER: Mapping[str, Sequence[str]] = {"notifier": (sys.executable, "-P", "-m"
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What to run where. A port of None means the usual one if it is free, else any; 0 means any free one.
+    """Options of the stack: its folder, ports and services. A port of None means the usual one if it is free, else any; 0 any.
 
     `http_port`: the gateway's; `usual_http_port`: what the settings say of it.
     """
@@ -149,7 +149,7 @@ class _Stack:
 
 
 def _where(part: ChildProcess) -> str:
-    """Where people reach it, without a password."""
+    """Address of a server for display, without its password."""
     parts = urlsplit(part.http_url if isinstance(part, HttpServiceProcess) else part.url)
     user = f"{parts.username}@" if parts.username else ""
     return parts._replace(netloc=f"{user}{parts.hostname}:{parts.port}").geturl()

@@ -1,4 +1,4 @@
-"""What `quotebus up` shows when nothing is configured: a made-up market, refreshed every few seconds."""
+"""Demo of `quotebus up` without configuration: a made-up market, refreshed every few seconds."""
 
 from contracts.refresh_request import RefreshRequest
 from services.runtime.settings import Settings
@@ -13,7 +13,7 @@ def demo_environment(settings: Settings) -> dict[str, str]:
 
 
 def first_requests() -> list[RefreshRequest]:
-    """What is asked for at once, so that nobody waits for a job's first slot."""
+    """Initial refresh requests, so that prices arrive before a job's first slot."""
     return [
         RefreshRequest(symbols=DEMO_SYMBOLS, dataset="quote", provider=DEMO_PROVIDER),
         RefreshRequest(symbols=DEMO_SYMBOLS, dataset="bars", timeframe="1d", provider=DEMO_PROVIDER),

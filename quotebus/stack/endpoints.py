@@ -11,7 +11,7 @@ FILE_NAME = "endpoints.json"
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where everything is to be reached. `postgres` holds a password. `health`: by service."""
+    """URLs of the stack's servers. `postgres` holds a password. `health`: by service."""
 
     nats: str
     postgres: str

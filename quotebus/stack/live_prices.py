@@ -91,7 +91,7 @@ def price_line(event: Shown, now: datetime) -> str:
 
 
 def run_line(event: RunFinished) -> str:
-    """How a run ended: its job, its outcomes and its calls."""
+    """Format a finished run: its job, its outcomes and its calls."""
     counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(event.counts.items()) if number)
     why = "; `quotebus dead ls` says why" if event.refused or event.counts.get("failed") else ""
     who = event.job or "by hand"

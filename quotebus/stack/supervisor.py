@@ -32,7 +32,7 @@ class ServiceProcess(ChildProcess):
 
     @property
     def url(self) -> str:
-        """Where it answers /livez, /readyz and /metrics."""
+        """Base URL of /livez, /readyz and /metrics."""
         return f"http://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
@@ -53,7 +53,7 @@ class ServiceProcess(ChildProcess):
             raise
 
     def _variables(self) -> dict[str, str]:
-        """What else it is told, at each start."""
+        """Further environment variables of the service, read at each start."""
         return {}
 
     async def _answers(self) -> bool:
@@ -67,7 +67,7 @@ class HttpServiceProcess(ServiceProcess):
 
     @property
     def http_url(self) -> str:
-        """Where it answers."""
+        """Base URL of the service's HTTP API."""
         return f"http://127.0.0.1:{self.http_port}"
 
     def _variables(self) -> dict[str, str]:

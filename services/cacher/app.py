@@ -93,7 +93,7 @@ async def run_consumers(
 
 
 def _options(settings: CacherSettings) -> tuple[ConsumerOptions, ConsumerOptions, ConsumerOptions]:
-    """How prices, runs and symbol health are consumed."""
+    """Consumer options of prices, runs and symbol health."""
     options = partial(ConsumerOptions, settings.ack_wait_s)
     return (
         options(settings.batch_events, on_price_events.BATCHES_AT_ONCE, on_price_events.BATCH_WAIT),

@@ -100,7 +100,7 @@ def copy_rows(start: bytes, rows: Sequence[bytes]) -> bytes:
 
 
 def row_start(field_count: int, *fields: bytes) -> bytes:
-    """What every row of a COPY begins with: how many fields it has in all, then those that are the same in each."""
+    """Head of every row of a binary COPY: its total field count, then the fields that are the same in each row."""
     return _FIELD_COUNT.pack(field_count) + b"".join(fields)
 
 

@@ -44,7 +44,7 @@ _PERIOD = {
 
 
 class SeriesKey(NamedTuple):
-    """What is never mixed. `timeframe` is empty where the dataset has none, `basis` for all but bars."""
+    """Key of a series, never mixed with another. `timeframe` is empty where the dataset has none, `basis` for all but bars."""
 
     symbol: str
     dataset: Dataset

@@ -44,19 +44,19 @@ class ProviderAccount:
 
     @property
     def series_class(self) -> tuple[Basis, str]:
-        """What must be equal for one provider's rows to stand in for another's."""
+        """Basis and feed of the provider's series; only providers with equal ones substitute for each other."""
         return self.profile.basis, self.profile.feed
 
     @cached_property
     def egress_policy(self) -> EgressPolicy:
-        """What its settings allow of the host that is asked, and its keys."""
+        """Egress policy for the provider's host and keys, as its settings allow."""
         return policy_for(self.profile, self.settings)
 
     def offers(self, dataset: Dataset, timeframe: Timeframe | None) -> bool:
         return self.profile.offers_series(dataset, timeframe)
 
     def symbols_per_call(self, dataset: Dataset) -> int:
-        """How many symbols one call may ask for; the settings may lower what the vendor allows, never raise it."""
+        """Batch limit in symbols per call; the settings may lower the vendor's limit, never raise it."""
         allowed = self.profile.symbols_per_call.get(dataset, 1)
         return min(allowed, self.settings.symbols_per_call or allowed)
 
@@ -145,7 +145,7 @@ def windows(profile: Profile, settings: ProviderSettings, key: str) -> tuple[Quo
 
 
 def credentials(settings: ProviderSettings, key: KeySettings, tokens: TokenStore | None = None) -> Credentials:
-    """What an adapter is built with."""
+    """Credentials that an adapter is built with, from the provider's settings and one API key."""
     return Credentials(
         api_key=_plain(key.api_key),
         api_secret=_plain(key.api_secret),

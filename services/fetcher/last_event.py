@@ -1,4 +1,4 @@
-"""What was already answered: the events of a subject, read back so that nothing is paid for twice."""
+"""Last event of a subject, read back from the stream so that no call is spent on the same data twice."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ class LastEvent(msgspec.Struct, frozen=True):
     asked_to: UtcInstant | None = None
 
     def covers(self, start: date | None, end: date | None) -> bool:
-        """Whether it was an answer for just this range (none: the latest)."""
+        """True if the event answers exactly this date range (none: the latest)."""
         return (self.asked_from, self.asked_to) == (midnight(start), midnight(end))
 
     @property
@@ -39,7 +39,7 @@ class LastEvent(msgspec.Struct, frozen=True):
         return found if not isinstance(found, list) else found[-1] if found else None
 
     def satisfies(self, task: FetchTask) -> bool:
-        """Whether it is the task's provider's answer to the same question, from a call late enough."""
+        """True if the event answers the task: same provider, same range, from a call that began at or after `wanted_at`."""
         new_enough = self.fetched_at >= task.wanted_at
         return self.provider == task.provider and new_enough and self.covers(task.start, task.end)
 

@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class WorkerDeps:
-    """What a worker works with. `circuit` and `symbols` are of all keys of the provider."""
+    """Dependencies of a worker. `circuit` and `symbols` cover all keys of the provider."""
 
     bus: Bus
     account: ProviderAccount
@@ -217,7 +217,7 @@ def provider_circuit(keys: KeyStateStore, account: ProviderAccount, settings: Fe
 
 @dataclass(frozen=True)
 class WorkerFactory:
-    """What the workers of all providers share. `keys`: how each key is; `symbols`: how each symbol is."""
+    """Builds the workers of all providers on shared dependencies. `keys`: states of the keys; `symbols`: health of the symbols."""
 
     bus: Bus
     keys: KeyStateStore

@@ -45,7 +45,7 @@ class PlanAskHandler:
 
 
 async def costs(nc: Client, settings: Settings, known: Mapping[str, ProviderAccount], draft: Job | None = None) -> CostPlan:
-    """What the enabled jobs of this server cost with these accounts; `draft` in place of the job with its id.
+    """Estimate the cost of the enabled jobs of this server with these accounts; `draft` replaces the job with its id.
 
     Raises:
         JobError: there is no bucket of jobs.

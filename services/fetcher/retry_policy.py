@@ -47,7 +47,7 @@ class RetryPolicy:
 
     @property
     def ends_batch(self) -> bool:
-        """Whether the provider would answer the next symbol no better, so that asking for it only costs a call."""
+        """True if the verdict covers the key or the provider: the batch's next symbol would fail likewise and only cost a call."""
         return self.scope in (Scope.KEY, Scope.PROVIDER)
 
 

@@ -27,7 +27,7 @@ class Authorizer:
         self.trusting = settings.trust_loopback and is_loopback(settings.host)
 
     def check(self, request: web.Request, scope: Scope) -> str:
-        """Who asks; `anybody` where nobody has to say it.
+        """Authorize a request for this scope; returns the caller's name, `anybody` where no token is required.
 
         Raises:
             Problem: they may not, and what is missing.
@@ -59,7 +59,7 @@ class Authorizer:
 
 @lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach a server that listens on this host."""
+    """True if the listen address is loopback, so that only programs of this machine reach the server."""
     try:
         return host in _LOOPBACK_NAMES or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -67,7 +67,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _refuse_other_sites(request: web.Request) -> None:
-    """Whoever needs no token is a program of this machine, or a page of ours: no other page that a browser here has open."""
+    """Reject requests without a token from web pages of other origins: only this machine's programs and the gateway's page pass."""
     host = request.headers.get("Host", "")
     # A name that somebody's DNS points at us is theirs, and so would be the page.
     if not is_loopback(_parts(f"//{host}").hostname or ""):

@@ -32,7 +32,7 @@ _BEGINS = re.compile(r"(?s)^(?:job [a-z0-9_-]+: )?(?P<field>[a-z_]+(?:, [a-z_]+)
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """What is wrong with one field of a body or of a query. `field`: its path, such as `symbols[2]`; empty for the whole."""
+    """Validation error of one field of a body or a query. `field`: its path, such as `symbols[2]`; empty for the whole."""
 
     field: str
     message: str
@@ -87,7 +87,7 @@ def field_problem(status: int, field: str, message: str) -> Problem:
 
 
 def invalid(status: int, text: str, known: Sequence[str] = ()) -> Problem:
-    """What a contract or msgspec says is wrong, with the field that it names. `known`: fields there are, to name the near one."""
+    """Convert a validation error of a contract or msgspec to a `Problem` of its field. `known`: field names, to suggest one."""
     for pattern in (_NAMED, _PLACE, _BEGINS):
         if found := pattern.match(text):
             field, said = found["field"], found["said"]
@@ -101,7 +101,7 @@ def invalid(status: int, text: str, known: Sequence[str] = ()) -> Problem:
 
 
 def problem_for(error: Exception) -> Problem | None:
-    """What an error means to whoever asked; none for one that is our own fault."""
+    """Map an exception to its HTTP problem; None for a fault of the gateway's own."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, JobError):

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 
 class HttpMetrics(Collector):
-    """What was answered, by route and status, and how long it took to make; prices by where they came from."""
+    """HTTP metrics: responses by route and status, and the time to make them; prices by source."""
 
     def __init__(self) -> None:
         self._requests: Counter[tuple[str, int]] = Counter()
@@ -22,7 +22,7 @@ class HttpMetrics(Collector):
         self._seconds[route] += seconds  # type: ignore[assignment]
 
     def collect(self) -> Iterator[Metric]:
-        """What Prometheus reads."""
+        """Collect the metrics for Prometheus."""
         requests = CounterMetricFamily("quotebus_http_requests", "Requests by route and status.", labels=["route", "status"])
         for (route, status), count in self._requests.items():
             requests.add_metric([route, str(status)], count)

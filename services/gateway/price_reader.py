@@ -39,11 +39,11 @@ class CachedDocument:
     kept_s: float
 
     def age_s(self, now: float) -> float:
-        """How long ago that was."""
+        """Age in seconds of the newest observation."""
         return max(0.0, now - self.as_of)
 
     def stale(self, now: float) -> bool:
-        """Whether that is longer ago than such a document is kept."""
+        """True if the document is older than its time to live."""
         return now - self.as_of > self.kept_s
 
 

@@ -1,4 +1,4 @@
-"""What the gateway reads from PostgreSQL besides price documents, by the views that are made for readers."""
+"""Reads from PostgreSQL other than price documents, through the views for readers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence

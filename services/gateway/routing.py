@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Gateway:
-    """What the routes work with."""
+    """Dependencies of the routes."""
 
     settings: Settings
     bus: Bus
@@ -74,7 +74,7 @@ class Route:
 
 
 def endpoint(gateway: Gateway, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """What aiohttp calls: access, the handler, and what is said about it afterwards."""
+    """Build the aiohttp handler of a route: authorization, the route's handler, then metrics and the audit log."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
         began = time.perf_counter()

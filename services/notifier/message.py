@@ -1,4 +1,4 @@
-"""What is said of a run or of missed slots: one notice for all symbols together, for programs and for people."""
+"""Notification of a run or of missed slots: one for all symbols together, for programs and for people."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

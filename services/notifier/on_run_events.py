@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 class Sender(Protocol):
-    """How a receiver is reached."""
+    """Sender of notifications to one receiver."""
 
     async def send(self, notice: Notification) -> None:
         """Return when it was taken; raise SendError when it was not."""

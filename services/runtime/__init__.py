@@ -1,1 +1,1 @@
-"""What the services share: settings, logging, the bus, the puller, health."""
+"""Runtime shared by the services: settings, logging, the bus, the puller, health."""

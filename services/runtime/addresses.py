@@ -7,7 +7,7 @@ _ROUTED = IPv6Network("2000::/3")
 
 
 def is_public(address: str) -> bool:
-    """Whether packets to this address go out into the internet. An IPv4 address inside an IPv6 one counts."""
+    """True if the IP address is globally routable unicast. An IPv4 address embedded in an IPv6 one counts."""
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
         if ip.ipv4_mapped:

@@ -126,7 +126,7 @@ async def connect(settings: NatsSettings, service: str) -> AsyncIterator[Bus]:
 
 
 def connection_options(settings: NatsSettings, service: str) -> dict[str, Any]:
-    """What every connection of a service is made with, FastStream's too."""
+    """Options of every NATS connection of a service, FastStream's too."""
     options: dict[str, Any] = {
         "servers": settings.url,
         "name": f"{service}@{socket.gethostname()}",
@@ -167,7 +167,7 @@ class ClockSkewError(Exception):
 
 
 async def clock_skew(bus: Bus) -> timedelta:
-    """How far this clock is ahead of the server's, to within half a round trip; the best of three tries."""
+    """Clock skew: this clock minus the server's, to within half a round trip; the best of three tries."""
     best: tuple[timedelta, timedelta] | None = None
     for _ in range(3):
         asked = datetime.now(UTC)

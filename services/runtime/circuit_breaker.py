@@ -23,7 +23,7 @@ class CircuitBreaker:
         self.open = False
 
     def allow(self) -> bool:
-        """Whether to use the thing now; while open, once after each pause."""
+        """True if the protected resource may be used: always while closed, once after each pause while open."""
         return not self.open or self._clock() >= self._closed_again_at
 
     def record_success(self) -> None:

@@ -186,7 +186,7 @@ def _consumer_config(subject: str, start: Start) -> ConsumerConfig:
 
 
 class _Position:
-    """Where the next consumer of a follower begins: after the last message read, if the stream still has what follows it."""
+    """Start position of a follower's next consumer: after the last message read, if the stream still has what follows it."""
 
     def __init__(self, stream: str, subject: str, start: Start) -> None:
         self._stream = stream

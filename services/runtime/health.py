@@ -23,7 +23,7 @@ _PATIENCE_S = 5.0
 
 @dataclass
 class Health:
-    """What each part of a service says of itself. A service is ready when all its parts are."""
+    """Health of a service by its parts. A service is ready when all its parts are."""
 
     service: str
     parts: dict[str, tuple[bool, str]] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether every part that spoke is well, and at least one has."""
+        """True if every part that reported is ready, and at least one has reported."""
         return bool(self.parts) and all(ok for ok, _ in self.parts.values())
 
     def report(self) -> dict[str, object]:

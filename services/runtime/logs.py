@@ -59,7 +59,7 @@ def _pattern(spelling: str) -> str:
 
 
 def _in_base64(secret: bytes) -> Iterable[str]:
-    """What all base64 texts that hold the secret share, whatever stands before and after it: three cases, by where it begins."""
+    """Common parts of all base64 texts that hold the secret, one for each of its three alignments to the 3-byte groups."""
     for before in range(3):
         whole = b"\0" * before + secret
         # Letters that a neighbouring byte has a part in are left out.

@@ -62,7 +62,7 @@ class Puller:
         return [self._buffer.popleft() for _ in range(min(batch, len(self._buffer)))]
 
     async def wait(self, wait_s: float, batch: int = 1) -> bool:
-        """Whether a message came within `wait_s`; it stays for the next `pull`. Keeps a request for so many open meanwhile."""
+        """Wait up to `wait_s` for a message; it stays for the next `pull`. Keeps a pull request for `batch` messages open."""
         await self._until_some(batch, wait_s, no_wait=False)
         return bool(self._buffer)
 
@@ -209,7 +209,7 @@ class Buffer(Protocol):
 
 @dataclass(frozen=True)
 class BatchWait:
-    """How long a batch may fill up: while messages come within `step_s`, all of them `may_wait`, and `most_s` have not passed."""
+    """Linger of a batch: it fills while messages come within `step_s`, all of them `may_wait`, and `most_s` have not passed."""
 
     step_s: float
     most_s: float

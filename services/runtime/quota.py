@@ -33,12 +33,12 @@ class QuotaWindow:
 
     @property
     def token(self) -> str:
-        """What tells it from the other windows of its key."""
+        """Name of the window among those of its key, used in subjects and stream names."""
         return f"{self.window}-{self.lane}" if self.lane else self.window
 
     @property
     def stream_prefix(self) -> str:
-        """What the names of its ledgers begin with, whatever the limit."""
+        """Prefix of the names of its ledger streams, whatever the limit."""
         return f"QUOTA_{self.provider}_{self.key}_{self.token}_"
 
     @property
@@ -53,22 +53,22 @@ class QuotaWindow:
 
     @property
     def margin_s(self) -> float:
-        """How much longer than the window a permit is remembered: covers the time between the permit and the call's arrival."""
+        """Seconds for which a permit outlives its window: covers the time between the permit and the call's arrival."""
         return 1.0 if self.length_s >= 60 else 0.25 if self.length_s < 10 else 0.5
 
     @property
     def monthly(self) -> bool:
-        """Whether it resets on the first of a month."""
+        """True if the window resets on the first of a month."""
         return self.window in ("month", SYMBOLS)
 
     @property
     def by_date(self) -> bool:
-        """Whether the window resets on a date instead of sliding."""
+        """True if the window resets on a date instead of sliding."""
         return self.window == "day" or self.monthly
 
     @property
     def describe_limit(self) -> str:
-        """What it counts, in words."""
+        """Describe the limit's unit in words."""
         if self.window == SYMBOLS:
             return "symbols a month"
         length = f"in {float(self.window[:-1]):g} s" if self.window not in WINDOW_S else f"a {self.window}"
@@ -87,7 +87,7 @@ class QuotaWindow:
         return today.replace(day=1) if self.monthly else today
 
     def resets_at(self, now: datetime) -> datetime | None:
-        """When the current day or month ends; none for sliding windows."""
+        """End of the current day or month; None for sliding windows."""
         day = self.quota_date(now)
         if day is None:
             return None
@@ -95,11 +95,11 @@ class QuotaWindow:
         return datetime(following.year, following.month, following.day, tzinfo=ZoneInfo(self.zone))
 
     def subject(self, now: datetime, symbol: str | None = None) -> str:
-        """Where a permit for a call at `now` is published."""
+        """Subject of a permit for a call at `now`."""
         return subjects.quota(self.provider, self.key, self.token, self.quota_date(now), symbol)
 
     def headers(self, now: datetime) -> dict[str, str]:
-        """What every permit is published with."""
+        """NATS headers of every permit."""
         headers = {"Nats-Expected-Stream": self.stream}
         if self.window == SYMBOLS and (reset := self.resets_at(now)):
             # The stream as a whole is the limit, so last month's symbols must be gone from it: they go at the reset, never before.
@@ -108,7 +108,7 @@ class QuotaWindow:
 
 
 def lane_reserves(windows: Sequence[QuotaWindow], kept_for_manual: float, kept_for_live: float) -> Iterator[QuotaWindow]:
-    """What lanes below manual may use of the day, or of hour and month where there is no day: further windows of their own.
+    """Reserves of the lanes below manual: further windows on the day, or on hour and month where there is no day.
 
     Live and backfill together never take what is kept for manual, backfill alone never what is kept for those two; as
     permits of a window that counts just their calls, this holds across replicas like any other limit.

@@ -19,7 +19,7 @@ FIRST_DAY = date(1999, 11, 1)
 
 
 def query(ask: VendorRequest) -> object:
-    """What the function is about."""
+    """Answer a query by its `function` parameter."""
     function = ask.fields["function"]
     if function in FUNCTIONS:
         return FUNCTIONS[function](ask)

@@ -84,7 +84,7 @@ def dividends(ask: VendorRequest) -> object:
 
 
 def profile(ask: VendorRequest) -> object:
-    """What a symbol is quoted in."""
+    """Company profile of a symbol, with its currency."""
     symbol = ask.known(ask.fields["symbol"])
     return [{"symbol": symbol, "currency": ask.market.instrument(symbol).currency}]
 

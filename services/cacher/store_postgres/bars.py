@@ -185,7 +185,7 @@ def _rows(columns: Sequence[Sequence[Any]]) -> "zip[tuple[Any, ...]]":
 
 @dataclass(slots=True)
 class BarsWritten:
-    """How many rows were written, in which series, and the ids of corrections of final bars."""
+    """Result of writing bars: the count of rows, their series, and the ids of corrections of final bars."""
 
     rows: int = 0
     series: set[int] = field(default_factory=set)
@@ -243,7 +243,7 @@ async def _write_round(connection: Connection, cut: Sequence[TableSlice], writte
 
 
 async def _stored(connection: Connection, table: str, cut: Sequence[TableSlice]) -> dict[int, BarValues]:
-    """What is stored between the first and the last instant of each slice, by the slice's number."""
+    """Stored bars between the first and the last instant of each slice, by the slice's number."""
     numbers = [number for number, each in enumerate(cut) if not each.known.first]
     if not numbers:
         return {}

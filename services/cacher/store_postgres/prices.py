@@ -157,7 +157,7 @@ WRITERS: Mapping[str, Callable[[Connection, int, Any], Awaitable[None]]] = {
 
 @dataclass(frozen=True, slots=True)
 class SeriesUpdate:
-    """What a batch did to a series: its newest observation before and after, and whether anything but that changed."""
+    """Change of a series by a batch: its newest observation before and after, and whether anything but that changed."""
 
     before: datetime | None
     newest: datetime
@@ -166,7 +166,7 @@ class SeriesUpdate:
 
 @dataclass(slots=True)
 class WriteResult:
-    """What a batch did. `corrections`: ids of the final bars that changed, not yet published."""
+    """Result of writing a batch. `corrections`: ids of the final bars that changed, not yet published."""
 
     updates: dict[SeriesKey, SeriesUpdate] = field(default_factory=dict)
     changed_bars: int = 0

@@ -126,7 +126,7 @@ async def close_runs(pool: asyncpg.Pool, keys: Sequence[RunKey]) -> list[RunFini
 
 
 async def read_finished(pool: asyncpg.Pool, keys: Sequence[RunKey]) -> list[RunFinished]:
-    """What is to be told of these runs, which are over."""
+    """Read the `RunFinished` events of these finished runs."""
     if not keys:
         return []
     return [_finished(row) for row in await pool.fetch(_FINISHED, *_pairs(keys))]

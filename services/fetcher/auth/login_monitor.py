@@ -84,7 +84,7 @@ class LoginWatch:
         await self._state.put(_entry(name, key), msgspec.json.encode(told))
 
     async def _told(self, name: str, key: str) -> dict[str, str]:
-        """What was told last, by whichever replica."""
+        """Last login state that any replica reported."""
         try:
             entry = await self._state.get(_entry(name, key))
         except KeyNotFoundError:

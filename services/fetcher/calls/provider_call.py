@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class CallResult:
-    """What a call brought: an answer, or an `error` of the call as a whole; and the permits it took."""
+    """Result of a call: an answer, or an `error` of the call as a whole; and the permits it took."""
 
     answer: Answer
     error: ProviderError | None

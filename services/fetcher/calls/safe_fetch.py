@@ -21,7 +21,7 @@ class AdapterCrashError(ProviderError):
 
 
 async def safe_fetch(provider: Provider, call: FetchCall, http: Http, now: datetime, redact: Redactor) -> Answer:
-    """What the provider answers; its errors in one line each, without the keys that `redact` knows.
+    """Fetch a call's answer from the adapter; its errors become one line each, with the secrets of `redact` removed.
 
     Raises:
         ProviderError: the call as a whole failed; an `AdapterCrashError` if the adapter did.

@@ -76,7 +76,7 @@ def validate(
 
 
 def _is_sound(bars: PriceBars, now: datetime) -> bool:
-    """Whether no rule can be broken, found out a column at a time: what nearly every event is, at a tenth of the cost."""
+    """True if no bar can break a rule: a check per column, at a tenth of the cost, which nearly every event passes."""
     if not bars.at:
         return True
     # A comparison with NaN is false, so NaN is never sound.
@@ -148,7 +148,7 @@ def _misplaced(bars: PriceBars, i: int, now: datetime) -> str:
 
 
 def may_be_negative(symbol: str) -> bool:
-    """Whether its price may: futures and their spreads have traded below zero."""
+    """True if the symbol's price may be negative: futures and their spreads have traded below zero."""
     return symbol.endswith("=F") or symbol.startswith("/")
 
 

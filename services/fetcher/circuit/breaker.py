@@ -79,7 +79,7 @@ class KeyCircuit:
 
     @property
     def probing(self) -> bool:
-        """Whether a probe of this process is under way."""
+        """True while this process has a probe in flight."""
         return self._probe_from is not None
 
     async def try_acquire(self) -> bool:
@@ -192,7 +192,7 @@ class KeyCircuit:
             listener()
 
     def _ends_probe(self, called_at: datetime) -> bool:
-        """Whether a call that began then is the probe; if so, the probe is over."""
+        """True if a call that began at `called_at` is the probe in flight; ends the probe if so."""
         probe = self._probe_from is not None and called_at >= self._probe_from
         self._probe_from = None if probe else self._probe_from
         return probe
@@ -237,5 +237,5 @@ def _slowed(cooled: KeyState | None, policy: RetryPolicy, before: KeyState, now:
 
 
 def _is_stale(state: KeyState, called_at: datetime, *, probe: bool) -> bool:
-    """Whether a call from then knows nothing of this state: it began earlier, or it is not the probe that is waited for."""
+    """True if a call's result is outdated for this state: it began earlier, or it is not the probe that the open circuit awaits."""
     return not probe and state.until is not None and state.until > called_at

@@ -45,14 +45,14 @@ class Smile(NamedTuple):
 
 
 class IvRank(NamedTuple):
-    """How a volatility stands among those of the days before it; None while they are too few."""
+    """Rank and percentile of a volatility among those of the days before it; None while they are too few."""
 
     rank: float | None
     percentile: float | None
 
 
 class _Vol(NamedTuple):
-    """What one option tells: `delta` is a call's (of a put, that of the call of its strike)."""
+    """Implied volatility of one option: `delta` is a call's (of a put, that of the call at its strike)."""
 
     delta: float
     iv: float

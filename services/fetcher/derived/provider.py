@@ -1,4 +1,4 @@
-"""What is derived from what is stored, at no call: implied volatility from option chains, longer bars from shorter ones.
+"""Provider of series derived from stored data, at no call: implied volatility from option chains, longer bars from shorter ones.
 
 For the planner and its tasks a provider like any other, so that jobs, lanes, runs and readers have it as they have the rest; but
 it asks PostgreSQL instead of a vendor. Why so, and how each is reckoned: decision 22.

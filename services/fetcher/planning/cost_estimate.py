@@ -35,7 +35,7 @@ SymbolsOf = Mapping[str, Sequence[str] | str]
 
 @dataclass(frozen=True)
 class JobDemand:
-    """What a job wants at each of its slots. `slots`: how many in the hours that count; `calls_for`: calls for so many symbols."""
+    """Demand of a job per slot. `slots`: how many in the hours that count; `calls_for`: number of symbols to number of calls."""
 
     schedule: Schedule
     symbols: frozenset[str]
@@ -83,7 +83,7 @@ def _slots(schedule: Schedule, start: datetime, end: datetime) -> Iterator[datet
 
 
 def runs_by_hour(jobs: Sequence[Job], calendars: Calendars, start: datetime, hours: int) -> dict[str, Sequence[int] | str]:
-    """How often each job runs in each of so many hours, or why nobody knows.
+    """Runs of each job per hour, over so many hours from `start`, or the reason why they are unknown.
 
     One that follows another runs as often as that, or as often as it has to.
     """

@@ -41,7 +41,7 @@ class MarketHours:
         self._settle_s = delay_s + (DAY_SETTLES_IN_S if timeframe in DAILY_OR_LONGER else SETTLES_IN_S)
 
     def why_unchanged(self, fetched_at: datetime, newest: datetime | None, now: datetime) -> WhyUnchanged | None:
-        """Why nothing can be new since an answer: the exchange is closed, for a holiday, or for the night or the weekend.
+        """Reason why no data can be new since an answer: the exchange is closed, for a holiday, or for the night or the weekend.
 
         `fetched_at`: when the answer was asked for; `newest`: of when its newest bar or its quote is, None if it does not say.
         None: the exchange is open, it was since, what it had last is still missing, or nobody knows.
@@ -59,7 +59,7 @@ class MarketHours:
         return "holiday" if is_workday and not self._calendar.has_session(today) else "closed"
 
     def _covers_session(self, session: int, newest: datetime | None) -> bool:
-        """Whether an answer reaches that session. Some vendors take a night to make a day's bar, whatever they declare."""
+        """True if an answer includes that session. Some vendors publish a day's bar only overnight, whatever delay they declare."""
         day = self._calendar.days[session]
         if self._dataset == "bars" and self._timeframe in (None, *DAILY_OR_LONGER):
             return newest is not None and newest >= day_start(period_start(day, self._timeframe or "1d"))
@@ -96,7 +96,7 @@ async def up_to_date(
 
 
 def calendar_code_of(symbol: str, probe: FetchTask, named: str | None, *, real: bool) -> str | None:
-    """Whose hours say whether there can be anything new; None: it goes on round the clock, or nobody knows.
+    """Exchange calendar that bounds when a symbol can have new data; None: it trades round the clock, or no calendar is known.
 
     `named`: the calendar of the request. Without one only daily and longer bars of plain tickers have one (see decision 21).
     """
@@ -108,7 +108,7 @@ def calendar_code_of(symbol: str, probe: FetchTask, named: str | None, *, real: 
 
 
 def is_never_closed(symbol: str) -> bool:
-    """Whether it names a pair of currencies, crypto or not, or a future, in any vendor's way: BTC-USD, X:BTCUSD, EURUSD=X, ES=F."""
+    """True for a currency or crypto pair, or a future, in any vendor's notation: BTC-USD, X:BTCUSD, EURUSD=X, ES=F."""
     name = symbol.upper().rpartition(":")[2]
     if name.startswith("/") or "=" in name:
         return True

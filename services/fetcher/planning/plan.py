@@ -75,7 +75,7 @@ class RequestPlan:
         )
 
     def planned_events(self, symbols: Sequence[str], refused: str | None = None) -> list[RunPlanned]:
-        """What is told of this plan before its tasks go out, in as many parts as it takes; `refused`: why there are none."""
+        """`RunPlanned` events, published before the tasks, in as many parts as needed; `refused`: why there are no tasks."""
         parts = [symbols[i : i + SYMBOLS_PER_PART] for i in range(0, len(symbols), SYMBOLS_PER_PART)] or [[]]
         probe = self.task("", "X")
         return [

@@ -132,7 +132,7 @@ def _in_order(rows: Sequence[asyncpg.Record], columns: Sequence[str]) -> list[ob
 
 
 def _passes(error: Exception) -> bool:
-    """Whether the same query may work later as it is."""
+    """True if the error is transient: the same query may succeed later."""
     if isinstance(error, asyncpg.QueryCanceledError):
         return False
     state = getattr(error, "sqlstate", None)

@@ -99,7 +99,7 @@ async def _publish(bus: Bus, wanted: PermitRequest, identities: list[str], timeo
 
 
 async def permits_used(js: JetStreamContext, window: QuotaWindow) -> tuple[int, int]:
-    """How many permits of the current window are taken, and the last sequence of its stream."""
+    """Count of permits taken in the current window, and the last sequence of its stream."""
     subject = window.subject(datetime.now(UTC))
     state = (await js.stream_info(window.stream, subjects_filter=f"{subject}.*" if window.window == SYMBOLS else subject)).state
     return sum((state.subjects or {}).values()), state.last_seq
@@ -213,7 +213,7 @@ def _validity_s(window: QuotaWindow) -> float:
 
 
 def reset_within_guard(window: QuotaWindow, now: datetime) -> datetime | None:
-    """When to come back, if a reset is so near that a call could count for the other day."""
+    """Retry time if a reset is so near that a call could count for the other day; else None."""
     if not window.by_date:
         return None
     if window.quota_date(now + RESET_GUARD) != window.quota_date(now - RESET_GUARD):

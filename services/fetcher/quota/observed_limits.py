@@ -64,7 +64,7 @@ class RateLimitHeader:
 
 @dataclass
 class ResponseObserver:
-    """What the replies of one call told. `throttled`: one was a 429; `retry_at`: when it said to come back."""
+    """Observes the rate limits in the responses of one call. `throttled`: one was a 429; `retry_at`: when it allows a retry."""
 
     throttled: bool = False
     retry_at: datetime | None = None

@@ -23,7 +23,7 @@ UNPACED_PER_S = 1.0
 
 
 class Pacer:
-    """When the next call of one key may leave this process. `factor`: the share of the full pace, lowered by what is learned."""
+    """Paces the calls of one key in this process. `factor`: share of the full rate, lowered by observed throttling."""
 
     def __init__(self, key: ApiKey, burst: int) -> None:
         short = [w for w in key.windows if w.length_s <= LONGEST_PACED_S and w.lane is None]
@@ -91,5 +91,5 @@ class Pacer:
 
 
 def _permit_lifetime_s(window: QuotaWindow) -> float:
-    """How long a permit is in the way of another."""
+    """Lifetime in seconds for which a permit takes up room in its window."""
     return window.length_s + window.margin_s + LATE_S

@@ -32,7 +32,7 @@ class NoProviderError(Exception):
 
 @dataclass(frozen=True)
 class Availability:
-    """How a provider stands. `rests`: the state in which it is left alone, `until` when.
+    """Availability of a provider. `blocked_state`: the state in which it takes no calls, until `until`.
 
     `calls_left`: of its day and month; None: no limit, or not looked at.
     """
@@ -63,7 +63,7 @@ class NoHealthyProvider:
 
 
 def candidates(accounts: Mapping[str, ProviderAccount], task: FetchTask, asked: str | None) -> list[ProviderAccount]:
-    """Who may serve a task, the first choice first: the provider asked for, else all that offer the first choice's kind of series.
+    """Providers that can serve a task, by preference: the requested one, else all with the same class of series as the first.
 
     A made-up market is there only when no real provider is, and rows of another basis or feed are no substitute.
 
@@ -88,7 +88,7 @@ def candidates(accounts: Mapping[str, ProviderAccount], task: FetchTask, asked: 
 
 
 def is_substitute(account: ProviderAccount, other: ProviderAccount) -> bool:
-    """Whether one provider's rows may stand in for another's."""
+    """True if the rows of one provider may substitute for those of another."""
     return account.profile.real == other.profile.real and account.series_class == other.series_class
 
 
@@ -128,12 +128,12 @@ class ProviderSelection:
 
     @property
     def real(self) -> bool:
-        """Whether the prices are those of a real market."""
+        """True if the prices are of a real market."""
         return all(account.profile.real for account in self._able)
 
     @property
     def delay_s(self) -> float:
-        """How old the newest data of the slowest of them is."""
+        """Delay in seconds of the slowest provider's newest data."""
         return max(account.profile.delay_s for account in self._able)
 
     def ready(self) -> "ProviderSelection | None":
@@ -227,7 +227,7 @@ class Router:
         return None if None in left else sum(filter(None, left))
 
     async def _left(self, key: ApiKey, lane: Lane) -> int | None:
-        """How many calls of its day and month a key has for this lane; None where nothing limits them."""
+        """Calls left to a key of its day and month for this lane; None where no limit applies."""
         dated = [w for w in key.windows if w.by_date and w.window != SYMBOLS and lane in w.lanes]
         left = []
         for window in dated:

@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class SymbolHealthKey(NamedTuple):
-    """What has a health of its own. A timeframe too, as plans often have daily bars of a symbol and no intraday ones."""
+    """Key of a series with its own health, by timeframe too: plans often have daily bars of a symbol and no intraday ones."""
 
     provider: str
     dataset: Dataset
@@ -45,7 +45,7 @@ class SymbolHealthKey(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """Where its health is published."""
+        """Subject of the series' health."""
         return subjects.symbol_health(*self)
 
 
@@ -73,7 +73,7 @@ class ProbePolicy:
 
 
 def is_suspended(health: SymbolHealth | None, now: datetime) -> bool:
-    """Whether a symbol is not worth a call now: it is not active and its next probe is not due."""
+    """True if the symbol is suspended: it is not active and its next probe is not due."""
     return health is not None and health.next_probe_at is not None and now < health.next_probe_at
 
 
@@ -181,7 +181,7 @@ class SymbolHealthStore:
             self._read_at = began
 
     def health(self, series: SymbolHealthKey) -> SymbolHealth | None:
-        """How a series stands; None when nothing was ever wrong with it."""
+        """Health of a series; None if it never failed."""
         health, _ = self._known.get(series, (None, 0))
         return health
 
@@ -191,7 +191,7 @@ class SymbolHealthStore:
         return health if is_suspended(health, datetime.now(UTC)) else None
 
     def is_probe(self, series: SymbolHealthKey) -> bool:
-        """Whether a call for it would be a probe."""
+        """True if a call for the series would be a probe."""
         health = self.health(series)
         return health is not None and health.state != "active"
 

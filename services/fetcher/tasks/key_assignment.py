@@ -30,7 +30,7 @@ class KeySymbolQuota:
         self._known: dict[date | None, set[str]] = {}
 
     def counts(self, symbol: str) -> bool:
-        """Whether this symbol is known to have its permit."""
+        """True if the symbol is known to hold its permit of this month."""
         return symbol in self._known.get(self._window.quota_date(datetime.now(UTC)), ())
 
     async def take(self, symbols: Iterable[str]) -> dict[str, ProviderError]:
@@ -57,7 +57,7 @@ class KeySymbolQuota:
 
 @dataclass(frozen=True)
 class KeyAssignment:
-    """What becomes of tasks: called for with the `own` key, given to another key by name, or not possible now, with the error."""
+    """Assignment of tasks to keys: to the `own` key, to another key by name, or `refused` for now, with the error."""
 
     own: list[PendingTask] = field(default_factory=list)
     elsewhere: list[tuple[str, PendingTask]] = field(default_factory=list)
@@ -72,7 +72,7 @@ class SymbolQuota:
         self._circuits = circuits
 
     async def assign(self, key: str, chosen: Sequence[PendingTask]) -> KeyAssignment:
-        """Where to ask for what the worker of `key` has in hand. Raises as `SymbolPermits.take` does."""
+        """Assign the pending tasks of the worker of `key` to the keys of the provider. Raises as `KeySymbolQuota.take` does."""
         placed = KeyAssignment()
         if key not in self._permits:
             placed.own.extend(chosen)

@@ -1,4 +1,4 @@
-"""What is stored: the bars of a series, page by page or as one download, and what was ever asked and seen."""
+"""Routes of stored history: a series' bars, by page or as one download, and the coverage of past calls."""
 
 import asyncio
 from datetime import datetime
@@ -78,7 +78,7 @@ class Coverage(msgspec.Struct, frozen=True):
 
 
 class ReaderGoneError(Exception):
-    """Whoever downloads takes no more."""
+    """The client closed the connection during a download."""
 
 
 async def get_history(gateway: Gateway, request: web.Request) -> web.StreamResponse:
@@ -99,7 +99,7 @@ async def get_history(gateway: Gateway, request: web.Request) -> web.StreamRespo
 
 
 async def get_coverage(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    """What was asked and seen of these symbols."""
+    """Coverage of these symbols: the requested ranges and the observed ones."""
     query = parse_query(request, CoverageQuery)
     rows = await gateway.store.coverage(symbols_of(query.symbols), query.dataset, query.timeframe)
     return json_response(request, Coverage([_coverage(row) for row in rows]))

@@ -38,7 +38,7 @@ class JobList(msgspec.Struct, frozen=True):
 
 
 class PauseForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why; whoever looks at the jobs reads it."""
+    """Form to pause a job; its reason appears wherever jobs are listed."""
 
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 
@@ -119,7 +119,7 @@ async def pause_job(gateway: Gateway, request: web.Request) -> web.StreamRespons
 
 
 async def scheduler_status(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    """Whether clocks run, how many jobs there are, and which is next."""
+    """Status of the scheduler: whether clocks run, how many jobs there are, and which is next."""
     jobs, now = await gateway.jobs.all(), datetime.now(UTC)
     enabled = [job for job in jobs if job.enabled]
     calendars = await gateway.jobs.calendars(enabled)

@@ -1,4 +1,4 @@
-"""What is not part of the API: health, metrics, and the page to look at."""
+"""Routes outside the API: health, metrics, and the status page."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ _PAGE = files("services.gateway").joinpath("web/index.html").read_text(encoding=
 
 
 def _allowed(tag: str) -> str:
-    """What the page holds of this kind, by hash: nothing else of it may run, wherever it came from."""
+    """CSP sources of the page's inline elements with this tag, by hash: the browser runs no other, wherever it came from."""
     inner = re.findall(rf"(?s)<{tag}>(.*?)</{tag}>", _PAGE)
     return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in inner)
 

@@ -1,4 +1,4 @@
-"""What the jobs cost, as a fetcher works it out: it has the providers' limits, and reads the universes."""
+"""Route of the cost plan, which a fetcher estimates: it has the providers' limits, and reads the universes."""
 
 import msgspec
 import nats.errors

@@ -25,7 +25,7 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)]
 
 
 class RefreshForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who is to be refreshed, and how: see `RefreshRequest`. `stock_ids`: another name for `symbols`."""
+    """Form of a refresh: symbols and options of a `RefreshRequest`. `stock_ids`: another name for `symbols`."""
 
     symbols: list[SymbolText] = []
     stock_ids: list[SymbolText] = []

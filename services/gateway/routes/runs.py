@@ -53,7 +53,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class RunSymbol(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one symbol; `outcome`: null while nothing is known."""
+    """Outcome of one symbol; `outcome`: null while it is unknown."""
 
     symbol: str
     outcome: str | None

@@ -1,4 +1,4 @@
-"""What a job asks for, and of which days."""
+"""Refresh request of a job, and its date range."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class DateRange(NamedTuple):
 
 
 def date_range(job: Job, at: datetime, missed_since: datetime | None = None) -> DateRange:
-    """What is asked for at this instant: the days the job looks back, and those since which slots were missed; else the latest."""
+    """Date range of a request at this instant: the job's lookback days and those since the first missed slot; else the latest."""
     starts = []
     # East of London an exchange's day begins before the UTC day of that date does.
     today = max(at.astimezone(UTC).date(), at.astimezone(ZoneInfo(job.timezone)).date())
@@ -42,7 +42,7 @@ def check_durations(job: Job) -> None:
 
 
 def request_for_job(job: Job, days: DateRange, expires_at: datetime) -> RefreshRequest:
-    """What the job asks for: these days of its symbols."""
+    """Refresh request of the job for these days of its symbols."""
     return RefreshRequest(
         symbols=job.symbols,
         universe=job.universe,

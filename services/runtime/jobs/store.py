@@ -162,7 +162,7 @@ class JobBucket:
             raise JobError("malformed", f"job {job_id} is malformed: {error}; delete it and make it anew") from None
 
     async def entry(self, job_id: str, expected: int | None = None) -> KeyValue.Entry:
-        """What is kept under this name, though it may be no job."""
+        """Entry of the bucket under this id; its value may be no valid job."""
         try:
             entry = await self._bucket.get(job_id)
         except (NotFoundError, InvalidKeyError):
@@ -172,7 +172,7 @@ class JobBucket:
         return entry
 
     async def calendars(self, jobs: Iterable[Job]) -> Calendars:
-        """What is known of the sessions that these jobs go by."""
+        """Session calendars of these jobs, as far as the server has them."""
         return await read_calendars(_jetstream(self._nc), {job.calendar for job in jobs if job.calendar is not None})
 
     async def _check_chain(self, job: Job) -> None:
@@ -206,7 +206,7 @@ def build_job(fields: Mapping[str, object]) -> Job:
 
 
 def manual_request(job: Job) -> RefreshRequest:
-    """What a person asks for who runs this job by hand, now."""
+    """Refresh request of a job that a person runs by hand, now."""
     now = datetime.now(UTC)
     return request_for_job(job, date_range(job, now), now + timedelta(seconds=job.expires_after_s))
 

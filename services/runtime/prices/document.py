@@ -26,7 +26,7 @@ VERSION_SUFFIX_BYTES = 40
 
 
 class PriceDocument(msgspec.Struct, kw_only=True):
-    """What every document says. `real`: 0 for a made-up market. `as_of`: the newest observation it holds."""
+    """Head of every price document. `real`: 0 for a made-up market. `as_of`: the newest observation it holds."""
 
     symbol: str
     provider: str
@@ -138,24 +138,24 @@ _DATASETS = {kind: dataset for dataset, kind in DOCUMENTS.items()}
 
 
 def document_key(settings: RedisSettings, document: Document) -> str:
-    """Where Redis holds this document."""
+    """Redis key of a document."""
     if isinstance(document, BarsDocument):
         return bars_key(settings, document.symbol, document.timeframe)
     return dataset_key(settings, _DATASETS[type(document)], document.symbol)
 
 
 def bars_key(settings: RedisSettings, symbol: str, timeframe: str) -> str:
-    """Where Redis holds the bars of a symbol."""
+    """Redis key of the bars of a symbol."""
     return f"{settings.prefix}:price:{symbol}:{timeframe}:{settings.lookback}"
 
 
 def dataset_key(settings: RedisSettings, dataset: str, symbol: str) -> str:
-    """Where Redis holds a symbol's quote, chain or implied volatility."""
+    """Redis key of a symbol's quote, chain or implied volatility."""
     return f"{settings.prefix}:{dataset}:{symbol}"
 
 
 def ttl_s(settings: RedisSettings, kind: str) -> int:
-    """How long Redis holds a document of this timeframe or dataset."""
+    """Time to live in seconds of a document of this timeframe or dataset in Redis."""
     return settings.ttl_s.get(kind, DOCUMENT_TTL_S[kind])
 
 

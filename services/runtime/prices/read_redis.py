@@ -132,7 +132,7 @@ async def read_price(settings: RedisSettings, symbol: str, timeframe: str | None
 
 
 async def ping(settings: RedisSettings) -> bool:
-    """Whether Redis is there.
+    """Ping Redis; False if it is not configured.
 
     Raises:
         RedisUnreadableError: it is not; the text says why.

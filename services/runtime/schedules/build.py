@@ -18,7 +18,7 @@ _NO_CALENDARS: Calendars = {}
 
 
 def schedule_of(job: Job, calendars: Calendars = _NO_CALENDARS, own: Schedule | None = None) -> Schedule:
-    """When the job falls due. While the sessions of its calendar are not among `calendars`, that is never.
+    """Schedule of a job. It has no slots while the sessions of the job's calendar are not among `calendars`.
 
     `own`: for a job that follows another, the instants that only a running clock can know.
 

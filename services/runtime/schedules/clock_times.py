@@ -1,4 +1,4 @@
-"""When a schedule's slots fall: every so many seconds, or at times of day in a time zone. No clock and no memory here."""
+"""Schedules by clock time: slots every so many seconds, or at times of day in a time zone. Pure: no clock, no state."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Schedule(Protocol):
         ...
 
     def count(self, after: datetime, until: datetime) -> int:
-        """How many slots are later than `after` and not later than `until`."""
+        """Count the slots later than `after` and not later than `until`."""
         ...
 
     def __hash__(self) -> int: ...

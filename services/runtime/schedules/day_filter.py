@@ -15,7 +15,7 @@ _FARTHEST_DAYS = 50 * 366
 
 
 def day_filter(days: DaySelector, calendar: Calendar | None) -> Callable[[date], bool]:
-    """Whether a date counts. `last` and `last_of_week` mean the last one with a session, if there is a calendar."""
+    """Build the date predicate of a schedule. With a calendar, `last` and `last_of_week` mean the last date with a session."""
     named = days != DaySelector()
 
     def counts(day: date) -> bool:
@@ -63,7 +63,7 @@ class DayFiltered:
         return slot
 
     def count(self, after: datetime, until: datetime) -> int:
-        """How many slots are later than `after` and not later than `until`."""
+        """Count the slots later than `after` and not later than `until`."""
         total, day = 0, self._day(after)
         while (start := _start(self._zone, day)) <= until:
             if self._counts(day):

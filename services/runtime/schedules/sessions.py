@@ -34,18 +34,18 @@ class Calendar:
         self.schedules: dict[Hashable, Schedule] = {}
 
     def has_session(self, day: date) -> bool:
-        """Whether there is a session on this date of the exchange; of a date that is not known, whether it is a weekday."""
+        """True if the exchange has a session on this date; for a date outside the calendar, True if it is a weekday."""
         # A call on a holiday costs little, a day without data cannot be bought back.
         if self.first <= day <= self.last:
             return day in self._dates
         return day.weekday() < _SATURDAY
 
     def is_last_of_week(self, day: date) -> bool:
-        """Whether no session follows this one in its week, which ends on Sunday."""
+        """True if no session follows this one in its week, which ends on Sunday."""
         return not any(self.has_session(day + n * _DAY) for n in range(1, 7 - day.weekday()))
 
     def is_last_of_month(self, day: date) -> bool:
-        """Whether no session follows this one in its month."""
+        """True if no session follows this one in its month."""
         following = (day + _DAY * n for n in range(1, 32))
         return not any(self.has_session(other) for other in following if other.month == day.month and other > day)
 
@@ -104,7 +104,7 @@ class SessionTimesSchedule:
         return slot if slot > after else None
 
     def count(self, after: datetime, until: datetime) -> int:
-        """How many slots are later than `after` and not later than `until`."""
+        """Count the slots later than `after` and not later than `until`."""
         return max(0, self._rank(_epoch_seconds(until)) - self._rank(_epoch_seconds(after)))
 
     def _rank(self, seconds: float) -> int:

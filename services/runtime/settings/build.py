@@ -26,12 +26,12 @@ class Kind(NamedTuple):
 
     @property
     def is_section(self) -> bool:
-        """Whether it is a table with fields of its own."""
+        """True if the type is a table with fields of its own."""
         return isinstance(self.base, type) and issubclass(self.base, Section)
 
     @property
     def is_compound(self) -> bool:
-        """Whether it is a list or a table, which a variable gives as JSON."""
+        """True if the type is a list or a table, which an environment variable gives as JSON."""
         return self.is_section or self.base in (list, dict, JobTable)
 
 

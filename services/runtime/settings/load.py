@@ -45,14 +45,14 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True)
 class Layer:
-    """What one source says. `kind`: file, secret file, environment, demo or server. `name`: the file's path, or the variable."""
+    """Settings of one source. `kind`: file, secret file, environment, demo or server. `name`: the file's path, or the variable."""
 
     kind: str
     name: str
     tree: dict[str, object]
 
     def depth(self, path: SettingPath) -> int:
-        """How many parts of the path this layer holds, from the first on."""
+        """Number of leading parts of the path that this layer holds."""
         node: object = self.tree
         for depth, part in enumerate(path):
             if not isinstance(node, dict) or part not in node:
@@ -73,7 +73,7 @@ class Loaded:
     layers: tuple[Layer, ...]
 
     def origin(self, *path: str) -> str:
-        """Where the value of this setting comes from: `default`, a file, or a variable."""
+        """Source of this setting's value: `default`, a file, or a variable."""
         layer = _strongest(self.layers, path)
         return f"{layer.kind} {layer.name}" if layer is not None and layer.depth(path) == len(path) else "default"
 
@@ -119,12 +119,12 @@ def read_settings(
 
 
 def is_configured(settings: Settings) -> bool:
-    """Whether there is a provider, or a job that does not wait for one."""
+    """True if the settings have a provider, or a job that is not enabled automatically."""
     return bool(settings.providers) or not all(is_auto(table) for table in settings.job)
 
 
 def demo_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """What the demonstration adds to settings that are not configured."""
+    """Demo settings, added to settings that are not configured."""
     universes = {**DEMO_UNIVERSES, **tree.get("universes", {})}
     return {"providers": {DEMO_PROVIDER: {"enabled": True}}, "universes": universes, "job": [*tree.get("job", []), *DEMO_JOBS]}
 

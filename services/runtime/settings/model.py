@@ -160,7 +160,7 @@ class KeySettings(Section, frozen=True, kw_only=True):
 
     @property
     def has_secret(self) -> bool:
-        """Whether any credential is given."""
+        """True if the key has a credential."""
         return bool(self.api_key or self.api_secret or self.refresh_token)
 
 
@@ -191,7 +191,7 @@ class ProviderSettings(KeySettings, frozen=True, kw_only=True):
 
     @property
     def is_set_up(self) -> bool:
-        """Whether somebody has set it up: it is enabled by name, or has a credential. What each needs, its adapter knows."""
+        """True if the provider is enabled by name, or has a credential. The adapter knows which credentials it needs."""
         return self.enabled is not False and (self.enabled is True or any(key.has_secret for key in (self, *self.keys.values())))
 
 
@@ -281,14 +281,14 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
 
 
 class HealthSettings(Section, frozen=True, kw_only=True):
-    """Where a service answers /livez, /readyz and /metrics. Port 0: any free one."""
+    """HTTP server of a service for /livez, /readyz and /metrics. Port 0: any free one."""
 
     host: str = "127.0.0.1"
     port: Port = 8080
 
 
 class LogSettings(Section, frozen=True, kw_only=True):
-    """What is logged, and in which form."""
+    """Level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "console"] = "json"
@@ -312,7 +312,7 @@ class NotifySettings(Section, frozen=True, kw_only=True):
 
     @property
     def webhook(self) -> bool:
-        """Whether we send it ourselves."""
+        """True if the notifier sends to this URL itself, as a webhook."""
         return self.url.get_secret_value().lower().startswith(("http://", "https://"))
 
     def __post_init__(self) -> None:
@@ -380,7 +380,7 @@ class Settings(Section, frozen=True, kw_only=True):
 
 
 def _is_ready(provider: object, ready: Collection[str]) -> bool:
-    """Whether this provider is set up; without a name, or where it makes its own of what others bring, whether any is."""
+    """True if the provider is set up; if any is, without a name or for the provider that derives its series from others'."""
     return bool(ready) if provider in (None, DERIVED) else provider in ready
 
 
@@ -421,12 +421,12 @@ def build_job(table: Mapping[str, object], *, provider_ready: bool) -> Job:
 
 
 def is_auto(table: Mapping[str, object]) -> bool:
-    """Whether the job is enabled only when a provider works."""
+    """True if the job is enabled automatically, once a provider is set up."""
     return table.get("enabled") == AUTO
 
 
 def unknown_universe(name: object, defined: Iterable[str]) -> str | None:
-    """What is wrong with this name of a universe; None when it is one of ours or `defined`, or no universe is named."""
+    """Error for an unknown universe; None if it is built in, one of `defined`, or absent."""
     known = sorted({*BUILT_IN, *defined})
     if name is None or name in known:
         return None

@@ -85,7 +85,7 @@ def _without_secrets(kind: Kind | None, value: Any) -> Any:
 
 
 def _is_secret(kind: Kind) -> bool:
-    """Whether it is a secret, or a table that is nothing without one."""
+    """True if the type is a secret, or a table with a required secret."""
     if not kind.is_section:
         return kind.base is Secret
     required = {each.name for each in msgspec.structs.fields(kind.base) if each.required}
