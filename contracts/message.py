@@ -1,4 +1,4 @@
-"""Base of every message: flat JSON, a `type` tag that carries the version, unknown fields ignored by readers."""
+"""Base and wire format of every message: flat JSON, a `type` tag that carries the version, unknown fields ignored by readers."""
 
 from datetime import datetime
 from typing import Annotated, Literal, TypeVar

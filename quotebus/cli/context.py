@@ -119,7 +119,7 @@ async def postgres_of(here: "LocalSettings") -> AsyncIterator["asyncpg.Connectio
 
 
 def reason_of(error: BaseException) -> str:
-    """Short reason of an error: the first line of its text, or its errno's."""
+    """Short reason of an error, in one line."""
     import os
 
     if isinstance(error, TimeoutError):

@@ -59,7 +59,7 @@ def _pattern(spelling: str) -> str:
 
 
 def _in_base64(secret: bytes) -> Iterable[str]:
-    """Common parts of all base64 texts that hold the secret, one for each of its three alignments to the 3-byte groups."""
+    """Substrings that all base64 texts with the secret share, for each of its three alignments and both alphabets."""
     for before in range(3):
         whole = b"\0" * before + secret
         # Letters that a neighbouring byte has a part in are left out.

@@ -1,4 +1,4 @@
-"""Routes of stored history: a series' bars, by page or as one download, and the coverage of past calls."""
+"""Routes of stored history: a series' bars, by page or as one download, and the coverage of its observations."""
 
 import asyncio
 from datetime import datetime
@@ -99,7 +99,7 @@ async def get_history(gateway: Gateway, request: web.Request) -> web.StreamRespo
 
 
 async def get_coverage(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    """Coverage of these symbols: the requested ranges and the observed ones."""
+    """Coverage of these symbols, by series: counts of observations, and the time ranges that they cover."""
     query = parse_query(request, CoverageQuery)
     rows = await gateway.store.coverage(symbols_of(query.symbols), query.dataset, query.timeframe)
     return json_response(request, Coverage([_coverage(row) for row in rows]))

@@ -1,4 +1,4 @@
-"""Routes outside the API: health, metrics, and the status page."""
+"""Routes outside the API: health, metrics, and the web page."""
 
 import base64
 import hashlib

@@ -426,7 +426,7 @@ def is_auto(table: Mapping[str, object]) -> bool:
 
 
 def unknown_universe(name: object, defined: Iterable[str]) -> str | None:
-    """Error for an unknown universe; None if it is built in, one of `defined`, or absent."""
+    """Error message for an unknown universe; None if it is built in, one of `defined`, or absent."""
     known = sorted({*BUILT_IN, *defined})
     if name is None or name in known:
         return None
